@@ -1,0 +1,26 @@
+//! Generated protobuf types: replica RPC and log (`raft::v1`), commands and rows (`state::v1`).
+//! No logic lives here; the sources under `hydrascale/` carry the documentation.
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    unused_qualifications,
+    clippy::all,
+    clippy::pedantic,
+    reason = "generated code; the .proto files are the documentation"
+)]
+
+/// What replicas write to each other and to disk.
+pub mod raft {
+    /// Version 1.
+    pub mod v1 {
+        tonic::include_proto!("hydrascale.raft.v1");
+    }
+}
+
+/// The tailnet's commands and stored rows.
+pub mod state {
+    /// Version 1.
+    pub mod v1 {
+        tonic::include_proto!("hydrascale.state.v1");
+    }
+}

@@ -1,0 +1,11 @@
+//! A replicated state machine on openraft, RocksDB and tonic that knows nothing of what it
+//! replicates: commands and rows are opaque bytes, `apply` hands it puts and deletes, it writes them.
+//!
+//! No type of openraft crosses this crate's public API.
+
+mod machine;
+mod type_config;
+
+pub use self::machine::{
+    ApplyContext, Effects, MachineError, ReplicaId, Row, RowWrite, StateMachine,
+};

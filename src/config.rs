@@ -1,0 +1,1 @@
+//! The YAML configuration: headscale's keys plus the `cluster:` block.

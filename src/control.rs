@@ -1,0 +1,1 @@
+//! What clients reach: plain HTTP routes and the routes inside Noise.

@@ -1,0 +1,1 @@
+//! DERP relay: wire codec, registry of clients, server.

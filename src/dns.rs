@@ -1,0 +1,1 @@
+//! MagicDNS names and the DNS part of a netmap.

@@ -1,0 +1,3 @@
+//! The `hydrascale` executable.
+
+fn main() {}

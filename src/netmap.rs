@@ -1,0 +1,1 @@
+//! Full maps and deltas as pure functions of state.

@@ -1,0 +1,1 @@
+//! The ts2021 transport: handshake, record codec, upgrade.

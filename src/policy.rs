@@ -1,0 +1,1 @@
+//! The policy interface: who sees whom, and with which packet filter.

@@ -1,0 +1,1 @@
+//! Map streams: the pure machine, its driver, and the registry.

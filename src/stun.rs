@@ -1,0 +1,1 @@
+//! STUN responder for Tailscale clients.

@@ -1,0 +1,1 @@
+//! Control-protocol JSON types (`tailcfg`), one file per message family.
