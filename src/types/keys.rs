@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use data_encoding::{BASE64, HEXLOWER, HEXLOWER_PERMISSIVE};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use zeroize::ZeroizeOnDrop;
+use zeroize::Zeroize;
 
 /// Why a key's text was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -104,7 +104,7 @@ public_key! {
 }
 
 /// The control plane's Noise private key, one for the whole cluster and for ever.
-#[derive(Clone, PartialEq, Eq, ZeroizeOnDrop)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct MachinePrivateKey([u8; 32]);
 
 impl MachinePrivateKey {
@@ -130,6 +130,12 @@ impl MachinePrivateKey {
     pub fn public(&self) -> MachineKey {
         let secret = crypto_box::SecretKey::from(self.0);
         MachineKey::from_bytes(*secret.public_key().as_bytes())
+    }
+}
+
+impl Drop for MachinePrivateKey {
+    fn drop(&mut self) {
+        self.0.zeroize();
     }
 }
 
