@@ -1,0 +1,51 @@
+# make check   everything that must be clean before landing; writes nothing
+# make test    all tests, the real clients and the kill tests among them
+# make run     three replicas on loopback behind one port
+#
+# Whatever is missing is installed first, on Debian as root; elsewhere the line to run is printed.
+# HYDRASCALE_TEST_CACHE holds the build, tools and client wheels, so that checkouts share them.
+
+SHELL := /bin/bash
+HYDRASCALE_TEST_CACHE ?= $(HOME)/.cache/hydrascale
+CARGO_TARGET_DIR ?= $(HYDRASCALE_TEST_CACHE)/target
+CRASH_ROUNDS ?= 200
+export HYDRASCALE_TEST_CACHE CARGO_TARGET_DIR
+
+STAGE := .ci/stage
+CARGO_DENY := $(HYDRASCALE_TEST_CACHE)/tools/bin/cargo-deny
+SERVER := $(CARGO_TARGET_DIR)/debug/hydrascale
+
+.DEFAULT_GOAL := help
+.PHONY: help check test run crash-loop build setup-build setup-test setup-tools
+
+help:
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 6
+
+check: setup-build setup-tools
+	@$(STAGE) format cargo fmt --all --check
+	@$(STAGE) clippy cargo clippy --locked --workspace --all-targets -- -D warnings
+	@RUSTDOCFLAGS="-D warnings" $(STAGE) docs cargo doc --locked --workspace --no-deps
+	@$(STAGE) deny $(CARGO_DENY) --locked check licenses bans sources
+
+test: setup-build setup-test build
+	@$(STAGE) unit-tests cargo test --locked --workspace --exclude hydrascale-chaos-tests
+	@$(STAGE) chaos-tests cargo test --locked -p hydrascale-chaos-tests
+
+run: setup-build build
+	@exec $(SERVER) demo
+
+crash-loop: setup-build setup-test build
+	HYDRASCALE_CRASH_ROUNDS=$(CRASH_ROUNDS) cargo test --locked -p hydrascale-chaos-tests --test crash
+
+build: setup-build
+	@$(STAGE) build cargo build --locked --bin hydrascale
+
+setup-build:
+	@.ci/packages build
+
+setup-test:
+	@.ci/packages test
+	@.ci/clients
+
+setup-tools:
+	@.ci/tools
