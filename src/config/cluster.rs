@@ -1,0 +1,93 @@
+//! The `cluster:` block: this replica's data, its name and its address for other replicas.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+
+use super::address::{HostPort, parse_listen_addr};
+use super::reader::Reader;
+
+const DATA_DIR: &str = "/var/lib/hydrascale";
+const PEER_PORT: u16 = 7443;
+/// The name of a replica whose host has none.
+const REPLICA_NAME: &str = "replica";
+/// Raft's timers may be stretched this far; beyond, a dead leader goes unnoticed for minutes.
+const TIMING_MULTIPLIER_MAX: u32 = 20;
+
+/// The `cluster:` block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterConfig {
+    /// Everything durable of this replica lives here (`data_dir`).
+    pub data_dir: PathBuf,
+    /// Shown to operators, and the default of the region's code and name (`replica_name`);
+    /// default: the host's name.
+    pub replica_name: String,
+    /// Port for other replicas (`peer_listen_addr`), default `:7443`.
+    pub peer_listen: SocketAddr,
+    /// Where other replicas dial this one (`peer_advertise_addr`); default: `peer_listen` when it
+    /// names an address, else the host's name with its port.
+    pub peer_advertise: HostPort,
+    /// File with a join token; a replica without data joins with it when it starts.
+    pub join_token_file: Option<PathBuf>,
+    /// Failure domain, shown to operators (`zone`); empty = none.
+    pub zone: String,
+    /// Stretches Raft's timers for slow machines (`raft.timing_multiplier`), 1 to 20.
+    pub timing_multiplier: u32,
+}
+
+impl ClusterConfig {
+    pub(super) fn read(reader: &mut Reader<'_>) -> Self {
+        refuse_unsupported(reader);
+        let host_name = reader.environment().host_name().unwrap_or(REPLICA_NAME).to_owned();
+        let peer_listen = reader
+            .parse("cluster.peer_listen_addr", parse_listen_addr)
+            .unwrap_or_else(|| SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), PEER_PORT));
+        let replica_name = reader.parse("cluster.replica_name", parse_name);
+        let zone = reader.parse("cluster.zone", parse_name).unwrap_or_default();
+        Self {
+            data_dir: reader.path("cluster.data_dir").unwrap_or_else(|| PathBuf::from(DATA_DIR)),
+            replica_name: replica_name.unwrap_or_else(|| host_name.clone()),
+            peer_listen,
+            peer_advertise: reader
+                .parse("cluster.peer_advertise_addr", HostPort::parse)
+                .unwrap_or_else(|| default_advertise(peer_listen, host_name)),
+            join_token_file: reader.path("cluster.join_token_file"),
+            zone,
+            timing_multiplier: reader
+                .integer("cluster.raft.timing_multiplier", 1, TIMING_MULTIPLIER_MAX)
+                .unwrap_or(1),
+        }
+    }
+}
+
+fn default_advertise(listen: SocketAddr, host_name: String) -> HostPort {
+    let host =
+        if listen.ip().is_unspecified() { host_name } else { listen.ip().to_string() };
+    HostPort { host, port: listen.port() }
+}
+
+/// Names become DERP region codes and labels of metrics.
+fn parse_name(text: &str) -> Result<String, &'static str> {
+    let valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if (1..=63).contains(&text.len()) && text.chars().all(valid) {
+        Ok(text.to_owned())
+    } else {
+        Err("must be 1 to 63 letters, digits, '-', '_' or '.'")
+    }
+}
+
+/// Keys whose promise is not kept yet: running without it would be worse than not running.
+fn refuse_unsupported(reader: &mut Reader<'_>) {
+    const GROW: &str = "is not supported: start one replica with `cluster init` and add the others \
+                        with `cluster join`; remove the key";
+    const SEAL: &str = "is not supported yet: secrets would be stored unsealed; remove the key and \
+                        protect cluster.data_dir";
+    for (key, problem) in [
+        ("cluster.peers", GROW),
+        ("cluster.bootstrap_expect", GROW),
+        ("cluster.sealing_key_file", SEAL),
+    ] {
+        if let Some(setting) = reader.setting(key) {
+            reader.fail(setting.error(problem));
+        }
+    }
+}
