@@ -4,8 +4,17 @@
 //! No type of openraft crosses this crate's public API.
 
 mod machine;
+mod records;
+mod replica;
+mod token;
 mod type_config;
 
 pub use self::machine::{
     ApplyContext, Effects, MachineError, ReplicaId, Row, RowWrite, StateMachine,
 };
+pub use self::replica::{
+    AdminError, Cause, Clock, DialOverrides, Fatal, InitError, JoinError, MemberStatus,
+    ProposeError, Proposed, QuorumHealth, ReadError, Replica, ReplicaConfig, ReplicaMetrics, Role,
+    StartError, Status,
+};
+pub use self::token::{JoinToken, JoinTokenError};

@@ -1,0 +1,451 @@
+//! The cluster's own records: its identity and certificate authority, its join tokens, the replicas
+//! that it has removed. Pure: part of every replica's apply, so the same log gives the same records.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use hydrascale_proto::raft::v1::{
+    Admin, AdminDone, AdminOutcome, ClusterRow, CreateJoinToken, InitCluster, JoinTokenRow,
+    JoinTokenUse, RemoveReplica, RemovedReplicaRow, RevokeJoinToken, UseJoinToken, admin,
+    admin_outcome,
+};
+use prost::Message;
+
+use crate::{Row, RowWrite};
+
+/// Tokens kept at once, spent ones included. A cluster has a handful of replicas; the bound keeps a
+/// script that creates tokens in a loop from growing every snapshot.
+const JOIN_TOKENS_MAX: usize = 256;
+
+/// How long a token is remembered after its expiry, so that its late use is told apart from a typo.
+const JOIN_TOKEN_REMEMBERED_MS: i64 = 30 * 24 * 3600 * 1000;
+
+const CLUSTER_KEY: &[u8] = b"cluster";
+const TOKEN_PREFIX: &[u8] = b"join-token/";
+const REMOVED_PREFIX: &[u8] = b"removed/";
+
+/// Everything the cluster knows about itself besides its membership.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ClusterRecords {
+    cluster: Option<ClusterRow>,
+    tokens: BTreeMap<String, JoinTokenRow>,
+    removed: BTreeSet<u64>,
+}
+
+impl ClusterRecords {
+    /// Rebuilds the records from their stored rows.
+    ///
+    /// # Errors
+    /// A row that this build cannot read; the replica must not go on without it.
+    pub(crate) fn load(rows: impl IntoIterator<Item = Row>) -> Result<Self, RecordsError> {
+        let mut records = Self::default();
+        for row in rows {
+            records.load_row(&row)?;
+        }
+        Ok(records)
+    }
+
+    /// Applies one change at log index `index` and replicated time `now_ms`: the rows to store, and
+    /// the answer. A refusal changes nothing.
+    pub(crate) fn apply(
+        &mut self,
+        index: u64,
+        now_ms: i64,
+        admin: &Admin,
+    ) -> (Vec<RowWrite>, AdminOutcome) {
+        let done = match &admin.op {
+            Some(admin::Op::Init(op)) => self.init_cluster(op),
+            Some(admin::Op::CreateJoinToken(op)) => self.create_join_token(now_ms, op),
+            Some(admin::Op::RevokeJoinToken(op)) => self.revoke_join_token(op),
+            Some(admin::Op::UseJoinToken(op)) => self.use_join_token(index, now_ms, op),
+            Some(admin::Op::RemoveReplica(op)) => Ok(self.remove_replica(now_ms, op)),
+            None => Err("this build does not know the requested change".to_owned()),
+        };
+        match done {
+            Ok((writes, replica_id)) => (writes, done_outcome(replica_id)),
+            Err(reason) => (Vec::new(), refused_outcome(reason)),
+        }
+    }
+
+    /// The cluster's identity and certificate authority, once the first entry has been applied.
+    pub(crate) fn cluster(&self) -> Option<&ClusterRow> {
+        self.cluster.as_ref()
+    }
+
+    /// Whether a replica was removed for good.
+    pub(crate) fn is_removed(&self, replica_id: u64) -> bool {
+        self.removed.contains(&replica_id)
+    }
+
+    /// Whether a replica id was given out by spending a join token.
+    pub(crate) fn joined(&self, replica_id: u64) -> Option<&JoinTokenUse> {
+        self.tokens
+            .values()
+            .filter_map(|token| token.r#use.as_ref())
+            .find(|used| used.replica_id == replica_id)
+    }
+
+    fn load_row(&mut self, row: &Row) -> Result<(), RecordsError> {
+        let unreadable = |source| RecordsError::Unreadable {
+            key: lossy(&row.key),
+            source,
+        };
+        if row.key.as_ref() == CLUSTER_KEY {
+            self.cluster = Some(ClusterRow::decode(row.value.clone()).map_err(unreadable)?);
+        } else if row.key.starts_with(TOKEN_PREFIX) {
+            let token = JoinTokenRow::decode(row.value.clone()).map_err(unreadable)?;
+            self.tokens.insert(token.id.clone(), token);
+        } else if row.key.starts_with(REMOVED_PREFIX) {
+            let removed = RemovedReplicaRow::decode(row.value.clone()).map_err(unreadable)?;
+            self.removed.insert(removed.replica_id);
+        } else {
+            return Err(RecordsError::UnknownKey {
+                key: lossy(&row.key),
+            });
+        }
+        Ok(())
+    }
+
+    fn init_cluster(&mut self, op: &InitCluster) -> Applied {
+        if let Some(cluster) = &self.cluster {
+            // A replica that stopped between proposing and learning of success proposes again.
+            if cluster.cluster_id == op.cluster_id {
+                return Ok((Vec::new(), 0));
+            }
+            return Err(format!("this is cluster {} already", cluster.cluster_id));
+        }
+        let cluster = ClusterRow {
+            cluster_id: op.cluster_id.clone(),
+            ca_certificate: op.ca_certificate.clone(),
+            ca_private_key: op.ca_private_key.clone(),
+        };
+        let write = put(Bytes::from_static(CLUSTER_KEY), &cluster);
+        self.cluster = Some(cluster);
+        Ok((vec![write], 0))
+    }
+
+    fn create_join_token(&mut self, now_ms: i64, op: &CreateJoinToken) -> Applied {
+        if op.expires_at_ms <= now_ms {
+            return Err("the join token would be expired from the start".to_owned());
+        }
+        if self.tokens.contains_key(&op.id) {
+            return Err(format!("join token {} exists already", op.id));
+        }
+        let remembered = |token: &&JoinTokenRow| is_remembered(token, now_ms);
+        if self.tokens.values().filter(remembered).count() >= JOIN_TOKENS_MAX {
+            return Err(format!(
+                "{JOIN_TOKENS_MAX} join tokens exist, the most that are kept"
+            ));
+        }
+        let mut writes = self.forget_old_tokens(now_ms);
+        let token = JoinTokenRow {
+            id: op.id.clone(),
+            secret_hash: op.secret_hash.clone(),
+            expires_at_ms: op.expires_at_ms,
+            revoked: false,
+            r#use: None,
+        };
+        writes.push(put(token_key(&token.id), &token));
+        self.tokens.insert(token.id.clone(), token);
+        Ok((writes, 0))
+    }
+
+    fn forget_old_tokens(&mut self, now_ms: i64) -> Vec<RowWrite> {
+        let mut writes = Vec::new();
+        self.tokens.retain(|id, token| {
+            let keep = is_remembered(token, now_ms);
+            if !keep {
+                writes.push(RowWrite::Delete(token_key(id)));
+            }
+            keep
+        });
+        writes
+    }
+
+    fn revoke_join_token(&mut self, op: &RevokeJoinToken) -> Applied {
+        let Some(token) = self.tokens.get_mut(&op.id) else {
+            return Err(format!("join token {} is unknown", op.id));
+        };
+        if let Some(used) = &token.r#use {
+            let joined = used.replica_id;
+            return Err(format!(
+                "join token {} was used by replica {joined} already",
+                op.id
+            ));
+        }
+        token.revoked = true;
+        Ok((vec![put(token_key(&op.id), token)], 0))
+    }
+
+    fn use_join_token(&mut self, index: u64, now_ms: i64, op: &UseJoinToken) -> Applied {
+        let Some(token) = self.tokens.get_mut(&op.id) else {
+            return Err(format!("join token {} is unknown", op.id));
+        };
+        if token.secret_hash != op.secret_hash {
+            return Err(format!("the secret of join token {} is wrong", op.id));
+        }
+        if let Some(used) = &token.r#use {
+            // The joiner may not have heard the first answer; its key proves that it is the same.
+            if used.public_key == op.public_key {
+                return Ok((Vec::new(), used.replica_id));
+            }
+            let joined = used.replica_id;
+            return Err(format!(
+                "join token {} was used by replica {joined} already",
+                op.id
+            ));
+        }
+        if token.revoked {
+            return Err(format!("join token {} was revoked", op.id));
+        }
+        if token.expires_at_ms <= now_ms {
+            return Err(format!("join token {} has expired", op.id));
+        }
+        token.r#use = Some(JoinTokenUse {
+            replica_id: index,
+            name: op.name.clone(),
+            public_key: op.public_key.clone(),
+            used_at_ms: now_ms,
+        });
+        Ok((vec![put(token_key(&op.id), token)], index))
+    }
+
+    fn remove_replica(&mut self, now_ms: i64, op: &RemoveReplica) -> (Vec<RowWrite>, u64) {
+        if !self.removed.insert(op.replica_id) {
+            return (Vec::new(), op.replica_id);
+        }
+        let row = RemovedReplicaRow {
+            replica_id: op.replica_id,
+            removed_at_ms: now_ms,
+        };
+        (vec![put(removed_key(op.replica_id), &row)], op.replica_id)
+    }
+}
+
+/// The rows to write and the replica id to answer with, or why nothing changes.
+type Applied = Result<(Vec<RowWrite>, u64), String>;
+
+/// Stored records that cannot be understood.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RecordsError {
+    /// The row's bytes are damaged or from an incompatible build.
+    #[error("cluster record {key} cannot be read")]
+    Unreadable {
+        /// The row's key.
+        key: String,
+        /// Why.
+        #[source]
+        source: prost::DecodeError,
+    },
+    /// A newer build wrote a kind of record that this one does not know.
+    #[error("cluster record {key} is of an unknown kind")]
+    UnknownKey {
+        /// The row's key.
+        key: String,
+    },
+}
+
+fn done_outcome(replica_id: u64) -> AdminOutcome {
+    AdminOutcome {
+        result: Some(admin_outcome::Result::Done(AdminDone { replica_id })),
+    }
+}
+
+fn refused_outcome(reason: String) -> AdminOutcome {
+    AdminOutcome {
+        result: Some(admin_outcome::Result::Refused(reason)),
+    }
+}
+
+fn is_remembered(token: &JoinTokenRow, now_ms: i64) -> bool {
+    token.expires_at_ms.saturating_add(JOIN_TOKEN_REMEMBERED_MS) > now_ms
+}
+
+fn put(key: Bytes, row: &impl Message) -> RowWrite {
+    RowWrite::Put(Row {
+        key,
+        value: row.encode_to_vec().into(),
+    })
+}
+
+fn token_key(id: &str) -> Bytes {
+    [TOKEN_PREFIX, id.as_bytes()].concat().into()
+}
+
+fn removed_key(replica_id: u64) -> Bytes {
+    [REMOVED_PREFIX, &replica_id.to_be_bytes()].concat().into()
+}
+
+fn lossy(key: &[u8]) -> String {
+    String::from_utf8_lossy(key).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR_MS: i64 = 3_600_000;
+
+    #[test]
+    fn a_token_admits_one_replica_numbered_by_the_log_index() {
+        let mut records = with_token();
+        assert_eq!(use_token(&mut records, 42, 0, "key a"), Ok(42));
+        assert_eq!(
+            use_token(&mut records, 43, 0, "key b"),
+            Err("join token t was used by replica 42 already".to_owned())
+        );
+    }
+
+    #[test]
+    fn the_same_joiner_asking_again_gets_the_same_id() {
+        let mut records = with_token();
+        assert_eq!(use_token(&mut records, 42, 0, "key a"), Ok(42));
+        assert_eq!(use_token(&mut records, 50, 2 * HOUR_MS, "key a"), Ok(42));
+    }
+
+    #[test]
+    fn expired_revoked_unknown_and_wrong_tokens_are_told_apart() {
+        let mut records = with_token();
+        assert_eq!(
+            use_token(&mut records, 42, HOUR_MS, "key"),
+            Err("join token t has expired".to_owned())
+        );
+        let wrong = use_op("t", b"wrong", "key");
+        assert_eq!(
+            result(records.apply(9, 0, &wrong).1),
+            Err("the secret of join token t is wrong".to_owned())
+        );
+        let unknown = use_op("u", b"hash", "key");
+        assert_eq!(
+            result(records.apply(9, 0, &unknown).1),
+            Err("join token u is unknown".to_owned())
+        );
+        let revoke = admin(admin::Op::RevokeJoinToken(RevokeJoinToken {
+            id: "t".to_owned(),
+        }));
+        assert_eq!(result(records.apply(9, 0, &revoke).1), Ok(0));
+        assert_eq!(
+            use_token(&mut records, 42, 0, "key"),
+            Err("join token t was revoked".to_owned())
+        );
+    }
+
+    #[test]
+    fn a_second_init_of_another_cluster_is_refused_and_the_same_one_is_done() {
+        let mut records = ClusterRecords::default();
+        assert_eq!(result(records.apply(1, 0, &init("a")).1), Ok(0));
+        assert_eq!(result(records.apply(2, 0, &init("a")).1), Ok(0));
+        assert_eq!(
+            result(records.apply(3, 0, &init("b")).1),
+            Err("this is cluster a already".to_owned())
+        );
+    }
+
+    #[test]
+    fn records_loaded_from_their_rows_equal_those_that_wrote_them() {
+        let mut records = ClusterRecords::default();
+        let mut rows = BTreeMap::new();
+        let create = create_op("t", HOUR_MS);
+        let remove = admin(admin::Op::RemoveReplica(RemoveReplica { replica_id: 7 }));
+        let ops = [init("a"), create, use_op("t", b"hash", "key"), remove];
+        for (index, op) in (1..).zip(&ops) {
+            for write in records.apply(index, 0, op).0 {
+                store(&mut rows, write);
+            }
+        }
+        let stored = rows.into_iter().map(|(key, value)| Row { key, value });
+        let loaded = ClusterRecords::load(stored).unwrap();
+        assert_eq!(loaded.cluster(), records.cluster());
+        assert_eq!(loaded.joined(3), records.joined(3));
+        assert!(loaded.joined(3).is_some() && loaded.is_removed(7) && !loaded.is_removed(3));
+    }
+
+    #[test]
+    fn a_token_is_forgotten_a_month_after_its_expiry() {
+        let mut records = with_token();
+        let later = HOUR_MS + JOIN_TOKEN_REMEMBERED_MS;
+        let (writes, _) = records.apply(9, later, &create_op("u", later + 1));
+        assert_eq!(writes.first(), Some(&RowWrite::Delete(token_key("t"))));
+        assert_eq!(
+            use_token(&mut records, 10, later, "key"),
+            Err("join token t is unknown".to_owned())
+        );
+    }
+
+    #[test]
+    fn damaged_and_unknown_rows_are_refused() {
+        let row = |key: &'static [u8], value: &'static [u8]| Row {
+            key: Bytes::from_static(key),
+            value: Bytes::from_static(value),
+        };
+        let damaged = ClusterRecords::load([row(b"cluster", b"\xff\xff")]);
+        assert!(matches!(damaged, Err(RecordsError::Unreadable { .. })));
+        let unknown = ClusterRecords::load([row(b"other", b"")]);
+        assert!(matches!(unknown, Err(RecordsError::UnknownKey { .. })));
+    }
+
+    fn with_token() -> ClusterRecords {
+        let mut records = ClusterRecords::default();
+        assert_eq!(
+            result(records.apply(5, 0, &create_op("t", HOUR_MS)).1),
+            Ok(0)
+        );
+        records
+    }
+
+    fn use_token(
+        records: &mut ClusterRecords,
+        index: u64,
+        now_ms: i64,
+        key: &str,
+    ) -> Result<u64, String> {
+        result(records.apply(index, now_ms, &use_op("t", b"hash", key)).1)
+    }
+
+    fn result(outcome: AdminOutcome) -> Result<u64, String> {
+        match outcome.result.unwrap() {
+            admin_outcome::Result::Done(done) => Ok(done.replica_id),
+            admin_outcome::Result::Refused(reason) => Err(reason),
+        }
+    }
+
+    fn admin(op: admin::Op) -> Admin {
+        Admin { op: Some(op) }
+    }
+
+    fn init(cluster_id: &str) -> Admin {
+        admin(admin::Op::Init(InitCluster {
+            cluster_id: cluster_id.to_owned(),
+            ca_certificate: Bytes::from_static(b"certificate"),
+            ca_private_key: Bytes::from_static(b"key"),
+        }))
+    }
+
+    fn create_op(id: &str, expires_at_ms: i64) -> Admin {
+        admin(admin::Op::CreateJoinToken(CreateJoinToken {
+            id: id.to_owned(),
+            secret_hash: Bytes::from_static(b"hash"),
+            expires_at_ms,
+        }))
+    }
+
+    fn use_op(id: &str, hash: &'static [u8], key: &str) -> Admin {
+        admin(admin::Op::UseJoinToken(UseJoinToken {
+            id: id.to_owned(),
+            secret_hash: Bytes::from_static(hash),
+            name: "b".to_owned(),
+            public_key: key.as_bytes().to_vec().into(),
+        }))
+    }
+
+    fn store(rows: &mut BTreeMap<Bytes, Bytes>, write: RowWrite) {
+        match write {
+            RowWrite::Put(row) => {
+                rows.insert(row.key, row.value);
+            }
+            RowWrite::Delete(key) => {
+                rows.remove(&key);
+            }
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! The handle of a running replica: propose, read, watch, administer, stop.
+
+mod config;
+mod error;
+mod status;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+pub use self::config::{Clock, DialOverrides, ReplicaConfig};
+pub use self::error::{
+    AdminError, Cause, Fatal, InitError, JoinError, ProposeError, ReadError, StartError,
+};
+pub use self::status::{MemberStatus, QuorumHealth, Role, Status};
+use crate::{JoinToken, ReplicaId, StateMachine};
+
+/// A committed and locally applied command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proposed {
+    /// A log index that includes the command: this replica has applied it.
+    pub index: u64,
+    /// The state machine's answer.
+    pub outcome: Bytes,
+}
+
+/// Counters since the replica started; plain numbers for the caller to export.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReplicaMetrics {}
+
+/// A running replica. Clones are cheap and share it; dropping the last one stops it abruptly.
+#[derive(Clone, Debug)]
+pub struct Replica {
+    never: Infallible,
+}
+
+impl Replica {
+    /// Makes a new cluster in an empty data folder, with this replica as its single voter, id 1.
+    /// Offline: nothing is listened to or started. Returns the cluster's id.
+    ///
+    /// # Errors
+    /// The folder is in use or cannot be written; it is left as it was.
+    pub fn init_cluster(config: &ReplicaConfig) -> Result<String, InitError> {
+        Err(InitError::Config {
+            field: "data_dir",
+            reason: format!("{} cannot be used yet", config.data_dir.display()),
+        })
+    }
+
+    /// Spends a join token: asks the cluster for an id and a certificate and stores both in the
+    /// empty data folder. The private key never leaves it. After a failure in between, calling
+    /// again with the same token goes on where it stopped. Returns the replica's id.
+    ///
+    /// # Errors
+    /// The folder is in use, the token is refused, or nobody answers.
+    #[expect(clippy::unused_async, reason = "the transport follows")]
+    pub async fn join_cluster(
+        config: &ReplicaConfig,
+        token: &JoinToken,
+    ) -> Result<ReplicaId, JoinError> {
+        let _ = (config, token);
+        Err(JoinError::Unavailable {
+            reason: "no transport".to_owned(),
+        })
+    }
+
+    /// Opens the store, loads the state machine, serves other replicas on `listener`, and only then
+    /// takes part in consensus.
+    ///
+    /// # Errors
+    /// The folder belongs to no cluster or to another, or the store does not open.
+    #[expect(clippy::unused_async, reason = "the transport follows")]
+    pub async fn start(
+        config: ReplicaConfig,
+        listener: TcpListener,
+        machine: Arc<dyn StateMachine>,
+    ) -> Result<Self, StartError> {
+        let _ = (listener, machine);
+        Err(StartError::NoIdentity {
+            path: config.data_dir,
+        })
+    }
+
+    /// Proposes a command: here when leading, else through the leader, until it is applied on this
+    /// replica. Tries across leader changes until the configured timeout; the command applies at
+    /// most once however often it was sent.
+    ///
+    /// # Errors
+    /// [`ProposeError::is_outcome_unknown`] tells whether the command may still apply.
+    ///
+    /// # Cancel safety
+    /// A dropped call may or may not have proposed the command.
+    pub async fn propose(&self, command: Bytes) -> Result<Proposed, ProposeError> {
+        let _ = command;
+        match self.never {}
+    }
+
+    /// As [`Self::propose`], handing a W3C `traceparent` on to the leader's span.
+    ///
+    /// # Errors
+    /// As [`Self::propose`].
+    pub async fn propose_traced(
+        &self,
+        command: Bytes,
+        traceparent: &str,
+    ) -> Result<Proposed, ProposeError> {
+        let _ = (command, traceparent);
+        match self.never {}
+    }
+
+    /// A log index that covers everything acknowledged anywhere before this call; the local state
+    /// has reached it on return, so that a local read is linearizable. Concurrent calls share one
+    /// question to the leader.
+    ///
+    /// # Errors
+    /// No leader in time, or this replica is too far behind.
+    pub async fn read_index(&self) -> Result<u64, ReadError> {
+        match self.never {}
+    }
+
+    /// Waits until this replica has applied log index `index`.
+    ///
+    /// # Errors
+    /// [`ReadError::Behind`] after `timeout`.
+    pub async fn wait_applied(&self, index: u64, timeout: Duration) -> Result<(), ReadError> {
+        let _ = (index, timeout);
+        match self.never {}
+    }
+
+    /// The replica's and the cluster's state, renewed at every change of role, leader or membership
+    /// and a few times a second besides.
+    pub fn status(&self) -> watch::Receiver<Status> {
+        match self.never {}
+    }
+
+    /// This replica's id.
+    pub fn id(&self) -> ReplicaId {
+        match self.never {}
+    }
+
+    /// The cluster's id (UUID).
+    pub fn cluster_id(&self) -> &str {
+        match self.never {}
+    }
+
+    /// How often this replica has started; durable, grows by one each time.
+    pub fn incarnation(&self) -> u64 {
+        match self.never {}
+    }
+
+    /// Makes a token that lets one new replica join within `ttl`. Only its hash is stored; the
+    /// token itself exists nowhere but in the answer.
+    ///
+    /// # Errors
+    /// The cluster refuses or cannot be asked.
+    pub async fn create_join_token(&self, ttl: Duration) -> Result<JoinToken, AdminError> {
+        let _ = ttl;
+        match self.never {}
+    }
+
+    /// Withdraws an unused join token.
+    ///
+    /// # Errors
+    /// The token is unknown or used, or the cluster cannot be asked.
+    pub async fn revoke_join_token(&self, token_id: &str) -> Result<(), AdminError> {
+        let _ = token_id;
+        match self.never {}
+    }
+
+    /// Hands leadership to a voter, or to the most caught-up other voter. Returns who leads now.
+    ///
+    /// # Errors
+    /// The target is no voter or does not take over in time; the old leader goes on.
+    pub async fn transfer_leadership(
+        &self,
+        to: Option<ReplicaId>,
+    ) -> Result<ReplicaId, AdminError> {
+        let _ = to;
+        match self.never {}
+    }
+
+    /// Removes a replica for good: it leaves the membership, its id is never used again, and it
+    /// stops when it hears of it.
+    ///
+    /// # Errors
+    /// The replica is unknown, is the last voter, or the cluster cannot be asked.
+    pub async fn remove_member(&self, id: ReplicaId) -> Result<(), AdminError> {
+        let _ = id;
+        match self.never {}
+    }
+
+    /// Resolves when the replica can no longer go on; the process must exit.
+    pub async fn fatal(&self) -> Fatal {
+        match self.never {}
+    }
+
+    /// Hands leadership over if it leads (bounded), stops serving, and closes the store cleanly.
+    /// Calling it again waits for the same end.
+    pub async fn shutdown(&self) {
+        match self.never {}
+    }
+
+    /// Stops at once, without handing leadership over, as a crash would.
+    pub async fn abort(&self) {
+        match self.never {}
+    }
+
+    /// The counters' present values.
+    pub fn metrics(&self) -> ReplicaMetrics {
+        match self.never {}
+    }
+}
