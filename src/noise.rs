@@ -1,1 +1,25 @@
-//! The ts2021 transport: handshake, record codec, upgrade.
+//! The Noise transport under which clients talk to the control plane.
+//!
+//! ```text
+//! upgrade    what a /ts2021 request must look like          pure
+//! handshake  Noise_IK with the client's version             pure
+//! record     frames of at most 4096 bytes                   pure
+//! early      what may come before HTTP/2                    pure
+//! stream     AsyncRead + AsyncWrite over an upgraded connection
+//! websocket  the same bytes inside binary WebSocket messages
+//! ```
+//!
+//! Not here: HTTP/2 and everything inside it (`control`).
+
+mod dh;
+pub mod early;
+pub mod handshake;
+pub mod record;
+pub mod stream;
+pub mod upgrade;
+pub mod websocket;
+
+pub use self::handshake::{Accepted, HandshakeError, Initiation, accept};
+pub use self::record::{Opener, RecordError, Sealer, SessionKeys};
+pub use self::stream::NoiseStream;
+pub use self::upgrade::{UpgradeError, UpgradeRequest};
