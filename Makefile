@@ -9,7 +9,11 @@ SHELL := /bin/bash
 HYDRASCALE_TEST_CACHE ?= $(HOME)/.cache/hydrascale
 CARGO_TARGET_DIR ?= $(HYDRASCALE_TEST_CACHE)/target
 CRASH_ROUNDS ?= 200
-export HYDRASCALE_TEST_CACHE CARGO_TARGET_DIR
+# What the archive depends on: the version, and the flags that every build shares.
+ROCKSDB_KEY := $(shell cat .cargo/config.toml <(grep -A2 'name = "librocksdb-sys"' Cargo.lock) | sha256sum | cut -c1-16)
+ROCKSDB_LIB_DIR ?= $(HYDRASCALE_TEST_CACHE)/rocksdb/$(ROCKSDB_KEY)
+ROCKSDB_STATIC ?= 1
+export HYDRASCALE_TEST_CACHE CARGO_TARGET_DIR ROCKSDB_LIB_DIR ROCKSDB_STATIC
 
 STAGE := .ci/stage
 CARGO_DENY := $(HYDRASCALE_TEST_CACHE)/tools/bin/cargo-deny
@@ -42,6 +46,7 @@ build: setup-build
 
 setup-build:
 	@.ci/packages build
+	@$(STAGE) rocksdb .ci/rocksdb
 
 setup-test:
 	@.ci/packages test
