@@ -3,9 +3,16 @@
 //!
 //! No type of openraft crosses this crate's public API.
 
+mod codec;
+mod engine;
+mod fatal;
+mod log_store;
 mod machine;
+mod machine_store;
 mod records;
 mod replica;
+mod snapshot;
+mod storage;
 mod token;
 mod type_config;
 

@@ -1,0 +1,124 @@
+//! Group commit: one thread syncs for everybody who waits and answers in order of arrival.
+
+use std::io;
+use std::sync::Arc;
+use std::thread;
+
+use openraft::storage::IOFlushed;
+use tokio::sync::{mpsc, oneshot};
+
+use super::stopped;
+use crate::engine::Engine;
+use crate::fatal::Fatal;
+use crate::type_config::TypeConfig;
+
+/// Somebody whose write must be durable before they go on.
+pub(crate) enum Waiter {
+    /// An append's completion.
+    Append(IOFlushed<TypeConfig>),
+    /// A caller that waits: a vote, or an append that must not return early.
+    Caller(oneshot::Sender<io::Result<()>>),
+    /// Ends the thread after answering whoever came before.
+    Stop,
+}
+
+/// Where writers register after their write; answers come in the order of registration.
+#[derive(Clone)]
+pub(crate) struct SyncQueue {
+    waiters: mpsc::Sender<Waiter>,
+}
+
+impl SyncQueue {
+    /// Registers a waiter; waits while the queue is full.
+    pub(crate) async fn send(&self, waiter: Waiter) -> io::Result<()> {
+        self.waiters.send(waiter).await.map_err(|refused| {
+            answer(refused.0, Err(stopped()));
+            stopped()
+        })
+    }
+
+    /// Waits until everything written before the call is durable.
+    ///
+    /// # Cancel safety
+    /// Dropping the future forgets the answer; the sync takes place.
+    pub(crate) async fn wait_synced(&self) -> io::Result<()> {
+        let (done, synced) = oneshot::channel();
+        self.send(Waiter::Caller(done)).await?;
+        synced.await.unwrap_or_else(|_| Err(stopped()))
+    }
+}
+
+/// The thread that owns every fsync of the log.
+pub(crate) struct SyncThread {
+    queue: SyncQueue,
+    thread: thread::JoinHandle<()>,
+}
+
+impl SyncThread {
+    /// Starts the thread.
+    pub(crate) fn spawn(engine: Arc<dyn Engine>, fatal: Fatal) -> io::Result<Self> {
+        let (waiters, queued) = mpsc::channel(WAITERS_MAX);
+        let thread = thread::Builder::new()
+            .name("raft-log-sync".to_owned())
+            .spawn(move || run(&*engine, &fatal, queued))?;
+        Ok(Self {
+            queue: SyncQueue { waiters },
+            thread,
+        })
+    }
+
+    /// Where to register.
+    pub(crate) fn queue(&self) -> SyncQueue {
+        self.queue.clone()
+    }
+
+    /// Answers everybody who registered before and ends the thread.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves the thread ending by itself.
+    pub(crate) async fn stop(self) {
+        // An error means that the thread has ended already.
+        let _ = self.queue.waiters.send(Waiter::Stop).await;
+        let thread = self.thread;
+        if tokio::task::spawn_blocking(move || thread.join())
+            .await
+            .is_err()
+        {
+            tracing::error!("log sync thread cannot be joined");
+        }
+    }
+}
+
+fn run(engine: &dyn Engine, fatal: &Fatal, mut queued: mpsc::Receiver<Waiter>) {
+    let mut waiters = Vec::new();
+    let mut stopping = false;
+    while !stopping && queued.blocking_recv_many(&mut waiters, WAITERS_MAX) > 0 {
+        let result = sync(engine, fatal);
+        for waiter in waiters.drain(..) {
+            stopping = stopping || matches!(waiter, Waiter::Stop);
+            answer(waiter, result.clone().map_err(io::Error::other));
+        }
+    }
+}
+
+fn sync(engine: &dyn Engine, fatal: &Fatal) -> Result<(), String> {
+    if fatal.has_failed() {
+        return Err(stopped().to_string());
+    }
+    engine.sync().map_err(|error| {
+        fatal.report("sync the log", &error);
+        crate::fatal::chain(&error)
+    })
+}
+
+fn answer(waiter: Waiter, result: io::Result<()>) {
+    match waiter {
+        Waiter::Append(callback) => callback.io_completed(result),
+        // A caller that went away needs no answer.
+        Waiter::Caller(done) => drop(done.send(result)),
+        Waiter::Stop => {}
+    }
+}
+
+/// Writers waiting at most; openraft itself keeps far fewer appends in flight.
+const WAITERS_MAX: usize = 4096;

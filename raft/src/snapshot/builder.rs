@@ -1,0 +1,81 @@
+//! Building a snapshot from one frozen view of the engine.
+
+use std::io;
+use std::sync::Arc;
+
+use openraft::RaftSnapshotBuilder;
+use openraft::alias::SnapshotOf;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use super::format::TABLES;
+use super::store::TempFile;
+use super::{SnapshotError, SnapshotFile, SnapshotHeader, SnapshotStore, SnapshotWriter};
+use crate::engine::{KeyRange, Read, WriteBatch};
+use crate::machine_store::load::{LoadError, Position};
+use crate::type_config::TypeConfig;
+
+/// A snapshot being written by a blocking task.
+pub(crate) struct SnapshotBuilder {
+    task: Option<JoinHandle<Result<SnapshotFile, SnapshotError>>>,
+}
+
+impl SnapshotBuilder {
+    /// Starts writing; returns once the view is frozen, so that whatever is applied afterwards is
+    /// not in the snapshot. Position and rows come from the same view.
+    pub(super) async fn start(store: Arc<SnapshotStore>) -> Self {
+        let (frozen, view_frozen) = oneshot::channel();
+        let task = tokio::task::spawn_blocking(move || {
+            let view = store.engine().view();
+            // The other side waits in `start`, or was dropped and no longer cares.
+            let _ = frozen.send(());
+            let built = build(&store, &*view);
+            store.build_ended();
+            built
+        });
+        // An error means that the task panicked, which joining it reports.
+        let _ = view_frozen.await;
+        Self { task: Some(task) }
+    }
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
+    type SnapshotData = SnapshotFile;
+
+    async fn build_snapshot(&mut self) -> io::Result<SnapshotOf<TypeConfig, SnapshotFile>> {
+        let task = self.task.take().ok_or(SnapshotError::Cancelled)?;
+        let file = task.await.map_err(io::Error::other)??;
+        Ok(file.into_raft())
+    }
+}
+
+fn build(store: &SnapshotStore, view: &dyn Read) -> Result<SnapshotFile, SnapshotError> {
+    let position = Position::read(view).map_err(|error| match error {
+        LoadError::Engine(error) => SnapshotError::Engine(error),
+        LoadError::Position(error) => SnapshotError::Codec(error),
+        LoadError::Dedup(_) | LoadError::Records(_) | LoadError::Machine(_) => {
+            SnapshotError::Corrupted("position")
+        }
+    })?;
+    let header = SnapshotHeader {
+        cluster_id: store.cluster_id()?,
+        position,
+    };
+    let temp = TempFile::new(store.dir(), "tmp");
+    let mut writer = SnapshotWriter::new(temp.writer()?, &header)?;
+    for table in TABLES {
+        for row in view.rows(table, KeyRange::all()) {
+            let (key, value) = row?;
+            writer.row(table, &key, &value)?;
+        }
+    }
+    let out = writer.finish()?;
+    let file = temp.publish(out, store, header.meta())?;
+    store.adopt(&file, WriteBatch::new(), false)?;
+    tracing::info!(
+        snapshot = file.name(),
+        raft.index = header.position.index(),
+        "snapshot built"
+    );
+    Ok(file)
+}
