@@ -6,9 +6,7 @@ use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use crate::types::{
-    DiscoKey, MachineKey, NodeId, NodeKey, RegionId, ReplicaId, Timestamp, UserId,
-};
+use crate::types::{DiscoKey, MachineKey, NodeId, NodeKey, RegionId, ReplicaId, Timestamp, UserId};
 
 pub use hydrascale_proto::state::v1::RegisterMethod;
 
@@ -101,13 +99,13 @@ pub struct PreAuthKey {
     pub prefix: String,
     /// Hash of the secret part.
     pub secret_hash: [u8; 32],
-    /// Owner of the nodes that it lets in; absent for tagged keys.
+    /// Owner of the nodes that it lets in; for a tagged key whoever made it, if anybody.
     pub user_id: Option<UserId>,
     /// May let in more than one node.
     pub reusable: bool,
     /// Its nodes are ephemeral.
     pub ephemeral: bool,
-    /// Let in at least one node.
+    /// Let in its one node; stays false for reusable keys.
     pub used: bool,
     /// Ended by an administrator.
     pub revoked: bool,
@@ -206,6 +204,12 @@ pub struct Replica {
     pub region_id: Option<RegionId>,
     /// Set while the leader counts it as dead.
     pub down_since: Option<Timestamp>,
+    /// The last face of a relay that it no longer runs, for nodes that still call it home.
+    pub retired_relay: Option<Relay>,
+    /// Set once it is out of the cluster; the row stays, because its ids are never reused.
+    pub removed_at: Option<Timestamp>,
+    /// Earlier incarnations and when they ended, as long as sessions of theirs count as online.
+    pub ended: Vec<(u64, Timestamp)>,
 }
 
 /// The public face of a replica's relay (`tailcfg.DERPNode`).
