@@ -1,1 +1,24 @@
-//! Placeholder.
+//! Tests with real processes: replicas, a balancer and official clients, in a private network
+//! namespace.
+//!
+//! A test file is a list of [`Scenario`]s given to [`runner::main`], which puts the process into a
+//! namespace of its own and runs them one after another. `DESIGN.md` says what an outcome means.
+
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "test output is this crate's work"
+)]
+
+pub mod balancer;
+pub mod clients;
+pub mod cluster;
+pub mod homes;
+pub mod http;
+pub mod log;
+pub mod netns;
+pub mod process;
+pub mod runner;
+pub mod wait;
+
+pub use runner::{Context, Scenario};

@@ -1,0 +1,300 @@
+//! A cluster of real replica processes on addresses of their own.
+
+mod config;
+mod replica;
+mod state;
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::Value;
+
+pub use replica::Replica;
+pub use state::{Node, check_addresses, nodes_of};
+
+use crate::{Context, wait};
+
+/// Port of every replica for clients, and of the balancer.
+pub const CLIENT_PORT: u16 = 8080;
+const METRICS_PORT: u16 = 9090;
+const PEER_PORT: u16 = 7443;
+const RELAY_PORT: u16 = 8443;
+/// From the start of a process to readiness, elections and a snapshot included, on a busy machine.
+const READY_LIMIT: Duration = Duration::from_secs(60);
+/// Until a leader is known again after one was lost.
+const LEADER_LIMIT: Duration = Duration::from_secs(30);
+
+/// The path of the executable under test, when it is not the one of this build.
+const SERVER: &str = "HYDRASCALE_BIN";
+
+/// Where the executable under test is.
+pub fn server_program() -> PathBuf {
+    env::var_os(SERVER).map_or_else(built_server, PathBuf::from)
+}
+
+/// Beside the test executables: `target/debug/deps/TEST` -> `target/debug/hydrascale`.
+fn built_server() -> PathBuf {
+    let own = env::current_exe().unwrap_or_default();
+    let folder = own
+        .parent()
+        .and_then(Path::parent)
+        .unwrap_or_else(|| Path::new("."));
+    folder.join("hydrascale")
+}
+
+/// Replicas that form one cluster. They end when it is dropped.
+pub struct Cluster {
+    context: Context,
+    replicas: Vec<Replica>,
+    term: u64,
+}
+
+impl Cluster {
+    /// Makes a cluster of `size` replicas: the first by `cluster init`, the others by join tokens.
+    ///
+    /// # Errors
+    /// When one does not start or join.
+    pub async fn start(context: &Context, size: usize) -> Result<Self> {
+        // A copy, so that a build in the meantime does not change what is tested.
+        let program = context.scratch().join("hydrascale");
+        let built = server_program();
+        fs::copy(&built, &program).with_context(|| format!("copy {}", built.display()))?;
+        let replicas: Result<Vec<Replica>> = (0..size)
+            .map(|index| Replica::prepare(context.scratch(), index, &program))
+            .collect();
+        let mut cluster = Self {
+            context: context.clone(),
+            replicas: replicas?,
+            term: 0,
+        };
+
+        let first = cluster.replica(0)?;
+        first.command(&["cluster", "init"]).await?;
+        cluster.up(0).await?;
+        for index in 1..size {
+            cluster.join(index).await?;
+        }
+        cluster.note_term(true).await?;
+        context.step(&format!("{size} replicas are up"));
+        Ok(cluster)
+    }
+
+    async fn join(&mut self, index: usize) -> Result<()> {
+        let made = self
+            .replica(0)?
+            .command(&["cluster", "join-token", "create"])
+            .await?;
+        let token = made["token"].as_str().or_else(|| made.as_str());
+        let token = token.with_context(|| format!("no token in {made}"))?;
+        fs::write(self.replica(index)?.folder().join("join-token"), token)?;
+        self.up(index).await?;
+        // Membership is complete before the next one comes.
+        let count = index + 1;
+        let voting = async || {
+            let status = self.status(0).await.ok()?;
+            let members = status["members"].as_array()?;
+            let voters = members
+                .iter()
+                .filter(|member| member["voter"] == true)
+                .count();
+            (voters == count).then_some(())
+        };
+        wait::until(&format!("{count} voters"), READY_LIMIT, voting)
+            .await
+            .map(drop)
+    }
+
+    /// How many replicas it has, running or not.
+    pub const fn size(&self) -> usize {
+        self.replicas.len()
+    }
+
+    /// Replica `index`.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn replica(&self, index: usize) -> Result<&Replica> {
+        self.replicas
+            .get(index)
+            .with_context(|| format!("no replica {index}"))
+    }
+
+    /// All of them.
+    pub fn replicas(&self) -> &[Replica] {
+        &self.replicas
+    }
+
+    /// Starts a replica and waits until it is ready; says how long that took.
+    ///
+    /// # Errors
+    /// When it does not become ready.
+    pub async fn up(&mut self, index: usize) -> Result<Duration> {
+        let replica = self.replica_mut(index)?;
+        replica.start()?;
+        replica.wait_ready().await
+    }
+
+    /// Kills a replica as a crash would.
+    ///
+    /// # Errors
+    /// When it is not running.
+    pub async fn kill(&mut self, index: usize) -> Result<()> {
+        self.context.step(&format!(
+            "kill -9 of replica {}",
+            self.replica(index)?.name()
+        ));
+        self.replica_mut(index)?.kill().await
+    }
+
+    /// Starts a replica without waiting.
+    ///
+    /// # Errors
+    /// When it runs already.
+    pub fn start_replica(&mut self, index: usize) -> Result<()> {
+        self.replica_mut(index)?.start()
+    }
+
+    /// Waits until a started replica is ready.
+    ///
+    /// # Errors
+    /// When it does not become ready.
+    pub async fn wait_ready(&mut self, index: usize) -> Result<Duration> {
+        self.replica_mut(index)?.wait_ready().await
+    }
+
+    /// Asks a replica to drain and end.
+    ///
+    /// # Errors
+    /// When it does not end well.
+    pub async fn terminate(&mut self, index: usize) -> Result<()> {
+        self.replica_mut(index)?.terminate().await
+    }
+
+    fn replica_mut(&mut self, index: usize) -> Result<&mut Replica> {
+        self.replicas
+            .get_mut(index)
+            .with_context(|| format!("no replica {index}"))
+    }
+
+    /// What `cluster status` says on a replica.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn status(&self, index: usize) -> Result<Value> {
+        self.replica(index)?.command(&["cluster", "status"]).await
+    }
+
+    /// The replica that leads, as a running one knows it.
+    ///
+    /// # Errors
+    /// When none is known in time.
+    pub async fn leader(&self) -> Result<usize> {
+        let known = async || {
+            for (index, _) in self.running() {
+                let status = self.status(index).await.ok()?;
+                if status["role"] == "leader" {
+                    return Some(index);
+                }
+            }
+            None
+        };
+        let (leader, _) = wait::until("a leader", LEADER_LIMIT, known).await?;
+        Ok(leader)
+    }
+
+    /// The replicas whose process runs.
+    pub fn running(&self) -> impl Iterator<Item = (usize, &Replica)> {
+        self.replicas
+            .iter()
+            .enumerate()
+            .filter(|(_, replica)| replica.is_up())
+    }
+
+    /// Compares the term with the last one noted. An election that no test asked for is reported:
+    /// it is no failure, but somebody should know.
+    ///
+    /// # Errors
+    /// When no replica answers.
+    pub async fn note_term(&mut self, asked_for: bool) -> Result<()> {
+        let leader = self.leader().await?;
+        let term = self.status(leader).await?["term"]
+            .as_u64()
+            .context("no term")?;
+        if term != self.term && !asked_for {
+            let (before, elections) = (self.term, term.saturating_sub(self.term));
+            self.context.measured(
+                "elections that nobody asked for",
+                format!("{elections} (term {before} to {term})"),
+            );
+        }
+        self.term = term;
+        Ok(())
+    }
+
+    /// Creates a user and a reusable auth key of its own.
+    ///
+    /// # Errors
+    /// When a command is refused.
+    pub async fn create_auth_key(&self, user: &str) -> Result<String> {
+        let (_, replica) = self.running().next().context("no replica runs")?;
+        let made = replica.command(&["users", "create", user]).await?;
+        let id = made["id"]
+            .as_str()
+            .with_context(|| format!("no id in {made}"))?;
+        let words = [
+            "preauthkeys",
+            "create",
+            "--user",
+            id,
+            "--reusable",
+            "--expiration",
+            "24h",
+        ];
+        let made = replica.command(&words).await?;
+        Ok(made["key"]
+            .as_str()
+            .with_context(|| format!("no key in {made}"))?
+            .to_owned())
+    }
+
+    /// Waits until every running replica lists the same nodes; gives the list.
+    ///
+    /// # Errors
+    /// When they still differ after `limit`.
+    pub async fn wait_equal(&self, limit: Duration) -> Result<Vec<Node>> {
+        let begin = std::time::Instant::now();
+        loop {
+            let mut dumps = Vec::new();
+            for (_, replica) in self.running() {
+                dumps.push((replica.name(), state::dump(replica).await?));
+            }
+            let (name, first) = dumps.first().context("no replica runs")?;
+            let other = dumps.iter().find(|(_, dump)| dump != first);
+            let Some((other, dump)) = other else {
+                return nodes_of(&first.nodes);
+            };
+            if begin.elapsed() >= limit {
+                bail!("{name} and {other} differ:\n{first:?}\n{dump:?}");
+            }
+        }
+    }
+
+    /// Fails when a replica that should run has ended.
+    ///
+    /// # Errors
+    /// With the replica's name.
+    pub fn check_alive(&mut self) -> Result<()> {
+        for replica in self.replicas.iter_mut().filter(|replica| replica.is_up()) {
+            ensure!(
+                !replica.has_ended(),
+                "replica {} ended by itself",
+                replica.name()
+            );
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,269 @@
+//! One replica as a process: its folder, its configuration, its life and deaths.
+
+use std::{
+    fs,
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+use tokio::process::Command;
+
+use super::{CLIENT_PORT, METRICS_PORT, READY_LIMIT, config};
+use crate::{
+    http,
+    log::{Log, Mark},
+    netns::replica_address,
+    process::{Process, Signal},
+    wait,
+};
+
+/// A replica drains its streams and hands over leadership within this.
+const DRAIN_LIMIT: Duration = Duration::from_secs(30);
+/// One command of the command line, with the start of its process.
+const COMMAND_LIMIT: Duration = Duration::from_secs(30);
+/// One request of a probe.
+const PROBE_LIMIT: Duration = Duration::from_secs(2);
+
+/// A replica, running or not.
+pub struct Replica {
+    index: usize,
+    name: String,
+    folder: PathBuf,
+    program: PathBuf,
+    process: Option<Process>,
+    starts: usize,
+}
+
+impl Replica {
+    /// Writes the configuration of replica `index` into a folder of its own below `root`.
+    pub(super) fn prepare(root: &Path, index: usize, program: &Path) -> Result<Self> {
+        let name = ["a", "b", "c", "d", "e"]
+            .get(index)
+            .context("five replicas at most")?;
+        let folder = root.join(name);
+        fs::create_dir(&folder)?;
+        fs::write(
+            folder.join("config.yaml"),
+            config::text(index, name, &folder),
+        )?;
+        Ok(Self {
+            index,
+            name: (*name).to_owned(),
+            folder,
+            program: program.to_owned(),
+            process: None,
+            starts: 0,
+        })
+    }
+
+    /// `a`, `b`, ...
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its configuration, data, socket and log.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Its address for everything.
+    pub fn ip(&self) -> Ipv4Addr {
+        replica_address(self.index)
+    }
+
+    /// Where it serves clients.
+    pub fn client_address(&self) -> SocketAddr {
+        SocketAddr::from((self.ip(), CLIENT_PORT))
+    }
+
+    /// Whether the process has been started and not been ended by the test.
+    pub const fn is_up(&self) -> bool {
+        self.process.is_some()
+    }
+
+    /// Whether the process ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.process
+            .as_mut()
+            .is_some_and(|process| process.try_status().is_some())
+    }
+
+    /// Starts the process without waiting for it.
+    ///
+    /// # Errors
+    /// When it runs already or cannot be started.
+    pub fn start(&mut self) -> Result<()> {
+        ensure!(self.process.is_none(), "replica {} runs already", self.name);
+        self.starts += 1;
+        let mut command = Command::new(&self.program);
+        command
+            .arg("serve")
+            .arg("--config")
+            .arg(self.folder.join("config.yaml"));
+        let log = self.folder.join(format!("log.{}", self.starts));
+        self.process = Some(Process::start(
+            &format!("replica {}", self.name),
+            command,
+            &log,
+        )?);
+        Ok(())
+    }
+
+    /// Waits until it says that it is ready, and how long that took.
+    ///
+    /// # Errors
+    /// When it ends or does not become ready in time.
+    pub async fn wait_ready(&mut self) -> Result<Duration> {
+        let address = self.client_address();
+        let process = self
+            .process
+            .as_mut()
+            .context("the replica is not running")?;
+        let what = format!("{} is ready", process.name());
+        let ready = wait::until(&what, READY_LIMIT, async || {
+            let answer = http::get(address, "/health/ready", PROBE_LIMIT).await;
+            let ready = answer.is_ok_and(|answer| answer.status == 200);
+            let ended = process.try_status();
+            (ready || ended.is_some()).then_some(ended)
+        });
+        let (ended, took) = ready
+            .await
+            .with_context(|| format!("see {}", self.folder.display()))?;
+        ensure!(
+            ended.is_none(),
+            "replica {} ended: see {}",
+            self.name,
+            self.folder.display()
+        );
+        Ok(took)
+    }
+
+    /// Kills it as a crash would.
+    ///
+    /// # Errors
+    /// When it is not running.
+    pub async fn kill(&mut self) -> Result<()> {
+        let mut process = self.process.take().context("the replica is not running")?;
+        process.kill().await
+    }
+
+    /// Asks it to end and waits until it has drained.
+    ///
+    /// # Errors
+    /// When it does not end in time or ends with an error.
+    pub async fn terminate(&mut self) -> Result<()> {
+        let mut process = self.process.take().context("the replica is not running")?;
+        let status = process.terminate(DRAIN_LIMIT).await?;
+        ensure!(
+            status.success(),
+            "replica {} ended with {status}",
+            self.name
+        );
+        Ok(())
+    }
+
+    /// Sends a signal, such as one that freezes it.
+    ///
+    /// # Errors
+    /// When it is not running.
+    pub async fn signal(&self, signal: Signal) -> Result<()> {
+        self.process
+            .as_ref()
+            .context("the replica is not running")?
+            .signal(signal)
+            .await
+    }
+
+    /// What the running process has written.
+    ///
+    /// # Errors
+    /// When it is not running.
+    pub fn log(&self) -> Result<&Log> {
+        Ok(self
+            .process
+            .as_ref()
+            .context("the replica is not running")?
+            .log())
+    }
+
+    /// Lines of the running process's log behind `mark` that hold; none when it is down.
+    pub fn count_lines(&self, mark: Mark, holds: impl Fn(&str) -> bool) -> usize {
+        self.process
+            .as_ref()
+            .map_or(0, |process| process.log().lines_since(mark, holds).len())
+    }
+
+    /// Runs the command line against this replica and gives its JSON.
+    ///
+    /// # Errors
+    /// With what the command complained about.
+    pub async fn command(&self, words: &[&str]) -> Result<Value> {
+        let mut command = Command::new(&self.program);
+        command
+            .args(words)
+            .args(["--output", "json", "--force"])
+            .arg("--config")
+            .arg(self.folder.join("config.yaml"))
+            .kill_on_drop(true);
+        let done = tokio::time::timeout(COMMAND_LIMIT, command.output());
+        let words = words.join(" ");
+        let done = done
+            .await
+            .with_context(|| format!("`{words}` takes {COMMAND_LIMIT:?}"))??;
+        let said = String::from_utf8_lossy(&done.stderr);
+        ensure!(
+            done.status.success(),
+            "`{words}` on {}: {}",
+            self.name,
+            said.trim()
+        );
+        serde_json::from_slice(&done.stdout).with_context(|| format!("`{words}` on {}", self.name))
+    }
+
+    /// All its metrics, as text.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn metrics(&self) -> Result<String> {
+        let address = SocketAddr::from((self.ip(), METRICS_PORT));
+        Ok(http::get(address, "/metrics", PROBE_LIMIT).await?.body)
+    }
+
+    /// The sum of a metric over its labels; zero when there is none.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn metric(&self, name: &str) -> Result<f64> {
+        Ok(sum_of(&self.metrics().await?, name))
+    }
+}
+
+fn sum_of(metrics: &str, name: &str) -> f64 {
+    let values = metrics.lines().filter_map(|line| {
+        let rest = line.strip_prefix(name)?;
+        let starts_value = rest.starts_with(' ') || rest.starts_with('{');
+        if starts_value {
+            rest.rsplit(' ').next()?.parse::<f64>().ok()
+        } else {
+            None
+        }
+    });
+    values.sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_metric_is_summed_over_its_labels_and_no_other_is_taken() {
+        let text =
+            "# TYPE x_total counter\nx_total{a=\"1\"} 2\nx_total{a=\"2\"} 3\nx_total_y 7\nz 1\n";
+        assert!((sum_of(text, "x_total") - 5.0).abs() < f64::EPSILON);
+        assert!((sum_of(text, "z") - 1.0).abs() < f64::EPSILON);
+        assert!(sum_of(text, "absent").abs() < f64::EPSILON);
+    }
+}

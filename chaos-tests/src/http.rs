@@ -1,0 +1,215 @@
+//! Requests as `curl` would send them, timed: one connection each, no retries.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    task::JoinHandle,
+    time::timeout,
+};
+
+/// Answers in these tests are a few words.
+const ANSWER_BYTES_MAX: u64 = 4 * 1024 * 1024;
+
+/// A status and a body.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// The HTTP status.
+    pub status: u16,
+    /// What follows the head.
+    pub body: String,
+}
+
+/// Sends one GET.
+///
+/// # Errors
+/// When there is no whole answer within `limit`.
+pub async fn get(server: SocketAddr, path: &str, limit: Duration) -> Result<Answer> {
+    let asked = timeout(limit, async {
+        let mut wire = TcpStream::connect(server).await?;
+        let ask = format!("GET {path} HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\n\r\n");
+        wire.write_all(ask.as_bytes()).await?;
+        let mut answer = Vec::new();
+        wire.take(ANSWER_BYTES_MAX).read_to_end(&mut answer).await?;
+        parse(&answer)
+    });
+    match asked.await {
+        Ok(answer) => answer,
+        Err(_) => bail!("no answer within {limit:?}"),
+    }
+}
+
+fn parse(answer: &[u8]) -> Result<Answer> {
+    let answer = String::from_utf8_lossy(answer);
+    let (head, body) = answer
+        .split_once("\r\n\r\n")
+        .context("the answer has no end of head")?;
+    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
+    let status = status.with_context(|| format!("not HTTP: {head:?}"))?;
+    // With an announced length a cut connection is told from a whole answer.
+    let announced = head.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        if name.eq_ignore_ascii_case("content-length") {
+            value.trim().parse().ok()
+        } else {
+            None
+        }
+    });
+    if let Some(announced) = announced {
+        let len: usize = announced;
+        ensure!(
+            body.len() >= len,
+            "cut off after {} of {len} bytes",
+            body.len()
+        );
+    }
+    Ok(Answer {
+        status,
+        body: body.to_owned(),
+    })
+}
+
+/// One request of a [`Loop`].
+#[derive(Clone, Debug)]
+pub struct Sample {
+    /// When it was sent.
+    pub at: Instant,
+    /// How long it took, or how long until it failed.
+    pub took: Duration,
+    /// Why it failed.
+    pub failure: Option<String>,
+}
+
+/// Sends the same request again and again until stopped.
+pub struct Loop {
+    stop: Arc<AtomicBool>,
+    task: JoinHandle<Vec<Sample>>,
+}
+
+impl Loop {
+    /// Starts: one request every `every`, each failing after `limit` or without status 200.
+    pub fn start(server: SocketAddr, path: &str, every: Duration, limit: Duration) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (path, stopped) = (path.to_owned(), Arc::clone(&stop));
+        let task = tokio::spawn(async move {
+            let mut samples = Vec::new();
+            while !stopped.load(Ordering::Relaxed) {
+                let at = Instant::now();
+                let failure = match get(server, &path, limit).await {
+                    Ok(answer) if answer.status == 200 => None,
+                    Ok(answer) => Some(format!("status {}", answer.status)),
+                    Err(error) => Some(format!("{error:#}")),
+                };
+                samples.push(Sample {
+                    at,
+                    took: at.elapsed(),
+                    failure,
+                });
+                tokio::time::sleep_until((at + every).into()).await;
+            }
+            samples
+        });
+        Self { stop, task }
+    }
+
+    /// Stops and gives all samples.
+    ///
+    /// # Errors
+    /// When the loop itself broke.
+    pub async fn finish(self) -> Result<Samples> {
+        self.stop.store(true, Ordering::Relaxed);
+        Ok(Samples(self.task.await?))
+    }
+}
+
+/// What a [`Loop`] saw.
+#[derive(Clone, Debug)]
+pub struct Samples(pub Vec<Sample>);
+
+impl Samples {
+    /// How many requests were sent.
+    pub const fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether none was sent.
+    pub const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The failed ones.
+    pub fn failures(&self) -> Vec<&Sample> {
+        self.0
+            .iter()
+            .filter(|sample| sample.failure.is_some())
+            .collect()
+    }
+
+    /// The longest time without a success: from the start of the first failing request to the end
+    /// of the next successful one. Zero without a failure.
+    pub fn longest_gap(&self) -> Duration {
+        let mut longest = Duration::ZERO;
+        let mut since = None;
+        for sample in &self.0 {
+            let end = sample.at + sample.took;
+            let begin = *since.get_or_insert(sample.at);
+            if sample.failure.is_none() {
+                if begin != sample.at {
+                    longest = longest.max(end - begin);
+                }
+                since = None;
+            } else {
+                longest = longest.max(end - begin);
+            }
+        }
+        longest
+    }
+
+    /// The slowest successful request.
+    pub fn slowest(&self) -> Duration {
+        let fine = self.0.iter().filter(|sample| sample.failure.is_none());
+        fine.map(|sample| sample.took).max().unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn samples(outcomes: &[bool]) -> Samples {
+        let begin = Instant::now();
+        let sample = |(index, fine): (usize, &bool)| Sample {
+            at: begin + Duration::from_millis(100) * u32::try_from(index).unwrap(),
+            took: Duration::from_millis(10),
+            failure: (!fine).then(String::new),
+        };
+        Samples(outcomes.iter().enumerate().map(sample).collect())
+    }
+
+    #[test]
+    fn a_gap_reaches_from_the_first_failure_to_the_next_success() {
+        assert_eq!(samples(&[true, true]).longest_gap(), Duration::ZERO);
+        let gap = samples(&[true, false, false, true, true, false, true]).longest_gap();
+        assert_eq!(gap, Duration::from_millis(210));
+        assert_eq!(
+            samples(&[true, false]).longest_gap(),
+            Duration::from_millis(10)
+        );
+    }
+
+    #[test]
+    fn an_answer_cut_off_before_its_length_is_no_answer() {
+        assert!(parse(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhell").is_err());
+        let whole = parse(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello").unwrap();
+        assert_eq!((whole.status, whole.body.as_str()), (200, "hello"));
+    }
+}
