@@ -1,1 +1,9 @@
 //! Logs, traces and metrics.
+//!
+//! Context lives in spans, values in fields (names in [`fields`]), messages are fixed lowercase
+//! phrases. Traces leave the process only when an OTLP endpoint is configured.
+
+pub mod fields;
+mod logs;
+
+pub use self::logs::{Telemetry, TelemetryError, init};

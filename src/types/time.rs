@@ -39,7 +39,19 @@ impl Timestamp {
     /// This time moved forward, stopping at the end of the range.
     #[must_use]
     pub fn saturating_add(self, duration: Duration) -> Self {
-        Self(self.0.saturating_add(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)))
+        Self(
+            self.0
+                .saturating_add(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)),
+        )
+    }
+
+    /// This time moved back, stopping at the end of the range.
+    #[must_use]
+    pub fn saturating_sub(self, duration: Duration) -> Self {
+        Self(
+            self.0
+                .saturating_sub(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)),
+        )
     }
 
     /// The time from `earlier` to this, zero when `earlier` is later.
@@ -67,7 +79,9 @@ impl FromStr for Timestamp {
         let parsed = OffsetDateTime::parse(text, &Rfc3339)
             .map_err(|_| TimestampParseError(text.chars().take(64).collect()))?;
         let ms = parsed.unix_timestamp_nanos().div_euclid(1_000_000);
-        i64::try_from(ms).map(Self).map_err(|_| TimestampParseError(text.chars().take(64).collect()))
+        i64::try_from(ms)
+            .map(Self)
+            .map_err(|_| TimestampParseError(text.chars().take(64).collect()))
     }
 }
 
@@ -98,6 +112,12 @@ mod tests {
 
     #[test]
     fn nonsense_names_the_input() {
-        assert!("yesterday".parse::<Timestamp>().unwrap_err().to_string().contains("yesterday"));
+        assert!(
+            "yesterday"
+                .parse::<Timestamp>()
+                .unwrap_err()
+                .to_string()
+                .contains("yesterday")
+        );
     }
 }

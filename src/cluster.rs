@@ -1,0 +1,204 @@
+//! The typed face of the replicated state machine: propose, read, follow changes, soft state.
+//!
+//! Everything durable goes through [`Cluster::propose`]; readers take [`Cluster::state`], which is
+//! lock-free and never older than what this replica has shown before. What a client or
+//! administrator must see as of now is read after [`Cluster::linearizable`].
+
+mod announce;
+mod consensus;
+mod local;
+mod machine;
+mod presence;
+mod proposals;
+mod replicated;
+mod soft;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hydrascale_proto::state::v1::{self as pb, command::Op};
+use tokio::sync::broadcast;
+use tokio::task::JoinSet;
+
+pub use self::announce::{Announcement, spawn_announcer};
+pub use self::consensus::{ClusterStatus, Consensus, MemberStatus, Role};
+pub use self::local::LocalControl;
+pub use self::machine::{Applied, Machine, What};
+pub use self::presence::spawn_presence;
+use self::proposals::Proposals;
+use self::soft::SoftState;
+use crate::state::{SessionNo, State};
+use crate::types::{NodeId, ReplicaId};
+
+/// Why a proposal has no result.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ProposeError {
+    /// The state machine said no; nothing changed.
+    #[error("{}", .0.message)]
+    Refused(pb::Refusal),
+    /// Certainly not done, and worth a retry.
+    #[error("the cluster cannot take changes now: {reason}; try again in a moment")]
+    Unavailable {
+        /// What is missing.
+        reason: String,
+    },
+    /// It may have been done or not.
+    #[error("the outcome is not known: {reason}; look before you try again")]
+    Unknown {
+        /// What happened.
+        reason: String,
+    },
+}
+
+impl ProposeError {
+    /// Whether the same proposal may simply be made again.
+    pub const fn is_retryable(&self) -> bool {
+        matches!(self, Self::Unavailable { .. })
+    }
+}
+
+/// Why a linearizable read has no result.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("this replica cannot confirm that it is up to date: {reason}; try again in a moment")]
+pub struct ReadError {
+    /// What is missing.
+    pub reason: String,
+}
+
+/// A handle on the cluster as this replica sees it. Cloning is cheap.
+#[derive(Clone)]
+pub struct Cluster {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    consensus: Arc<dyn Consensus>,
+    machine: Arc<Machine>,
+    proposals: Proposals,
+    soft: Arc<SoftState>,
+    replica: ReplicaId,
+    incarnation: u64,
+    /// Owns the background tasks: they end with the last handle.
+    _tasks: JoinSet<()>,
+}
+
+/// How long a map stream waits for the closed stream of its node to come back before the close is
+/// reported: headscale's figure, which clients roam within.
+pub const LOCAL_GRACE: Duration = Duration::from_secs(10);
+
+impl Cluster {
+    /// Makes the handle over a running consensus whose commands `machine` applies.
+    pub fn new(
+        consensus: Arc<dyn Consensus>,
+        machine: Arc<Machine>,
+        replica: ReplicaId,
+        incarnation: u64,
+    ) -> Self {
+        let mut tasks = JoinSet::new();
+        let proposals = Proposals::spawn(Arc::clone(&consensus), &mut tasks);
+        let soft = SoftState::spawn(proposals.clone(), &mut tasks);
+        let inner = Inner {
+            consensus,
+            machine,
+            proposals,
+            soft,
+            replica,
+            incarnation,
+            _tasks: tasks,
+        };
+        Self {
+            inner: Arc::new(inner),
+        }
+    }
+
+    /// The newest state that this replica has applied.
+    pub fn state(&self) -> Arc<State> {
+        self.inner.machine.state()
+    }
+
+    /// Log index of [`Self::state`].
+    pub fn applied_index(&self) -> u64 {
+        self.inner.machine.applied_index()
+    }
+
+    /// Proposes a change and waits until it is applied here, so that the proposer reads its write.
+    ///
+    /// # Errors
+    /// See [`ProposeError`]; only `Unknown` leaves open whether the change was made.
+    ///
+    /// # Cancel safety
+    /// The change goes on when the caller stops waiting.
+    pub async fn propose(&self, op: Op) -> Result<pb::Done, ProposeError> {
+        self.inner.proposals.propose(op).await
+    }
+
+    /// The state as of now: not older than any change acknowledged before this call, anywhere.
+    ///
+    /// # Errors
+    /// When no leader confirms it in time.
+    pub async fn linearizable(&self) -> Result<Arc<State>, ReadError> {
+        self.inner.consensus.read_index().await?;
+        Ok(self.state())
+    }
+
+    /// Follows what is applied from here on. A receiver that lags behind must start over from
+    /// [`Self::state`].
+    pub fn subscribe(&self) -> broadcast::Receiver<Arc<Applied>> {
+        self.inner.machine.subscribe()
+    }
+
+    /// Stores what a node reports about itself: soon, newest wins, equal values are skipped.
+    pub fn update_node(&self, update: pb::UpdateNode) {
+        self.inner.soft.update(update);
+    }
+
+    /// Records that the node's map stream is held here.
+    ///
+    /// # Errors
+    /// As [`Self::propose`].
+    pub async fn open_session(&self, node: NodeId) -> Result<SessionNo, ProposeError> {
+        let op = Op::OpenSession(pb::OpenSession {
+            node_id: node.0,
+            replica_id: self.inner.replica.0,
+            incarnation: self.inner.incarnation,
+        });
+        let no = self.propose(op).await?.session_no.unwrap_or_default();
+        Ok(SessionNo {
+            index: no.index,
+            position: no.position,
+        })
+    }
+
+    /// Records, soon, that this map stream has ended; a newer stream of the node is not touched.
+    pub fn close_session(&self, node: NodeId, no: SessionNo) {
+        self.inner.soft.close(node, no);
+    }
+
+    /// How the cluster looks from here.
+    pub fn status(&self) -> ClusterStatus {
+        self.inner.consensus.status()
+    }
+
+    /// Whether some replica leads, as far as this one knows.
+    pub fn has_leader(&self) -> bool {
+        self.status().leader.is_some()
+    }
+
+    /// Which replica this is.
+    pub fn replica_id(&self) -> ReplicaId {
+        self.inner.replica
+    }
+
+    /// Boot counter of this replica.
+    pub fn incarnation(&self) -> u64 {
+        self.inner.incarnation
+    }
+
+    /// Makes a one-time token that admits a new replica within `ttl`.
+    ///
+    /// # Errors
+    /// As [`Self::propose`].
+    pub async fn create_join_token(&self, ttl: Duration) -> Result<String, ProposeError> {
+        self.inner.consensus.create_join_token(ttl).await
+    }
+}

@@ -1,0 +1,93 @@
+//! What the typed face needs from a consensus layer, so that tests can run on an in-process one.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use serde::Serialize;
+
+use super::{ProposeError, ReadError};
+
+/// A totally ordered log of commands that [`super::Machine`] applies.
+pub trait Consensus: Send + Sync + 'static {
+    /// Commits a command and answers its outcome once it is applied on this replica.
+    fn propose(&self, command: Bytes) -> BoxFuture<'_, Result<Bytes, ProposeError>>;
+
+    /// Waits until everything acknowledged before the call is applied on this replica.
+    fn read_index(&self) -> BoxFuture<'_, Result<u64, ReadError>>;
+
+    /// The cluster as this replica sees it at this moment.
+    fn status(&self) -> ClusterStatus;
+
+    /// Makes a one-time token that admits a new replica.
+    fn create_join_token(&self, ttl: Duration) -> BoxFuture<'_, Result<String, ProposeError>>;
+}
+
+/// What a replica is to the cluster at the moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Has a vote, or will have one, and asks for votes.
+    Candidate,
+    /// Has a vote and follows the leader.
+    #[default]
+    Follower,
+    /// Orders the log.
+    Leader,
+    /// Follows without a vote.
+    Learner,
+}
+
+/// The cluster as one replica sees it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClusterStatus {
+    /// UUID given at `cluster init`.
+    pub cluster_id: String,
+    /// The replica that looks.
+    pub replica_id: u64,
+    /// Its boot counter.
+    pub incarnation: u64,
+    /// Its role.
+    pub role: Role,
+    /// The leader that it knows.
+    pub leader: Option<u64>,
+    /// Its term.
+    pub term: u64,
+    /// Last entry in its log.
+    pub last_log_index: u64,
+    /// Last entry that it knows to be committed.
+    pub committed_index: u64,
+    /// Last entry that it has applied.
+    pub applied_index: u64,
+    /// How long it has known no leader; zero when it knows one.
+    pub leaderless_ms: u64,
+    /// Whether there are other replicas and none has answered this one lately.
+    pub cut_off: bool,
+    /// Whether enough voters answer this replica to commit.
+    pub quorum: bool,
+    /// How many more voters may fail before the cluster stops taking changes.
+    pub tolerated_failures: usize,
+    /// Members of the committed membership in id order.
+    pub members: Vec<MemberStatus>,
+}
+
+/// One member of the cluster.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MemberStatus {
+    /// Replica id.
+    pub id: u64,
+    /// Configured name.
+    pub name: String,
+    /// `host:port` of its peer listener.
+    pub addr: String,
+    /// Whether it votes.
+    pub voter: bool,
+    /// Milliseconds since it last answered the leader; only known to the leader.
+    pub last_contact_ms: Option<u64>,
+    /// Last log entry that it is known to hold; only known to the leader.
+    pub matched_index: Option<u64>,
+    /// Whether it answered this replica lately; true for this replica itself.
+    pub reachable: bool,
+}

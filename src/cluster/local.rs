@@ -1,0 +1,161 @@
+//! A cluster of one in memory: the same machine and the same handle over a log that is a mutex.
+//! For tests of what stands above the cluster.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use hydrascale_proto::state::v1::{self as pb, command::Op};
+use hydrascale_raft::{ApplyContext, StateMachine};
+use parking_lot::Mutex;
+
+use super::{
+    Cluster, ClusterStatus, Consensus, Machine, MemberStatus, ProposeError, ReadError, Role,
+};
+use crate::types::{ReplicaId, Timestamp};
+
+/// Drives the in-memory log of [`Cluster::local`]: its clock and whether it takes changes.
+#[derive(Clone)]
+pub struct LocalControl {
+    log: Arc<LocalLog>,
+}
+
+struct LocalLog {
+    machine: Arc<Machine>,
+    index: Mutex<u64>,
+    now_ms: AtomicI64,
+    available: AtomicBool,
+}
+
+impl Cluster {
+    /// A cluster of one in memory, with an empty tailnet made from `init` at time `now`.
+    ///
+    /// # Errors
+    /// When the state machine refuses `init`.
+    pub async fn local(
+        init: pb::InitTailnet,
+        now: Timestamp,
+    ) -> Result<(Self, LocalControl), ProposeError> {
+        let machine = Arc::new(Machine::new());
+        let log = Arc::new(LocalLog {
+            machine: Arc::clone(&machine),
+            index: Mutex::new(0),
+            now_ms: AtomicI64::new(now.unix_ms()),
+            available: AtomicBool::new(true),
+        });
+        let cluster = Self::new(
+            Arc::clone(&log) as Arc<dyn Consensus>,
+            machine,
+            ReplicaId(1),
+            1,
+        );
+        cluster.propose(Op::InitTailnet(init)).await?;
+        let up = pb::ReplicaUp {
+            replica_id: 1,
+            incarnation: 1,
+            name: "local".to_owned(),
+            level_min: 1,
+            level_max: 1,
+            ..Default::default()
+        };
+        cluster.propose(Op::ReplicaUp(up)).await?;
+        Ok((cluster, LocalControl { log }))
+    }
+}
+
+impl LocalControl {
+    /// Moves the log's clock forward.
+    pub fn advance(&self, by: Duration) {
+        let ms = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
+        self.log.now_ms.fetch_add(ms, Ordering::Relaxed);
+    }
+
+    /// The time that the next command is stamped with.
+    pub fn now(&self) -> Timestamp {
+        Timestamp::from_unix_ms(self.log.now_ms.load(Ordering::Relaxed))
+    }
+
+    /// Takes the leader away, or gives it back.
+    pub fn set_available(&self, available: bool) {
+        self.log.available.store(available, Ordering::Relaxed);
+    }
+}
+
+impl LocalLog {
+    fn commit(&self, command: &[u8]) -> Result<Bytes, ProposeError> {
+        if !self.available.load(Ordering::Relaxed) {
+            return Err(ProposeError::Unavailable {
+                reason: "there is no leader".to_owned(),
+            });
+        }
+        let mut index = self.index.lock();
+        *index += 1;
+        let ctx = ApplyContext {
+            index: *index,
+            now_ms: self.now_ms.load(Ordering::Relaxed),
+        };
+        let effects = self
+            .machine
+            .apply(&ctx, command)
+            .map_err(|error| ProposeError::Unknown {
+                reason: error.to_string(),
+            })?;
+        self.machine.publish(*index);
+        Ok(effects.outcome)
+    }
+}
+
+impl Consensus for LocalLog {
+    fn propose(&self, command: Bytes) -> BoxFuture<'_, Result<Bytes, ProposeError>> {
+        async move { self.commit(&command) }.boxed()
+    }
+
+    fn read_index(&self) -> BoxFuture<'_, Result<u64, ReadError>> {
+        async move {
+            if self.available.load(Ordering::Relaxed) {
+                Ok(self.machine.applied_index())
+            } else {
+                Err(ReadError {
+                    reason: "there is no leader".to_owned(),
+                })
+            }
+        }
+        .boxed()
+    }
+
+    fn status(&self) -> ClusterStatus {
+        let available = self.available.load(Ordering::Relaxed);
+        let me = MemberStatus {
+            id: 1,
+            name: "local".to_owned(),
+            voter: true,
+            reachable: true,
+            ..Default::default()
+        };
+        ClusterStatus {
+            cluster_id: "local".to_owned(),
+            replica_id: 1,
+            incarnation: 1,
+            role: if available {
+                Role::Leader
+            } else {
+                Role::Follower
+            },
+            leader: available.then_some(1),
+            term: 1,
+            applied_index: self.machine.applied_index(),
+            leaderless_ms: if available { 0 } else { 3_600_000 },
+            quorum: available,
+            members: vec![me],
+            ..Default::default()
+        }
+    }
+
+    fn create_join_token(&self, _ttl: Duration) -> BoxFuture<'_, Result<String, ProposeError>> {
+        let reason = "an in-memory cluster cannot grow".to_owned();
+        async move { Err(ProposeError::Unavailable { reason }) }.boxed()
+    }
+}

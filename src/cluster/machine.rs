@@ -1,0 +1,170 @@
+//! Binds [`crate::state`] to the log: decodes commands, collects changes, publishes states.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use hydrascale_proto::state::v1 as pb;
+use hydrascale_raft::{ApplyContext, Effects, MachineError, Row, StateMachine};
+use parking_lot::Mutex;
+use prost::Message;
+use tokio::sync::broadcast;
+
+use crate::state::{self, Change, Loader, State};
+use crate::types::Timestamp;
+
+/// How many applied batches a slow follower of changes may lag before it must start over from the
+/// whole state: a few seconds of a registration storm.
+const CHANGES_KEPT: usize = 1024;
+
+/// What became visible to readers.
+#[derive(Debug)]
+pub struct Applied {
+    /// Log index up to which [`Self::state`] is applied.
+    pub index: u64,
+    /// What differs from the state published before.
+    pub what: What,
+    /// The state as of `index`.
+    pub state: Arc<State>,
+}
+
+/// The difference between two published states.
+#[derive(Debug)]
+pub enum What {
+    /// These parts changed.
+    Change(Change),
+    /// Anything may have changed: a snapshot was installed.
+    Reset,
+}
+
+/// The tailnet's state as the replicated state machine drives it.
+pub struct Machine {
+    working: Mutex<Working>,
+    published: ArcSwap<Published>,
+    changes: broadcast::Sender<Arc<Applied>>,
+}
+
+struct Published {
+    index: u64,
+    state: Arc<State>,
+}
+
+struct Working {
+    state: State,
+    change: Change,
+    reset: bool,
+}
+
+impl Default for Machine {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Machine {
+    /// An empty machine; the log or a snapshot fills it.
+    pub fn new() -> Self {
+        let state = State::default();
+        Self {
+            published: ArcSwap::from_pointee(Published {
+                index: 0,
+                state: Arc::new(state.clone()),
+            }),
+            working: Mutex::new(Working {
+                state,
+                change: Change::default(),
+                reset: false,
+            }),
+            changes: broadcast::channel(CHANGES_KEPT).0,
+        }
+    }
+
+    /// The newest published state.
+    pub fn state(&self) -> Arc<State> {
+        Arc::clone(&self.published.load().state)
+    }
+
+    /// Log index of the newest published state.
+    pub fn applied_index(&self) -> u64 {
+        self.published.load().index
+    }
+
+    /// Follows what is published from here on.
+    pub fn subscribe(&self) -> broadcast::Receiver<Arc<Applied>> {
+        self.changes.subscribe()
+    }
+}
+
+impl StateMachine for Machine {
+    fn load(
+        &self,
+        applied: u64,
+        rows: &mut dyn Iterator<Item = Result<Row, MachineError>>,
+    ) -> Result<(), MachineError> {
+        let mut loader = Loader::default();
+        for row in rows {
+            loader.push(&row?)?;
+        }
+        let state = loader.finish();
+        let mut working = self.working.lock();
+        *working = Working {
+            state,
+            change: Change::default(),
+            reset: true,
+        };
+        drop(working);
+        self.publish(applied);
+        Ok(())
+    }
+
+    fn apply(&self, ctx: &ApplyContext, command: &[u8]) -> Result<Effects, MachineError> {
+        let command =
+            pb::Command::decode(command).map_err(|error| halt("command does not decode", error))?;
+        let ctx = state::ApplyContext {
+            index: ctx.index,
+            now: Timestamp::from_unix_ms(ctx.now_ms),
+        };
+        let mut working = self.working.lock();
+        let applied = working
+            .state
+            .apply(&ctx, &command)
+            .map_err(|error| halt("command cannot be applied by this version", error))?;
+        working.change.merge(applied.change);
+        Ok(Effects {
+            writes: applied.writes,
+            outcome: Bytes::from(applied.outcome.encode_to_vec()),
+        })
+    }
+
+    fn publish(&self, applied: u64) {
+        let mut working = self.working.lock();
+        let change = std::mem::take(&mut working.change);
+        let what = if std::mem::take(&mut working.reset) {
+            What::Reset
+        } else {
+            What::Change(change)
+        };
+        let state = Arc::new(working.state.clone());
+        self.published.store(Arc::new(Published {
+            index: applied,
+            state: Arc::clone(&state),
+        }));
+        drop(working);
+        let quiet = matches!(&what, What::Change(change) if change.is_empty());
+        if !quiet {
+            // No receiver is fine: nobody streams yet.
+            let _ = self.changes.send(Arc::new(Applied {
+                index: applied,
+                what,
+                state,
+            }));
+        }
+    }
+}
+
+fn halt(message: &str, source: impl std::error::Error + Send + Sync + 'static) -> MachineError {
+    MachineError {
+        message: message.to_owned(),
+        source: Some(Box::new(source)),
+    }
+}
