@@ -1,1 +1,58 @@
-//! The policy interface: who sees whom, and with which packet filter.
+//! The policy interface: who sees whom, and what each node is told about access.
+//!
+//! Pure. The netmap asks these questions and nothing else, so that the engine behind them can be
+//! exchanged. [`AllowAll`] answers them as a tailnet without a policy file does.
+
+use serde_json::Value;
+
+use crate::state::{Node, State};
+use crate::tailcfg::{CapMap, FilterRule, SshPolicy};
+
+/// The rules of a tailnet.
+pub trait Policy: Send + Sync + 'static {
+    /// Nodes of one visibility class see the same peers, themselves left out, and are told the same
+    /// about them; what is encoded for one of them serves all.
+    fn class(&self, state: &State, viewer: &Node) -> u64;
+
+    /// Whether `viewer` may know that `peer` exists.
+    fn can_see(&self, state: &State, viewer: &Node, peer: &Node) -> bool;
+
+    /// What may reach `node` (`tailcfg.MapResponse.PacketFilters["base"]`).
+    fn packet_filter(&self, state: &State, node: &Node) -> Vec<FilterRule>;
+
+    /// Who may log in to `node` by SSH (`tailcfg.MapResponse.SSHPolicy`).
+    fn ssh_policy(&self, state: &State, node: &Node) -> SshPolicy;
+
+    /// Attributes of `node` beside those that the configuration gives (`tailcfg.Node.CapMap`).
+    fn capabilities(&self, state: &State, node: &Node) -> CapMap;
+}
+
+/// Everybody sees and reaches everybody; nobody logs in by SSH.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AllowAll;
+
+impl Policy for AllowAll {
+    fn class(&self, _state: &State, _viewer: &Node) -> u64 {
+        0
+    }
+
+    fn can_see(&self, _state: &State, _viewer: &Node, _peer: &Node) -> bool {
+        true
+    }
+
+    fn packet_filter(&self, _state: &State, _node: &Node) -> Vec<FilterRule> {
+        vec![FilterRule::allow_all()]
+    }
+
+    fn ssh_policy(&self, _state: &State, _node: &Node) -> SshPolicy {
+        SshPolicy::default()
+    }
+
+    fn capabilities(&self, _state: &State, _node: &Node) -> CapMap {
+        // headscale treats every node's user as an administrator of its own tailnet.
+        CapMap::from([(
+            "https://tailscale.com/cap/is-admin".to_owned(),
+            Vec::<Value>::new(),
+        )])
+    }
+}

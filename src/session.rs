@@ -1,1 +1,114 @@
-//! Map streams: the pure machine, its driver, and the registry.
+//! Map streams: the long poll in which a node gets its netmap and every change of it.
+//!
+//! ```text
+//! Cluster --changes--> feed (one task: gathers, makes one Delta) --shared Delta--> driver (one per
+//! stream: full map, deltas, keep-alives) --frames--> FrameSink (HTTP/2 inside Noise)
+//! ```
+//!
+//! The first message is whole and nothing overtakes it: a stream subscribes first and then takes its
+//! state, so that every later change reaches it. Whoever falls behind gets a fresh full map.
+
+mod driver;
+mod feed;
+mod registry;
+mod service;
+mod stream;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::task::JoinSet;
+
+pub use self::driver::StreamEnd;
+use self::feed::Feed;
+use self::registry::Registry;
+pub use self::service::Service;
+pub use self::stream::{MapKind, StreamRequest};
+use crate::cluster::Cluster;
+use crate::netmap::{KeepAlive, NetmapConfig};
+use crate::policy::Policy;
+use crate::types::{NodeId, Timestamp};
+
+/// Where a stream's frames go.
+pub trait FrameSink: Send {
+    /// Sends one frame; returns once it is handed over, which takes as long as the client is slow.
+    ///
+    /// # Errors
+    /// The client is gone.
+    fn send(&mut self, frame: Bytes) -> impl Future<Output = Result<(), SinkClosed>> + Send;
+
+    /// Resolves when the client is gone.
+    fn closed(&mut self) -> impl Future<Output = ()> + Send;
+}
+
+/// The client is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the client has left its map stream")]
+pub struct SinkClosed;
+
+/// All map streams of this replica. Cloning is cheap.
+#[derive(Clone)]
+pub struct MapStreams {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    cluster: Cluster,
+    config: NetmapConfig,
+    policy: Arc<dyn Policy>,
+    clock: fn() -> Timestamp,
+    feed: Feed,
+    registry: Registry,
+    keep_alive: KeepAlive,
+    _tasks: JoinSet<()>,
+}
+
+impl MapStreams {
+    /// Binds map streams to the cluster's changes.
+    pub fn new(
+        cluster: Cluster,
+        config: NetmapConfig,
+        policy: Arc<dyn Policy>,
+        clock: fn() -> Timestamp,
+    ) -> Self {
+        let mut tasks = JoinSet::new();
+        let feed = Feed::spawn(&cluster, clock, &mut tasks);
+        let inner = Inner {
+            cluster,
+            config,
+            policy,
+            clock,
+            feed,
+            registry: Registry::default(),
+            keep_alive: KeepAlive::default(),
+            _tasks: tasks,
+        };
+        Self {
+            inner: Arc::new(inner),
+        }
+    }
+
+    /// Streams a node's netmap into `sink` until one of the two ends it, or sends it once. An older
+    /// stream of the same node here ends first.
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends the stream; its session is closed all the same.
+    pub async fn serve(&self, request: StreamRequest, sink: &mut impl FrameSink) -> StreamEnd {
+        driver::run(&self.inner, request, sink).await
+    }
+
+    /// Streams that are open here.
+    pub fn count(&self) -> usize {
+        self.inner.registry.count()
+    }
+
+    /// Whether a stream of the node is open here.
+    pub fn is_streaming(&self, node: NodeId) -> bool {
+        self.inner.registry.holds(node)
+    }
+}
+
+/// Changes are gathered this long behind the last ones sent, so that a storm costs one frame per
+/// window; a lone change goes out at once.
+const GATHER_WINDOW: Duration = Duration::from_millis(50);

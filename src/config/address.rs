@@ -38,7 +38,9 @@ impl ServerUrl {
         } else if let Some(rest) = text.strip_prefix("http://") {
             (false, rest)
         } else {
-            return Err(format!("must start with http:// or https://; it {URL_REMEDY}"));
+            return Err(format!(
+                "must start with http:// or https://; it {URL_REMEDY}"
+            ));
         };
         let authority = rest.split(['/', '?', '#']).next().unwrap_or("");
         if authority.contains('@') {
@@ -48,17 +50,30 @@ impl ServerUrl {
             split_host_port(authority).map_err(|problem| format!("{problem}; it {URL_REMEDY}"))?;
         let default_port = if https { 443 } else { 80 };
         let text = text.trim_end_matches('/').to_owned();
-        Ok(Self { text, https, host: host.to_lowercase(), port: port.unwrap_or(default_port) })
+        Ok(Self {
+            text,
+            https,
+            host: host.to_lowercase(),
+            port: port.unwrap_or(default_port),
+        })
     }
 
     pub(super) fn read(reader: &mut Reader<'_>) -> Self {
         match reader.parse("server_url", Self::parse) {
             Some(url) => url,
             None => {
-                if reader.setting("server_url").is_none_or(|s| s.text().is_none_or(str::is_empty)) {
+                if reader
+                    .setting("server_url")
+                    .is_none_or(|s| s.text().is_none_or(str::is_empty))
+                {
                     reader.fail_key("server_url", format!("is missing; it {URL_REMEDY}"));
                 }
-                Self { text: String::new(), https: false, host: String::new(), port: 0 }
+                Self {
+                    text: String::new(),
+                    https: false,
+                    host: String::new(),
+                    port: 0,
+                }
             }
         }
     }
@@ -97,7 +112,8 @@ impl HostPort {
     /// A sentence that says what to write.
     pub fn parse(text: &str) -> Result<Self, String> {
         const REMEDY: &str = "must be host:port, such as replica-1.example.com:7443";
-        let (host, port) = split_host_port(text).map_err(|problem| format!("{problem}; it {REMEDY}"))?;
+        let (host, port) =
+            split_host_port(text).map_err(|problem| format!("{problem}; it {REMEDY}"))?;
         let port = port.ok_or(REMEDY)?;
         Ok(Self { host, port })
     }
@@ -129,7 +145,9 @@ pub(super) fn parse_listen_addr(text: &str) -> Result<SocketAddr, String> {
     match host {
         "" | "*" => Ok(SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port)),
         "localhost" => Ok(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)),
-        _ => Err(format!("{REMEDY}; host names other than localhost are not resolved")),
+        _ => Err(format!(
+            "{REMEDY}; host names other than localhost are not resolved"
+        )),
     }
 }
 
@@ -137,7 +155,8 @@ pub(super) fn parse_listen_addr(text: &str) -> Result<SocketAddr, String> {
 fn split_host_port(text: &str) -> Result<(String, Option<u16>), String> {
     let (host, port) = if let Some(rest) = text.strip_prefix('[') {
         let (host, after) = rest.split_once(']').ok_or("has no closing bracket")?;
-        host.parse::<Ipv6Addr>().map_err(|_| "has no IPv6 address in its brackets")?;
+        host.parse::<Ipv6Addr>()
+            .map_err(|_| "has no IPv6 address in its brackets")?;
         let port = match after.strip_prefix(':') {
             Some(port) => Some(port),
             None if after.is_empty() => None,
@@ -158,7 +177,12 @@ fn split_host_port(text: &str) -> Result<(String, Option<u16>), String> {
         return Err("has no valid host".to_owned());
     }
     let port = port
-        .map(|port| port.parse().ok().filter(|port| *port > 0).ok_or("has no valid port"))
+        .map(|port| {
+            port.parse()
+                .ok()
+                .filter(|port| *port > 0)
+                .ok_or("has no valid port")
+        })
         .transpose()?;
     Ok((host.to_owned(), port))
 }
@@ -170,7 +194,10 @@ mod tests {
     #[test]
     fn a_server_url_gives_scheme_host_and_port() {
         let url = ServerUrl::parse("https://Net.Example.com/").unwrap();
-        assert_eq!((url.as_str(), url.is_https()), ("https://Net.Example.com", true));
+        assert_eq!(
+            (url.as_str(), url.is_https()),
+            ("https://Net.Example.com", true)
+        );
         assert_eq!((url.host(), url.port()), ("net.example.com", 443));
         let url = ServerUrl::parse("http://[::1]:8080").unwrap();
         assert_eq!((url.host(), url.port()), ("::1", 8080));
@@ -178,8 +205,14 @@ mod tests {
 
     #[test]
     fn a_bad_server_url_says_what_to_write() {
-        for text in ["example.com", "ftp://x", "https://", "https://a:b", "https://u:p@h", "http://a b"]
-        {
+        for text in [
+            "example.com",
+            "ftp://x",
+            "https://",
+            "https://a:b",
+            "https://u:p@h",
+            "http://a b",
+        ] {
             let problem = ServerUrl::parse(text).unwrap_err();
             assert!(problem.contains("must"), "{text}: {problem}");
         }
@@ -188,7 +221,10 @@ mod tests {
     #[test]
     fn listen_addresses_without_host_mean_all_interfaces() {
         assert_eq!(parse_listen_addr(":7443").unwrap().to_string(), "[::]:7443");
-        assert_eq!(parse_listen_addr("localhost:1").unwrap().to_string(), "127.0.0.1:1");
+        assert_eq!(
+            parse_listen_addr("localhost:1").unwrap().to_string(),
+            "127.0.0.1:1"
+        );
         assert_eq!(parse_listen_addr(":http").unwrap().port(), 80);
         assert!(parse_listen_addr("example.com:1").is_err());
         assert!(parse_listen_addr("8080").is_err());

@@ -81,7 +81,9 @@ impl ClientConfig {
                 .filter(|timeout| !timeout.is_zero())
                 .unwrap_or(TIMEOUT),
             insecure: reader.bool("cli.insecure").unwrap_or(false),
-            unix_socket: reader.path("unix_socket").unwrap_or_else(|| PathBuf::from(UNIX_SOCKET)),
+            unix_socket: reader
+                .path("unix_socket")
+                .unwrap_or_else(|| PathBuf::from(UNIX_SOCKET)),
         }
     }
 }

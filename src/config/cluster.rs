@@ -37,14 +37,20 @@ pub struct ClusterConfig {
 impl ClusterConfig {
     pub(super) fn read(reader: &mut Reader<'_>) -> Self {
         refuse_unsupported(reader);
-        let host_name = reader.environment().host_name().unwrap_or(REPLICA_NAME).to_owned();
+        let host_name = reader
+            .environment()
+            .host_name()
+            .unwrap_or(REPLICA_NAME)
+            .to_owned();
         let peer_listen = reader
             .parse("cluster.peer_listen_addr", parse_listen_addr)
             .unwrap_or_else(|| SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), PEER_PORT));
         let replica_name = reader.parse("cluster.replica_name", parse_name);
         let zone = reader.parse("cluster.zone", parse_name).unwrap_or_default();
         Self {
-            data_dir: reader.path("cluster.data_dir").unwrap_or_else(|| PathBuf::from(DATA_DIR)),
+            data_dir: reader
+                .path("cluster.data_dir")
+                .unwrap_or_else(|| PathBuf::from(DATA_DIR)),
             replica_name: replica_name.unwrap_or_else(|| host_name.clone()),
             peer_listen,
             peer_advertise: reader
@@ -60,9 +66,15 @@ impl ClusterConfig {
 }
 
 fn default_advertise(listen: SocketAddr, host_name: String) -> HostPort {
-    let host =
-        if listen.ip().is_unspecified() { host_name } else { listen.ip().to_string() };
-    HostPort { host, port: listen.port() }
+    let host = if listen.ip().is_unspecified() {
+        host_name
+    } else {
+        listen.ip().to_string()
+    };
+    HostPort {
+        host,
+        port: listen.port(),
+    }
 }
 
 /// Names become DERP region codes and labels of metrics.

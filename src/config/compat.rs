@@ -8,7 +8,10 @@ use super::tree::Value;
 
 /// Today's name of a key and the one of headscale 0.22.
 const RENAMED: [(&str, &str); 11] = [
-    ("node.ephemeral.inactivity_timeout", "ephemeral_node_inactivity_timeout"),
+    (
+        "node.ephemeral.inactivity_timeout",
+        "ephemeral_node_inactivity_timeout",
+    ),
     ("policy.path", "acl_policy_path"),
     ("dns.override_local_dns", "dns_config.override_local_dns"),
     ("dns.nameservers.global", "dns_config.nameservers"),
@@ -25,41 +28,90 @@ const RENAMED: [(&str, &str); 11] = [
 const DROPPED: [(&str, &str); 8] = [
     ("private_key_path", "clients that old are not supported"),
     ("grpc_allow_insecure", "the gRPC port does not exist yet"),
-    ("node_update_check_interval", "changes are pushed, nothing polls"),
-    ("dns_config.use_username_in_magic_dns", "user names are no longer part of node names"),
-    ("dns.use_username_in_magic_dns", "user names are no longer part of node names"),
-    ("oidc.strip_email_domain", "user names are no longer made from e-mail addresses"),
-    ("oidc.map_legacy_users", "user names are no longer made from e-mail addresses"),
-    ("randomize_client_port", "set randomizeClientPort in the policy file instead"),
+    (
+        "node_update_check_interval",
+        "changes are pushed, nothing polls",
+    ),
+    (
+        "dns_config.use_username_in_magic_dns",
+        "user names are no longer part of node names",
+    ),
+    (
+        "dns.use_username_in_magic_dns",
+        "user names are no longer part of node names",
+    ),
+    (
+        "oidc.strip_email_domain",
+        "user names are no longer made from e-mail addresses",
+    ),
+    (
+        "oidc.map_legacy_users",
+        "user names are no longer made from e-mail addresses",
+    ),
+    (
+        "randomize_client_port",
+        "set randomizeClientPort in the policy file instead",
+    ),
 ];
 
 /// Keys without effect: a group, its members, and why.
 const INERT: [(&str, &[&str], &str); 9] = [
-    ("database", DATABASE_KEYS, "the state is kept in cluster.data_dir"),
+    (
+        "database",
+        DATABASE_KEYS,
+        "the state is kept in cluster.data_dir",
+    ),
     ("policy", &["policy.path", "policy.mode"], POLICY_REASON),
-    ("oidc", OIDC_KEYS, "logins through an identity provider are not supported yet"),
-    ("tls_letsencrypt", ACME_KEYS, "certificates are not fetched yet; set tls_cert_path"),
+    (
+        "oidc",
+        OIDC_KEYS,
+        "logins through an identity provider are not supported yet",
+    ),
+    (
+        "tls_letsencrypt",
+        ACME_KEYS,
+        "certificates are not fetched yet; set tls_cert_path",
+    ),
     (
         "derp",
-        &["derp.urls", "derp.paths", "derp.auto_update_enabled", "derp.update_frequency"],
+        &[
+            "derp.urls",
+            "derp.paths",
+            "derp.auto_update_enabled",
+            "derp.update_frequency",
+        ],
         "the DERP map holds the replicas alone yet",
     ),
     (
         "node.routes.ha",
-        &["node.routes.ha.probe_interval", "node.routes.ha.probe_timeout"],
+        &[
+            "node.routes.ha.probe_interval",
+            "node.routes.ha.probe_timeout",
+        ],
         "routers are not probed yet",
     ),
-    ("tuning", TUNING_KEYS, "there is nothing of this kind to tune"),
-    ("grpc_listen_addr", &["grpc_listen_addr"], "the gRPC port does not exist yet"),
+    (
+        "tuning",
+        TUNING_KEYS,
+        "there is nothing of this kind to tune",
+    ),
+    (
+        "grpc_listen_addr",
+        &["grpc_listen_addr"],
+        "the gRPC port does not exist yet",
+    ),
     (
         "other",
-        &["trusted_proxies", "dns.extra_records_path", "preauth_keys.revoked_retention"],
+        &[
+            "trusted_proxies",
+            "dns.extra_records_path",
+            "preauth_keys.revoked_retention",
+        ],
         "not supported yet",
     ),
 ];
 
-const POLICY_REASON: &str =
-    "policies are not supported yet: EVERY NODE MAY REACH EVERY OTHER NODE";
+const POLICY_REASON: &str = "policies are not supported yet: EVERY NODE MAY REACH EVERY OTHER NODE";
 
 const DATABASE_KEYS: &[&str] = &[
     "database.type",
@@ -124,9 +176,13 @@ pub(super) fn translate(reader: &mut Reader<'_>) {
         }
         reader.set_legacy();
         if reader.lookup(newer).is_some() {
-            reader.notice(format!("{older} is the former name of {newer}: ignored, both are set"));
+            reader.notice(format!(
+                "{older} is the former name of {newer}: ignored, both are set"
+            ));
         } else {
-            reader.notice(format!("{older} is the former name of {newer}: please rename it"));
+            reader.notice(format!(
+                "{older} is the former name of {newer}: please rename it"
+            ));
         }
     }
     if reader.lookup("ip_prefixes").is_some() {
@@ -149,8 +205,11 @@ pub(super) fn check_inert(reader: &mut Reader<'_>) {
     check_oidc(reader);
     check_probes(reader);
     for (group, keys, why) in INERT {
-        let mut set: Vec<&str> =
-            keys.iter().copied().filter(|key| is_set(reader, key)).collect();
+        let mut set: Vec<&str> = keys
+            .iter()
+            .copied()
+            .filter(|key| is_set(reader, key))
+            .collect();
         let quiet = QUIET_WITHOUT_FIRST.contains(&group) && set.first() != keys.first();
         if set.is_empty() || quiet {
             continue;
@@ -162,19 +221,24 @@ pub(super) fn check_inert(reader: &mut Reader<'_>) {
 
 /// Whether a key holds something; marks it as known.
 fn is_set(reader: &mut Reader<'_>, key: &str) -> bool {
-    reader.setting(key).is_some_and(|setting| match &setting.value {
-        Value::Null => false,
-        Value::Scalar(text) => !text.trim().is_empty(),
-        Value::List(items) => !items.is_empty(),
-        Value::Map(entries) => !entries.is_empty(),
-    })
+    reader
+        .setting(key)
+        .is_some_and(|setting| match &setting.value {
+            Value::Null => false,
+            Value::Scalar(text) => !text.trim().is_empty(),
+            Value::List(items) => !items.is_empty(),
+            Value::Map(entries) => !entries.is_empty(),
+        })
 }
 
 fn check_choices(reader: &mut Reader<'_>) {
     let choices: [(&str, &[&str]); 3] = [
         ("database.type", &["sqlite", "sqlite3", "postgres"]),
         ("policy.mode", &["file", "database"]),
-        ("tls_letsencrypt_challenge_type", &["HTTP-01", "TLS-ALPN-01"]),
+        (
+            "tls_letsencrypt_challenge_type",
+            &["HTTP-01", "TLS-ALPN-01"],
+        ),
     ];
     for (key, allowed) in choices {
         let check = |text: &str| {
@@ -223,11 +287,13 @@ fn check_probes(reader: &mut Reader<'_>) {
         return;
     }
     if interval < Duration::from_secs(2) {
-        reader.fail_key("node.routes.ha.probe_interval", "must be 0 (off) or at least 2s");
+        reader.fail_key(
+            "node.routes.ha.probe_interval",
+            "must be 0 (off) or at least 2s",
+        );
     }
     if timeout < Duration::from_secs(1) || timeout >= interval {
         let problem = "must be at least 1s and less than probe_interval";
         reader.fail_key("node.routes.ha.probe_timeout", problem);
     }
 }
-

@@ -110,7 +110,10 @@ fn parse_host(text: &str) -> Result<String, &'static str> {
 }
 
 fn read_ip<T: std::str::FromStr>(reader: &mut Reader<'_>, key: &str, older: &str) -> Option<T> {
-    let parse = |text: &str| text.parse::<T>().map_err(|_| "must be an address of that family");
+    let parse = |text: &str| {
+        text.parse::<T>()
+            .map_err(|_| "must be an address of that family")
+    };
     let fallback = reader.parse(older, parse);
     reader.parse(key, parse).or(fallback)
 }
@@ -122,15 +125,24 @@ fn read_certificate(reader: &mut Reader<'_>) -> RelayCertificate {
         (Some(cert_path), Some(key_path)) => {
             check_readable(reader, "cluster.derp.cert_file", &cert_path);
             check_readable(reader, "cluster.derp.key_file", &key_path);
-            RelayCertificate::Files { cert_path, key_path }
+            RelayCertificate::Files {
+                cert_path,
+                key_path,
+            }
         }
         (None, None) => RelayCertificate::SelfSigned,
         (Some(_), None) => {
-            reader.fail_key("cluster.derp.key_file", "is missing beside cert_file; set both");
+            reader.fail_key(
+                "cluster.derp.key_file",
+                "is missing beside cert_file; set both",
+            );
             RelayCertificate::SelfSigned
         }
         (None, Some(_)) => {
-            reader.fail_key("cluster.derp.cert_file", "is missing beside key_file; set both");
+            reader.fail_key(
+                "cluster.derp.cert_file",
+                "is missing beside key_file; set both",
+            );
             RelayCertificate::SelfSigned
         }
     }
@@ -157,7 +169,10 @@ fn check_switches(reader: &mut Reader<'_>) {
     if add == Some(false) {
         if reader.list("derp.paths").is_empty() {
             let problem = "false needs derp.paths, or there is no relay at all; remove it";
-            reader.fail_key("derp.server.automatically_add_embedded_derp_region", problem);
+            reader.fail_key(
+                "derp.server.automatically_add_embedded_derp_region",
+                problem,
+            );
         } else {
             reader.notice(
                 "derp.server.automatically_add_embedded_derp_region: the map always holds the \
@@ -168,7 +183,9 @@ fn check_switches(reader: &mut Reader<'_>) {
 }
 
 fn read_insecure(reader: &mut Reader<'_>, server_url: &ServerUrl) -> bool {
-    let insecure = reader.bool("cluster.derp.insecure_for_tests").unwrap_or(false);
+    let insecure = reader
+        .bool("cluster.derp.insecure_for_tests")
+        .unwrap_or(false);
     if insecure {
         reader.notice(format!(
             "cluster.derp.insecure_for_tests: clients of {server_url} do not check the relay's \

@@ -43,7 +43,9 @@ pub struct ExtraRecord {
 
 impl DnsConfig {
     pub(super) fn read(reader: &mut Reader<'_>, server_url: &ServerUrl) -> Self {
-        let base_domain = reader.parse("dns.base_domain", parse_domain).unwrap_or_default();
+        let base_domain = reader
+            .parse("dns.base_domain", parse_domain)
+            .unwrap_or_default();
         check_base_domain(reader, &base_domain, server_url);
         let global = reader.parse_list("dns.nameservers.global", parse_nameserver);
         Self {
@@ -73,7 +75,9 @@ fn check_base_domain(reader: &mut Reader<'_>, base_domain: &str, server_url: &Se
 
 fn read_magic_dns(reader: &mut Reader<'_>, base_domain: &str) -> bool {
     let magic_dns = reader.bool("dns.magic_dns").unwrap_or(true);
-    let given = reader.setting("dns.base_domain").is_some_and(|s| s.text() != Some(""));
+    let given = reader
+        .setting("dns.base_domain")
+        .is_some_and(|s| s.text() != Some(""));
     if !magic_dns || !base_domain.is_empty() || given {
         return magic_dns;
     }
@@ -88,11 +92,13 @@ fn read_magic_dns(reader: &mut Reader<'_>, base_domain: &str) -> bool {
 
 fn read_override(reader: &mut Reader<'_>, no_nameservers: bool) -> bool {
     let override_local_dns = reader.bool("dns.override_local_dns").unwrap_or(true);
-    let given = reader.setting("dns.nameservers.global").is_some_and(|s| match s.value {
-        Value::List(items) => !items.is_empty(),
-        Value::Scalar(text) => !text.trim().is_empty(),
-        Value::Null | Value::Map(_) => true,
-    });
+    let given = reader
+        .setting("dns.nameservers.global")
+        .is_some_and(|s| match s.value {
+            Value::List(items) => !items.is_empty(),
+            Value::Scalar(text) => !text.trim().is_empty(),
+            Value::Null | Value::Map(_) => true,
+        });
     if !override_local_dns || !no_nameservers || given {
         return override_local_dns;
     }
@@ -111,7 +117,9 @@ fn parse_domain(text: &str) -> Result<String, &'static str> {
     let domain = text.trim_matches('.').to_lowercase();
     let label = |label: &str| {
         (1..=63).contains(&label.len())
-            && label.chars().all(|c| c.is_alphanumeric() || c == '-' || c == '_')
+            && label
+                .chars()
+                .all(|c| c.is_alphanumeric() || c == '-' || c == '_')
             && !label.starts_with('-')
             && !label.ends_with('-')
     };
@@ -136,7 +144,9 @@ fn parse_nameserver(text: &str) -> Result<String, &'static str> {
 
 /// A mapping in the file, a JSON object in the environment.
 fn read_split(reader: &mut Reader<'_>) -> BTreeMap<String, Vec<String>> {
-    let Some(setting) = reader.setting("dns.nameservers.split") else { return BTreeMap::new() };
+    let Some(setting) = reader.setting("dns.nameservers.split") else {
+        return BTreeMap::new();
+    };
     let value = match (&setting.origin, &setting.value) {
         (Origin::Environment(_), Value::Scalar(text)) => {
             Tree::parse(text).map_or(Value::Null, |tree| tree.value)
@@ -153,7 +163,13 @@ fn read_split(reader: &mut Reader<'_>) -> BTreeMap<String, Vec<String>> {
             Ok((domain, servers)) => drop(split.insert(domain, servers)),
             Err(problem) => {
                 let key = format!("{}.{}", setting.key, entry.key);
-                reader.fail(Setting { key, ..setting.clone() }.error(problem));
+                reader.fail(
+                    Setting {
+                        key,
+                        ..setting.clone()
+                    }
+                    .error(problem),
+                );
             }
         }
     }
@@ -172,7 +188,9 @@ fn split_entry(domain: &str, value: &Value) -> Result<(String, Vec<String>), Str
 
 fn read_extra_records(reader: &mut Reader<'_>) -> Vec<ExtraRecord> {
     let path_given = reader.string("dns.extra_records_path").is_some();
-    let Some(setting) = reader.setting("dns.extra_records") else { return Vec::new() };
+    let Some(setting) = reader.setting("dns.extra_records") else {
+        return Vec::new();
+    };
     let Value::List(items) = &setting.value else {
         if setting.text() != Some("") {
             reader.fail(setting.error("must be a list of records with name, type and value"));
@@ -201,11 +219,15 @@ fn read_extra_records(reader: &mut Reader<'_>) -> Vec<ExtraRecord> {
 fn read_record(item: &Tree) -> Result<ExtraRecord, String> {
     let text = |key: &str| match item.find(key).map(|tree| &tree.value) {
         Some(Value::Scalar(text)) => Ok(text.clone()),
-        Some(Value::Null | Value::List(_) | Value::Map(_)) | None => {
-            Err(format!("has a record without {key:?}; write {{name, type, value}}"))
-        }
+        Some(Value::Null | Value::List(_) | Value::Map(_)) | None => Err(format!(
+            "has a record without {key:?}; write {{name, type, value}}"
+        )),
     };
-    let record = ExtraRecord { name: text("name")?, kind: text("type")?, value: text("value")? };
+    let record = ExtraRecord {
+        name: text("name")?,
+        kind: text("type")?,
+        value: text("value")?,
+    };
     let address = record.value.parse::<IpAddr>();
     let valid = match record.kind.as_str() {
         "A" => matches!(address, Ok(IpAddr::V4(_))),

@@ -74,7 +74,11 @@ pub fn parse_go_duration(text: &str) -> Result<Duration, DurationError> {
         total = total.checked_add(part).ok_or(DurationError::TooLong)?;
         rest = after;
     }
-    if text.is_empty() { Err(DurationError::Syntax(GO_EXAMPLE)) } else { Ok(total) }
+    if text.is_empty() {
+        Err(DurationError::Syntax(GO_EXAMPLE))
+    } else {
+        Ok(total)
+    }
 }
 
 /// Reads Prometheus' form: whole numbers with units `y w d h m s ms`, largest first; `0` alone is
@@ -92,7 +96,8 @@ pub fn parse_prometheus_duration(text: &str) -> Result<Duration, DurationError> 
     }
     let (mut rest, mut total_ms, mut position) = (text, 0_u64, 0);
     while !rest.is_empty() {
-        let (number, after) = split_number(rest).ok_or(DurationError::Syntax(PROMETHEUS_EXAMPLE))?;
+        let (number, after) =
+            split_number(rest).ok_or(DurationError::Syntax(PROMETHEUS_EXAMPLE))?;
         let (unit, after) = split_unit(after);
         let offset = PROMETHEUS_UNITS
             .iter()
@@ -101,8 +106,9 @@ pub fn parse_prometheus_duration(text: &str) -> Result<Duration, DurationError> 
             .ok_or(DurationError::Unit(PROMETHEUS_EXAMPLE))?;
         let (_, unit_ms) = PROMETHEUS_UNITS[position + offset];
         position += offset + 1;
-        let number: u64 =
-            number.parse().map_err(|_| DurationError::Syntax(PROMETHEUS_EXAMPLE))?;
+        let number: u64 = number
+            .parse()
+            .map_err(|_| DurationError::Syntax(PROMETHEUS_EXAMPLE))?;
         total_ms = number
             .checked_mul(unit_ms)
             .and_then(|part| total_ms.checked_add(part))
@@ -116,12 +122,17 @@ pub fn parse_prometheus_duration(text: &str) -> Result<Duration, DurationError> 
 }
 
 fn split_number(text: &str) -> Option<(&str, &str)> {
-    let end = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
-    text.split_at_checked(end).filter(|(number, _)| !number.is_empty())
+    let end = text
+        .find(|c: char| !(c.is_ascii_digit() || c == '.'))
+        .unwrap_or(text.len());
+    text.split_at_checked(end)
+        .filter(|(number, _)| !number.is_empty())
 }
 
 fn split_unit(text: &str) -> (&str, &str) {
-    let end = text.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(text.len());
+    let end = text
+        .find(|c: char| c.is_ascii_digit() || c == '.')
+        .unwrap_or(text.len());
     text.split_at_checked(end).unwrap_or((text, ""))
 }
 
@@ -131,15 +142,20 @@ fn scaled(number: &str, unit_nanos: u64) -> Result<Duration, DurationError> {
     if whole.is_empty() && fraction.is_empty() || fraction.contains('.') {
         return Err(DurationError::Syntax(GO_EXAMPLE));
     }
-    let whole: u64 =
-        if whole.is_empty() { 0 } else { whole.parse().map_err(|_| DurationError::TooLong)? };
+    let whole: u64 = if whole.is_empty() {
+        0
+    } else {
+        whole.parse().map_err(|_| DurationError::TooLong)?
+    };
     let mut nanos = u128::from(whole) * u128::from(unit_nanos);
     let mut place = u128::from(unit_nanos);
     for digit in fraction.chars().filter_map(|c| c.to_digit(10)) {
         place /= 10;
         nanos += u128::from(digit) * place;
     }
-    u64::try_from(nanos).map(Duration::from_nanos).map_err(|_| DurationError::TooLong)
+    u64::try_from(nanos)
+        .map(Duration::from_nanos)
+        .map_err(|_| DurationError::TooLong)
 }
 
 #[cfg(test)]
@@ -158,25 +174,46 @@ mod tests {
             ("5µs", 5_000),
             ("800", 800),
         ] {
-            assert_eq!(parse_go_duration(text), Ok(Duration::from_nanos(nanos)), "{text}");
+            assert_eq!(
+                parse_go_duration(text),
+                Ok(Duration::from_nanos(nanos)),
+                "{text}"
+            );
         }
     }
 
     #[test]
     fn go_durations_know_no_days_and_no_negatives() {
-        assert_eq!(parse_go_duration("180d"), Err(DurationError::Unit(GO_EXAMPLE)));
+        assert_eq!(
+            parse_go_duration("180d"),
+            Err(DurationError::Unit(GO_EXAMPLE))
+        );
         assert_eq!(parse_go_duration("-5s"), Err(DurationError::Negative));
-        assert_eq!(parse_go_duration(""), Err(DurationError::Syntax(GO_EXAMPLE)));
-        assert_eq!(parse_go_duration("99999999999h"), Err(DurationError::TooLong));
+        assert_eq!(
+            parse_go_duration(""),
+            Err(DurationError::Syntax(GO_EXAMPLE))
+        );
+        assert_eq!(
+            parse_go_duration("99999999999h"),
+            Err(DurationError::TooLong)
+        );
     }
 
     #[test]
     fn prometheus_durations_go_from_years_to_milliseconds() {
         let day = 86_400;
-        for (text, secs) in
-            [("0", 0), ("180d", 180 * day), ("1y2w", 379 * day), ("1h30m", 5_400), ("90s", 90)]
-        {
-            assert_eq!(parse_prometheus_duration(text), Ok(Duration::from_secs(secs)), "{text}");
+        for (text, secs) in [
+            ("0", 0),
+            ("180d", 180 * day),
+            ("1y2w", 379 * day),
+            ("1h30m", 5_400),
+            ("90s", 90),
+        ] {
+            assert_eq!(
+                parse_prometheus_duration(text),
+                Ok(Duration::from_secs(secs)),
+                "{text}"
+            );
         }
         assert!(parse_prometheus_duration("30m1h").is_err());
         assert!(parse_prometheus_duration("1.5h").is_err());

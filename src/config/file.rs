@@ -29,12 +29,18 @@ impl Environment {
         variables: impl IntoIterator<Item = (String, String)>,
         host_name: Option<String>,
     ) -> Self {
-        Self { variables: variables.into_iter().collect(), host_name }
+        Self {
+            variables: variables.into_iter().collect(),
+            host_name,
+        }
     }
 
     /// The variable's value; an empty one counts as unset, as in headscale.
     pub fn variable(&self, name: &str) -> Option<&str> {
-        self.variables.get(name).map(String::as_str).filter(|value| !value.is_empty())
+        self.variables
+            .get(name)
+            .map(String::as_str)
+            .filter(|value| !value.is_empty())
     }
 
     /// The name of the host, when known.
@@ -58,12 +64,18 @@ impl Source {
     /// Parses `text` as the content of `path`.
     pub(super) fn parse(path: &Path, text: &str) -> Result<Self, ConfigErrors> {
         let tree = Tree::parse(text).map_err(|error| ConfigError {
-            origin: Origin::File { path: path.to_owned(), line: error.line },
+            origin: Origin::File {
+                path: path.to_owned(),
+                line: error.line,
+            },
             key: error.key,
             value: None,
             problem: error.problem,
         })?;
-        Ok(Self { path: Some(path.to_owned()), tree })
+        Ok(Self {
+            path: Some(path.to_owned()),
+            tree,
+        })
     }
 }
 
@@ -73,7 +85,10 @@ pub fn find_config_file(environment: &Environment, explicit: Option<&Path>) -> O
     if let Some(path) = explicit {
         return Some(path.to_owned());
     }
-    if let Some(path) = FILE_VARIABLES.iter().find_map(|name| environment.variable(name)) {
+    if let Some(path) = FILE_VARIABLES
+        .iter()
+        .find_map(|name| environment.variable(name))
+    {
         return Some(PathBuf::from(path));
     }
     search_path(environment)
@@ -87,10 +102,16 @@ pub(super) fn read(
     explicit: Option<&Path>,
 ) -> Result<Source, ConfigErrors> {
     let Some(path) = find_config_file(environment, explicit) else {
-        return Ok(Source { path: None, tree: Tree::empty() });
+        return Ok(Source {
+            path: None,
+            tree: Tree::empty(),
+        });
     };
     let text = read_text(&path).map_err(|problem| ConfigError {
-        origin: Origin::File { path: path.clone(), line: 0 },
+        origin: Origin::File {
+            path: path.clone(),
+            line: 0,
+        },
         key: String::new(),
         value: None,
         problem,
@@ -104,13 +125,18 @@ fn read_text(path: &Path) -> Result<String, String> {
     };
     let size = std::fs::metadata(path).map_err(unreadable)?.len();
     if size > FILE_BYTES_MAX {
-        return Err(format!("has {size} bytes; a configuration has at most {FILE_BYTES_MAX}"));
+        return Err(format!(
+            "has {size} bytes; a configuration has at most {FILE_BYTES_MAX}"
+        ));
     }
     std::fs::read_to_string(path).map_err(unreadable)
 }
 
 fn search_path(environment: &Environment) -> Vec<PathBuf> {
-    let mut folders = vec![PathBuf::from("/etc/hydrascale"), PathBuf::from("/etc/headscale")];
+    let mut folders = vec![
+        PathBuf::from("/etc/hydrascale"),
+        PathBuf::from("/etc/headscale"),
+    ];
     if let Some(home) = environment.variable("HOME") {
         folders.extend([".hydrascale", ".headscale"].map(|name| Path::new(home).join(name)));
     }
@@ -123,7 +149,12 @@ mod tests {
     use super::*;
 
     fn environment(pairs: &[(&str, &str)]) -> Environment {
-        Environment::new(pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())), None)
+        Environment::new(
+            pairs
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned())),
+            None,
+        )
     }
 
     #[test]
@@ -137,16 +168,25 @@ mod tests {
         let searched = find_config_file(&environment(&[("HOME", home)]), None);
         assert_eq!(searched, Some(found));
         let named = environment(&[("HOME", home), ("HEADSCALE_CONFIG", "/a.yaml")]);
-        assert_eq!(find_config_file(&named, None), Some(PathBuf::from("/a.yaml")));
+        assert_eq!(
+            find_config_file(&named, None),
+            Some(PathBuf::from("/a.yaml"))
+        );
         let flagged = find_config_file(&named, Some(Path::new("b.yaml")));
         assert_eq!(flagged, Some(PathBuf::from("b.yaml")));
     }
 
     #[test]
     fn a_named_file_that_is_missing_is_an_error_of_one_line() {
-        let error = read(&Environment::default(), Some(Path::new("/nonexistent/c.yaml")));
+        let error = read(
+            &Environment::default(),
+            Some(Path::new("/nonexistent/c.yaml")),
+        );
         let text = error.unwrap_err().to_string();
-        assert!(text.starts_with("/nonexistent/c.yaml: cannot be read: "), "{text}");
+        assert!(
+            text.starts_with("/nonexistent/c.yaml: cannot be read: "),
+            "{text}"
+        );
         assert_eq!(text.lines().count(), 1);
     }
 }

@@ -38,11 +38,15 @@ pub struct TlsFiles {
 impl Listeners {
     pub(super) fn read(reader: &mut Reader<'_>) -> Self {
         let local = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
-        let client = reader.parse("listen_addr", parse_listen_addr).unwrap_or_else(|| local(8080));
+        let client = reader
+            .parse("listen_addr", parse_listen_addr)
+            .unwrap_or_else(|| local(8080));
         Self {
             client,
             metrics: read_metrics(reader, local(9090)),
-            unix_socket: reader.path("unix_socket").unwrap_or_else(|| PathBuf::from(UNIX_SOCKET)),
+            unix_socket: reader
+                .path("unix_socket")
+                .unwrap_or_else(|| PathBuf::from(UNIX_SOCKET)),
             unix_socket_mode: reader
                 .parse("unix_socket_permission", parse_mode)
                 .unwrap_or(UNIX_SOCKET_MODE),
@@ -55,8 +59,14 @@ impl Listeners {
 fn read_metrics(reader: &mut Reader<'_>, default: SocketAddr) -> Option<SocketAddr> {
     const KEY: &str = "metrics_listen_addr";
     let setting = reader.setting(KEY);
-    let off = setting.as_ref().is_some_and(|setting| setting.text() == Some(""));
-    if off { None } else { Some(reader.parse(KEY, parse_listen_addr).unwrap_or(default)) }
+    let off = setting
+        .as_ref()
+        .is_some_and(|setting| setting.text() == Some(""));
+    if off {
+        None
+    } else {
+        Some(reader.parse(KEY, parse_listen_addr).unwrap_or(default))
+    }
 }
 
 fn parse_mode(text: &str) -> Result<u32, &'static str> {
@@ -93,7 +103,10 @@ impl TlsFiles {
             (Some(cert_path), Some(key_path)) => {
                 check_readable(reader, "tls_cert_path", &cert_path);
                 check_readable(reader, "tls_key_path", &key_path);
-                Some(Self { cert_path, key_path })
+                Some(Self {
+                    cert_path,
+                    key_path,
+                })
             }
             (None, None) => None,
             (Some(_), None) => {

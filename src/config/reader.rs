@@ -107,7 +107,12 @@ impl<'a> Reader<'a> {
         let path = self.source.path.clone();
         let origin = path.map_or(Origin::Missing, |path| Origin::File { path, line: 0 });
         let problem = problem.to_string();
-        self.errors.push(ConfigError { origin, key: key.to_owned(), value: None, problem });
+        self.errors.push(ConfigError {
+            origin,
+            key: key.to_owned(),
+            value: None,
+            problem,
+        });
     }
 
     /// What is set under `key`, and marks the key as known.
@@ -136,8 +141,15 @@ impl<'a> Reader<'a> {
         }
         let tree = self.source.tree.find(key)?;
         let path = self.source.path.clone().unwrap_or_default();
-        let origin = Origin::File { path, line: tree.line };
-        Some(Setting { key: key.to_owned(), value: tree.value.clone(), origin })
+        let origin = Origin::File {
+            path,
+            line: tree.line,
+        };
+        Some(Setting {
+            key: key.to_owned(),
+            value: tree.value.clone(),
+            origin,
+        })
     }
 
     /// A scalar read by `parse`, whose error says what to write instead.
@@ -202,7 +214,9 @@ impl<'a> Reader<'a> {
 
     /// A list of scalars; text is split at white space, as the environment needs it.
     pub(super) fn list(&mut self, key: &str) -> Vec<String> {
-        let Some(setting) = self.setting(key) else { return Vec::new() };
+        let Some(setting) = self.setting(key) else {
+            return Vec::new();
+        };
         match scalars(&setting.value) {
             Some(items) => items,
             None => {
@@ -236,7 +250,11 @@ impl<'a> Reader<'a> {
 
     /// Gives the notices of a reading that looked at some keys only.
     pub(super) fn finish_part(self) -> Result<Vec<Notice>, ConfigErrors> {
-        if self.errors.is_empty() { Ok(self.notices) } else { Err(ConfigErrors(self.errors)) }
+        if self.errors.is_empty() {
+            Ok(self.notices)
+        } else {
+            Err(ConfigErrors(self.errors))
+        }
     }
 
     /// Warns about unknown keys and gives the notices.
@@ -256,8 +274,11 @@ impl<'a> Reader<'a> {
                 );
                 self.fail_at(&key, line, format!("is not a known key; {remedy}"));
             } else {
-                let meant = meant.map_or_else(String::new, |near| format!("; did you mean {near}?"));
-                self.notice(format!("line {line}: unknown key {key} has no effect{meant}"));
+                let meant =
+                    meant.map_or_else(String::new, |near| format!("; did you mean {near}?"));
+                self.notice(format!(
+                    "line {line}: unknown key {key} has no effect{meant}"
+                ));
             }
         }
         self.warn_of_variables();
@@ -267,7 +288,12 @@ impl<'a> Reader<'a> {
     fn fail_at(&mut self, key: &str, line: usize, problem: String) {
         let path = self.source.path.clone().unwrap_or_default();
         let origin = Origin::File { path, line };
-        self.errors.push(ConfigError { origin, key: key.to_owned(), value: None, problem });
+        self.errors.push(ConfigError {
+            origin,
+            key: key.to_owned(),
+            value: None,
+            problem,
+        });
     }
 
     fn walk(
@@ -284,13 +310,21 @@ impl<'a> Reader<'a> {
             return;
         };
         for entry in entries {
-            let key =
-                if path.is_empty() { entry.key.clone() } else { format!("{path}.{}", entry.key) };
+            let key = if path.is_empty() {
+                entry.key.clone()
+            } else {
+                format!("{path}.{}", entry.key)
+            };
             if self.known.contains(&key) {
                 continue;
             }
             let below = format!("{key}.");
-            if self.known.range(below.clone()..).next().is_some_and(|k| k.starts_with(&below)) {
+            if self
+                .known
+                .range(below.clone()..)
+                .next()
+                .is_some_and(|k| k.starts_with(&below))
+            {
                 self.walk(&entry.tree, &key, unknown, misplaced);
             } else {
                 unknown.push((key, entry.line));
@@ -302,8 +336,9 @@ impl<'a> Reader<'a> {
     fn nearest(&self, key: &str) -> Option<String> {
         let (folder, name) = key.rsplit_once('.').unwrap_or(("", key));
         let close = |candidate: &&String| {
-            let (other_folder, other) =
-                candidate.rsplit_once('.').unwrap_or(("", candidate.as_str()));
+            let (other_folder, other) = candidate
+                .rsplit_once('.')
+                .unwrap_or(("", candidate.as_str()));
             folder == other_folder && edit_distance(name, other) <= 2
         };
         self.known.iter().find(close).cloned()
@@ -311,8 +346,11 @@ impl<'a> Reader<'a> {
 
     fn warn_of_variables(&mut self) {
         let strict = format!("{}CLUSTER_", VARIABLE_PREFIXES[0]);
-        let known: BTreeSet<String> =
-            self.known.iter().map(|key| key.to_uppercase().replace('.', "_")).collect();
+        let known: BTreeSet<String> = self
+            .known
+            .iter()
+            .map(|key| key.to_uppercase().replace('.', "_"))
+            .collect();
         let unknown: Vec<String> = self
             .environment
             .names()
@@ -365,7 +403,10 @@ fn edit_distance(left: &str, right: &str) -> usize {
             *cell = last;
         }
     }
-    row.last().copied().filter(|_| !left.is_empty()).unwrap_or(right.len())
+    row.last()
+        .copied()
+        .filter(|_| !left.is_empty())
+        .unwrap_or(right.len())
 }
 
 #[cfg(test)]

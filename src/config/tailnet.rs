@@ -39,7 +39,7 @@ pub struct TailnetConfig {
 }
 
 /// What clients are told about features that are not part of the netmap proper.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct FeatureConfig {
     /// `logtail.enabled`; false = clients are told to upload no logs.
     pub logtail: bool,
@@ -100,7 +100,8 @@ fn read_prefixes(reader: &mut Reader<'_>) -> (Option<Ipv4Net>, Option<Ipv6Net>) 
     });
     let given = reader.setting("prefixes.v4").is_some() || reader.setting("prefixes.v6").is_some();
     let older = reader.parse_list("ip_prefixes", |text| {
-        text.parse::<IpNet>().map_err(|_| "must be a network such as 100.64.0.0/10")
+        text.parse::<IpNet>()
+            .map_err(|_| "must be a network such as 100.64.0.0/10")
     });
     if !given {
         for net in &older {
@@ -120,13 +121,11 @@ fn read_prefixes(reader: &mut Reader<'_>) -> (Option<Ipv4Net>, Option<Ipv6Net>) 
 }
 
 /// Clients filter and route only these ranges as the tailnet's own.
-fn warn_of_foreign_ranges(
-    reader: &mut Reader<'_>,
-    ipv4: Option<Ipv4Net>,
-    ipv6: Option<Ipv6Net>,
-) {
+fn warn_of_foreign_ranges(reader: &mut Reader<'_>, ipv4: Option<Ipv4Net>, ipv6: Option<Ipv6Net>) {
     let within = |net: IpNet, range: &str| {
-        range.parse::<IpNet>().is_ok_and(|range: IpNet| range.contains(&net))
+        range
+            .parse::<IpNet>()
+            .is_ok_and(|range: IpNet| range.contains(&net))
     };
     if let Some(net) = ipv4.filter(|net| !within((*net).into(), "100.64.0.0/10")) {
         reader.notice(format!(
@@ -157,7 +156,9 @@ fn read_node_expiry(reader: &mut Reader<'_>) -> Option<Duration> {
     match parse_prometheus_duration(&text) {
         Ok(expiry) => Some(expiry).filter(|expiry| !expiry.is_zero()),
         Err(problem) => {
-            reader.notice(format!("node.expiry: {text:?} {problem}; nodes do not expire"));
+            reader.notice(format!(
+                "node.expiry: {text:?} {problem}; nodes do not expire"
+            ));
             None
         }
     }

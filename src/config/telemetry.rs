@@ -34,12 +34,14 @@ pub struct OtlpConfig {
 
 impl LogConfig {
     pub(super) fn read(reader: &mut Reader<'_>) -> Self {
-        let level = reader.string("log.level").map_or(LevelFilter::INFO, |text| {
-            parse_level(&text).unwrap_or_else(|| {
-                reader.notice(format!("log.level: {text:?} is not a level; debug is used"));
-                LevelFilter::DEBUG
-            })
-        });
+        let level = reader
+            .string("log.level")
+            .map_or(LevelFilter::INFO, |text| {
+                parse_level(&text).unwrap_or_else(|| {
+                    reader.notice(format!("log.level: {text:?} is not a level; debug is used"));
+                    LevelFilter::DEBUG
+                })
+            });
         let format = reader
             .parse("log.format", |text| match text {
                 "text" => Ok(LogFormat::Text),
@@ -80,6 +82,9 @@ impl OtlpConfig {
         });
         let standard = reader.environment().variable("OTEL_EXPORTER_OTLP_ENDPOINT");
         let endpoint = endpoint.or_else(|| standard.map(str::to_owned))?;
-        Some(Self { endpoint, sample_ratio: sample_ratio.unwrap_or(1.0) })
+        Some(Self {
+            endpoint,
+            sample_ratio: sample_ratio.unwrap_or(1.0),
+        })
     }
 }

@@ -14,12 +14,18 @@ dns: {base_domain: net.example.com, nameservers: {global: [1.1.1.1]}}
 ";
 
 fn environment(pairs: &[(&str, &str)]) -> Environment {
-    let pairs = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    let pairs = pairs
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
     Environment::new(pairs, Some("host-1".to_owned()))
 }
 
 fn check_with(pairs: &[(&str, &str)], text: &str) -> Result<Config, ConfigErrors> {
-    Config::from_text(&environment(pairs), Path::new("/etc/hydrascale/config.yaml"), text)
+    Config::from_text(
+        &environment(pairs),
+        Path::new("/etc/hydrascale/config.yaml"),
+        text,
+    )
 }
 
 fn check(text: &str) -> Result<Config, ConfigErrors> {
@@ -27,11 +33,18 @@ fn check(text: &str) -> Result<Config, ConfigErrors> {
 }
 
 fn errors(text: &str) -> String {
-    check(text).expect_err("the configuration is wrong").to_string()
+    check(text)
+        .expect_err("the configuration is wrong")
+        .to_string()
 }
 
 fn notices(config: &Config) -> String {
-    config.notices.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+    config
+        .notices
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 #[test]
@@ -45,16 +58,25 @@ fn the_example_is_valid_and_needs_no_notice() {
 fn defaults_are_those_of_headscale_and_of_the_design() {
     let config = check(MINIMAL).unwrap();
     assert_eq!(config.listeners.client.to_string(), "127.0.0.1:8080");
-    assert_eq!(config.listeners.metrics.unwrap().to_string(), "127.0.0.1:9090");
+    assert_eq!(
+        config.listeners.metrics.unwrap().to_string(),
+        "127.0.0.1:9090"
+    );
     assert_eq!(config.listeners.unix_socket_mode, 0o770);
-    assert_eq!(config.tailnet.ephemeral_inactivity, Duration::from_secs(120));
+    assert_eq!(
+        config.tailnet.ephemeral_inactivity,
+        Duration::from_secs(120)
+    );
     assert_eq!(config.tailnet.node_expiry, None);
     assert!(config.dns.magic_dns && config.dns.override_local_dns);
     assert!(config.features.taildrop && !config.features.logtail);
     assert_eq!(config.cluster.peer_listen.to_string(), "[::]:7443");
     assert_eq!(config.cluster.peer_advertise.to_string(), "host-1:7443");
     assert_eq!(config.cluster.replica_name, "host-1");
-    assert_eq!((config.derp.public_port, config.derp.stun_port), (8443, 3478));
+    assert_eq!(
+        (config.derp.public_port, config.derp.stun_port),
+        (8443, 3478)
+    );
     assert_eq!(config.derp.certificate, RelayCertificate::SelfSigned);
     assert_eq!(config.client.timeout, Duration::from_secs(5));
     assert_eq!(notices(&config), "");
@@ -67,8 +89,14 @@ fn environment_beats_file_and_ours_beats_headscales() {
             ("HEADSCALE_SERVER_URL", "http://env.example.org:8080"),
             ("HEADSCALE_LISTEN_ADDR", "10.0.0.1:1"),
             ("HYDRASCALE_LISTEN_ADDR", "10.0.0.1:2"),
-            ("HEADSCALE_DNS_NAMESERVERS_GLOBAL", "9.9.9.9  https://dns.example.net/q"),
-            ("HEADSCALE_DNS_NAMESERVERS_SPLIT", r#"{"corp.example": ["10.0.0.53"]}"#),
+            (
+                "HEADSCALE_DNS_NAMESERVERS_GLOBAL",
+                "9.9.9.9  https://dns.example.net/q",
+            ),
+            (
+                "HEADSCALE_DNS_NAMESERVERS_SPLIT",
+                r#"{"corp.example": ["10.0.0.53"]}"#,
+            ),
             ("HYDRASCALE_CLUSTER_DATA_DIR", "/data"),
             ("HEADSCALE_LOGTAIL_ENABLED", "true"),
             ("HEADSCALE_TAILDROP_ENABLED", ""),
@@ -89,7 +117,10 @@ fn keys_are_case_insensitive_and_paths_start_at_the_file() {
     let text = format!("{MINIMAL}Cluster:\n  Data_Dir: data\nNOISE: {{Private_Key_Path: n.key}}\n");
     let config = check(&text).unwrap();
     assert_eq!(config.cluster.data_dir, Path::new("/etc/hydrascale/data"));
-    assert_eq!(config.noise_key_import, Some(PathBuf::from("/etc/hydrascale/n.key")));
+    assert_eq!(
+        config.noise_key_import,
+        Some(PathBuf::from("/etc/hydrascale/n.key"))
+    );
 }
 
 #[test]
@@ -128,7 +159,11 @@ fn every_mistake_is_one_line_with_key_value_and_remedy() {
         "config.yaml:4: dns.nameservers.global: \"one\" must be an IP address",
         "config.yaml:5: node.ephemeral.inactivity_timeout: \"30s\" must be more than 65s",
     ] {
-        assert_eq!(lines.iter().filter(|line| line.contains(expected)).count(), 1, "{expected}\n{text}");
+        assert_eq!(
+            lines.iter().filter(|line| line.contains(expected)).count(),
+            1,
+            "{expected}\n{text}"
+        );
     }
     assert_eq!(lines.len(), 7, "{text}");
 }
@@ -139,17 +174,32 @@ fn what_headscale_refuses_is_refused() {
         ("", "server_url: is missing"),
         ("{}", "prefixes: needs an address range"),
         ("dns: {base_domain: ''}", "dns.base_domain: is missing"),
-        ("dns: {base_domain: a.example}", "dns.nameservers.global: is empty"),
+        (
+            "dns: {base_domain: a.example}",
+            "dns.nameservers.global: is empty",
+        ),
         ("database: {type: mysql}", "must be one of sqlite"),
-        ("prefixes: {allocation: any}", "must be sequential or random"),
+        (
+            "prefixes: {allocation: any}",
+            "must be sequential or random",
+        ),
         ("tls_cert_path: /nonexistent", "tls_key_path: is missing"),
         (
             "{tls_letsencrypt_hostname: a.b, tls_cert_path: /x, tls_key_path: /y}",
             "excludes tls_cert_path",
         ),
-        ("{tls_cert_path: /nonexistent, tls_key_path: /y}", "cannot be read"),
-        ("oidc: {issuer: 'https://id.example'}", "oidc.client_id: is missing"),
-        ("derp: {server: {automatically_add_embedded_derp_region: false}}", "needs derp.paths"),
+        (
+            "{tls_cert_path: /nonexistent, tls_key_path: /y}",
+            "cannot be read",
+        ),
+        (
+            "oidc: {issuer: 'https://id.example'}",
+            "oidc.client_id: is missing",
+        ),
+        (
+            "derp: {server: {automatically_add_embedded_derp_region: false}}",
+            "needs derp.paths",
+        ),
         ("trusted_proxies: [0.0.0.0/0]", "trusts every address"),
         ("node: {routes: {ha: {probe_interval: 1s}}}", "at least 2s"),
         (
@@ -171,9 +221,14 @@ fn what_headscale_refuses_is_refused() {
 
 #[test]
 fn promises_that_are_not_kept_yet_are_refused() {
-    let text = errors(&format!("{MINIMAL}cluster: {{bootstrap_expect: 3, peers: [a:1]}}\n"));
+    let text = errors(&format!(
+        "{MINIMAL}cluster: {{bootstrap_expect: 3, peers: [a:1]}}\n"
+    ));
     assert!(text.contains("cluster.bootstrap_expect"), "{text}");
-    assert!(text.contains("add the others with `cluster join`"), "{text}");
+    assert!(
+        text.contains("add the others with `cluster join`"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -196,9 +251,18 @@ fn a_configuration_of_headscale_0_22_is_translated_with_notices() {
          randomize_client_port: false\n",
     )
     .unwrap();
-    assert_eq!(config.tailnet.ipv4_prefix.unwrap().to_string(), "100.64.0.0/10");
-    assert_eq!(config.tailnet.ipv6_prefix.unwrap().to_string(), "fd7a:115c:a1e0::/48");
-    assert_eq!(config.tailnet.ephemeral_inactivity, Duration::from_secs(1800));
+    assert_eq!(
+        config.tailnet.ipv4_prefix.unwrap().to_string(),
+        "100.64.0.0/10"
+    );
+    assert_eq!(
+        config.tailnet.ipv6_prefix.unwrap().to_string(),
+        "fd7a:115c:a1e0::/48"
+    );
+    assert_eq!(
+        config.tailnet.ephemeral_inactivity,
+        Duration::from_secs(1800)
+    );
     assert_eq!(config.dns.base_domain, "example.com");
     assert!(config.dns.magic_dns && !config.dns.override_local_dns);
     let notices = notices(&config);
@@ -217,22 +281,32 @@ fn a_configuration_of_headscale_0_22_is_translated_with_notices() {
 
 #[test]
 fn an_unenforced_policy_is_announced_loudly() {
-    let config = check(&format!("{MINIMAL}policy: {{path: /etc/headscale/acl.hujson}}\n")).unwrap();
+    let config = check(&format!(
+        "{MINIMAL}policy: {{path: /etc/headscale/acl.hujson}}\n"
+    ))
+    .unwrap();
     assert!(notices(&config).contains("EVERY NODE MAY REACH EVERY OTHER NODE"));
 }
 
 #[test]
 fn secrets_do_not_show() {
     let config = check_with(&[("HEADSCALE_CLI_API_KEY", "very-secret")], MINIMAL).unwrap();
-    assert_eq!(config.client.api_key.as_ref().unwrap().expose(), "very-secret");
+    assert_eq!(
+        config.client.api_key.as_ref().unwrap().expose(),
+        "very-secret"
+    );
     assert!(!format!("{config:?}").contains("very-secret"));
 }
 
 #[test]
 fn the_digest_covers_what_replicas_share_and_nothing_else() {
     let one = check(MINIMAL).unwrap().shared_digest();
-    let elsewhere = check(&format!("{MINIMAL}listen_addr: 0.0.0.0:1\n")).unwrap().shared_digest();
-    let other = check(&MINIMAL.replace("1.1.1.1", "9.9.9.9")).unwrap().shared_digest();
+    let elsewhere = check(&format!("{MINIMAL}listen_addr: 0.0.0.0:1\n"))
+        .unwrap()
+        .shared_digest();
+    let other = check(&MINIMAL.replace("1.1.1.1", "9.9.9.9"))
+        .unwrap()
+        .shared_digest();
     assert_eq!(one.len(), 32);
     assert_eq!(one, elsewhere);
     assert_ne!(one, other);

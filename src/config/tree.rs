@@ -45,24 +45,39 @@ pub(super) struct TreeError {
 impl Tree {
     /// An empty mapping.
     pub(super) const fn empty() -> Self {
-        Self { value: Value::Map(Vec::new()), line: 0 }
+        Self {
+            value: Value::Map(Vec::new()),
+            line: 0,
+        }
     }
 
     /// A scalar that comes from no file.
     pub(super) fn scalar(text: &str) -> Self {
-        Self { value: Value::Scalar(text.to_owned()), line: 0 }
+        Self {
+            value: Value::Scalar(text.to_owned()),
+            line: 0,
+        }
     }
 
     /// Reads a document; an empty one is an empty mapping.
     pub(super) fn parse(text: &str) -> Result<Self, TreeError> {
-        if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
+        if text
+            .lines()
+            .all(|line| line.trim().is_empty() || line.trim_start().starts_with('#'))
+        {
             return Ok(Self::empty());
         }
         let raw: Spanned<Raw> = serde_saphyr::from_str(text).map_err(|error| {
             let error = error.without_snippet();
-            let line = error.location().map_or(0, |location| to_line(location.line()));
+            let line = error
+                .location()
+                .map_or(0, |location| to_line(location.line()));
             let problem = format!("is not valid YAML: {}", one_line(&error.to_string()));
-            TreeError { line, key: String::new(), problem }
+            TreeError {
+                line,
+                key: String::new(),
+                problem,
+            }
         })?;
         build(raw, text, "")
     }
@@ -71,7 +86,9 @@ impl Tree {
     pub(super) fn find(&self, path: &str) -> Option<&Self> {
         let mut tree = self;
         for part in path.split('.') {
-            let Value::Map(entries) = &tree.value else { return None };
+            let Value::Map(entries) = &tree.value else {
+                return None;
+            };
             tree = &entries.iter().find(|entry| entry.key == part)?.tree;
         }
         (tree.value != Value::Null).then_some(tree)
@@ -104,7 +121,10 @@ fn build(raw: Spanned<Raw>, source: &str, path: &str) -> Result<Tree, TreeError>
         Raw::Text(text) => Value::Scalar(text),
         Raw::Typed(shown) => Value::Scalar(written(source, span).unwrap_or(shown)),
         Raw::List(items) => Value::List(
-            items.into_iter().map(|item| build(item, source, path)).collect::<Result<_, _>>()?,
+            items
+                .into_iter()
+                .map(|item| build(item, source, path))
+                .collect::<Result<_, _>>()?,
         ),
         Raw::Map(pairs) => Value::Map(build_map(pairs, source, path)?),
     };
@@ -119,14 +139,22 @@ fn build_map(
     let mut entries: Vec<Entry> = Vec::with_capacity(pairs.len());
     for (name, raw) in pairs {
         let key = name.value.to_lowercase();
-        let key_path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+        let key_path = if path.is_empty() {
+            key.clone()
+        } else {
+            format!("{path}.{key}")
+        };
         let line = to_line(name.referenced.line());
         if let Some(earlier) = entries.iter().find(|entry| entry.key == key) {
             let problem = format!(
                 "is set twice, first in line {}; keep one (keys are case-insensitive)",
                 earlier.line
             );
-            return Err(TreeError { line, key: key_path, problem });
+            return Err(TreeError {
+                line,
+                key: key_path,
+                problem,
+            });
         }
         let tree = build(raw, source, &key_path)?;
         entries.push(Entry { key, line, tree });
@@ -223,7 +251,8 @@ mod tests {
 
     #[test]
     fn scalars_keep_their_text_and_their_line() {
-        let tree = Tree::parse("# c\nA:\n  Mode: 0770\n  name: 1.10\n  on: yes\n  q: \"x\"\n").unwrap();
+        let tree =
+            Tree::parse("# c\nA:\n  Mode: 0770\n  name: 1.10\n  on: yes\n  q: \"x\"\n").unwrap();
         assert_eq!(text(&tree, "a.mode"), "0770");
         assert_eq!(text(&tree, "a.name"), "1.10");
         assert_eq!(text(&tree, "a.on"), "yes");

@@ -154,8 +154,12 @@ impl FromStr for MachinePrivateKey {
 }
 
 fn parse_key(text: &str, prefix: &'static str) -> Result<[u8; 32], KeyParseError> {
-    let hex = text.strip_prefix(prefix).ok_or(KeyParseError::Prefix(prefix))?;
-    let bytes = HEXLOWER_PERMISSIVE.decode(hex.as_bytes()).map_err(|_| KeyParseError::Hex(prefix))?;
+    let hex = text
+        .strip_prefix(prefix)
+        .ok_or(KeyParseError::Prefix(prefix))?;
+    let bytes = HEXLOWER_PERMISSIVE
+        .decode(hex.as_bytes())
+        .map_err(|_| KeyParseError::Hex(prefix))?;
     bytes.try_into().map_err(|_| KeyParseError::Hex(prefix))
 }
 
@@ -173,8 +177,14 @@ mod tests {
 
     #[test]
     fn wrong_prefix_and_wrong_length_are_refused() {
-        assert_eq!(format!("mkey:{HEX}").parse::<NodeKey>(), Err(KeyParseError::Prefix("nodekey:")));
-        assert_eq!("nodekey:00".parse::<NodeKey>(), Err(KeyParseError::Hex("nodekey:")));
+        assert_eq!(
+            format!("mkey:{HEX}").parse::<NodeKey>(),
+            Err(KeyParseError::Prefix("nodekey:"))
+        );
+        assert_eq!(
+            "nodekey:00".parse::<NodeKey>(),
+            Err(KeyParseError::Hex("nodekey:"))
+        );
     }
 
     #[test]

@@ -1,0 +1,100 @@
+//! Frames of a map stream: u32 little-endian length, then JSON or one zstd frame of it.
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use crate::tailcfg::MapResponse;
+
+/// The fastest level: most of a netmap is keys, which no level compresses.
+const ZSTD_LEVEL: i32 = 1;
+
+/// How a client wants its messages (`tailcfg.MapRequest.Compress`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Wire {
+    /// JSON as it is.
+    Raw,
+    /// One zstd frame with content size and without checksum.
+    Zstd,
+}
+
+/// One message as a frame.
+pub fn encode(message: &MapResponse, wire: Wire) -> Bytes {
+    let json = serde_json::to_vec(message).expect("map keys are strings or numbers");
+    frame(&json, wire)
+}
+
+fn frame(json: &[u8], wire: Wire) -> Bytes {
+    match wire {
+        Wire::Raw => prefix(json),
+        Wire::Zstd => {
+            let compressed = zstd::bulk::compress(json, ZSTD_LEVEL);
+            prefix(&compressed.expect("zstd compresses any bytes into its own bound"))
+        }
+    }
+}
+
+fn prefix(payload: &[u8]) -> Bytes {
+    let len = u32::try_from(payload.len()).expect("a netmap stays below 4 GiB");
+    let mut frame = BytesMut::with_capacity(payload.len() + size_of::<u32>());
+    frame.put_u32_le(len);
+    frame.extend_from_slice(payload);
+    frame.freeze()
+}
+
+/// The keep-alive frames: always the same bytes, which clients recognise without decoding.
+#[derive(Clone, Debug)]
+pub struct KeepAlive {
+    raw: Bytes,
+    zstd: Bytes,
+}
+
+impl Default for KeepAlive {
+    fn default() -> Self {
+        let message = MapResponse {
+            keep_alive: true,
+            ..Default::default()
+        };
+        Self {
+            raw: encode(&message, Wire::Raw),
+            zstd: encode(&message, Wire::Zstd),
+        }
+    }
+}
+
+impl KeepAlive {
+    /// The frame for one wire form.
+    pub fn frame(&self, wire: Wire) -> Bytes {
+        match wire {
+            Wire::Raw => self.raw.clone(),
+            Wire::Zstd => self.zstd.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_raw_keep_alive_is_its_length_and_its_exact_text() {
+        let frame = KeepAlive::default().frame(Wire::Raw);
+        assert_eq!(&*frame, b"\x12\0\0\0{\"KeepAlive\":true}");
+    }
+
+    #[test]
+    fn a_compressed_frame_tells_its_size_and_holds_the_json() {
+        let frame = KeepAlive::default().frame(Wire::Zstd);
+        let (len, payload) = frame.split_at(4);
+        assert_eq!(
+            u32::from_le_bytes(len.try_into().unwrap()) as usize,
+            payload.len()
+        );
+        assert_eq!(
+            zstd::zstd_safe::get_frame_content_size(payload).unwrap(),
+            Some(18)
+        );
+        assert_eq!(
+            zstd::bulk::decompress(payload, 64).unwrap(),
+            b"{\"KeepAlive\":true}"
+        );
+    }
+}

@@ -1,0 +1,135 @@
+//! One map stream as a pure machine: what is told to a node, given what changed.
+
+use bytes::Bytes;
+
+use super::service::Service;
+use crate::netmap::{Delta, NetmapConfig, Wire, encode, full_map};
+use crate::policy::Policy;
+use crate::state::{Node, State};
+use crate::tailcfg::MapResponse;
+use crate::types::{NodeId, NodeKey, Timestamp};
+
+/// What a client asked for (`tailcfg.MapRequest`).
+#[derive(Clone, Debug)]
+pub struct StreamRequest {
+    /// The node, found by its keys.
+    pub node_id: NodeId,
+    /// For how long.
+    pub kind: MapKind,
+    /// Messages are compressed (`tailcfg.MapRequest.Compress`).
+    pub zstd: bool,
+    /// Capability version of the client.
+    pub capver: u16,
+    /// The replica could not confirm that it is up to date when the request came.
+    pub stale: bool,
+}
+
+/// How many messages a client wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MapKind {
+    /// One whole netmap.
+    Once,
+    /// A whole netmap and every change of it.
+    Stream,
+}
+
+/// What a stream needs beside the state.
+#[derive(Clone, Copy)]
+pub(super) struct View<'a> {
+    pub(super) config: &'a NetmapConfig,
+    pub(super) policy: &'a dyn Policy,
+}
+
+/// A stream's memory: how far it is, and what it last said about this replica's health.
+pub(super) struct MapStream {
+    request: StreamRequest,
+    /// The key that the node had when the stream began; the stream ends when it takes another.
+    node_key: Option<NodeKey>,
+    /// Log index that the client has been told about.
+    served: u64,
+    service: Service,
+}
+
+/// What to do next.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Send this frame.
+    Send(Bytes),
+    /// Nothing to tell.
+    Idle,
+    /// The node is gone or has taken another key: the stream is over.
+    End,
+}
+
+impl MapStream {
+    pub(super) fn new(request: StreamRequest, state: &State) -> Self {
+        let node_key = state.node(request.node_id).map(|node| node.node_key);
+        Self {
+            request,
+            node_key,
+            served: 0,
+            service: Service::Normal,
+        }
+    }
+
+    pub(super) const fn wire(&self) -> Wire {
+        if self.request.zstd {
+            Wire::Zstd
+        } else {
+            Wire::Raw
+        }
+    }
+
+    /// The whole netmap as of `state`, which is applied up to `index`.
+    pub(super) fn full(
+        &mut self,
+        view: View<'_>,
+        state: &State,
+        index: u64,
+        service: Service,
+        now: Timestamp,
+    ) -> Step {
+        let Some(viewer) = self.viewer(state) else {
+            return Step::End;
+        };
+        let mut message = full_map(state, view.config, view.policy, viewer, now);
+        if service != Service::Normal || self.service != Service::Normal {
+            service.announce(&mut message, self.request.capver);
+        }
+        self.service = service;
+        self.served = index;
+        Step::Send(encode(&message, self.wire()))
+    }
+
+    /// What a delta means for this stream.
+    pub(super) fn delta(&mut self, view: View<'_>, delta: &Delta) -> Step {
+        if delta.index <= self.served {
+            return Step::Idle;
+        }
+        let Some(viewer) = self.viewer(&delta.state) else {
+            return Step::End;
+        };
+        self.served = delta.index;
+        let frame = delta.frame(view.config, view.policy, viewer, self.wire());
+        frame.map_or(Step::Idle, Step::Send)
+    }
+
+    /// Tells the client that this replica's service has changed.
+    pub(super) fn service(&mut self, service: Service) -> Step {
+        if service == self.service {
+            return Step::Idle;
+        }
+        self.service = service;
+        let mut message = MapResponse::default();
+        service.announce(&mut message, self.request.capver);
+        Step::Send(encode(&message, self.wire()))
+    }
+
+    /// The node, as long as it still has the key of this stream.
+    fn viewer<'a>(&self, state: &'a State) -> Option<&'a Node> {
+        state
+            .node(self.request.node_id)
+            .map(|node| &**node)
+            .filter(|node| Some(node.node_key) == self.node_key)
+    }
+}
