@@ -88,7 +88,7 @@ impl Cluster {
             .replica(0)?
             .command(&["cluster", "join-token", "create"])
             .await?;
-        let token = made["token"].as_str().or_else(|| made.as_str());
+        let token = made["joinToken"].as_str();
         let token = token.with_context(|| format!("no token in {made}"))?;
         fs::write(self.replica(index)?.folder().join("join-token"), token)?;
         self.up(index).await?;

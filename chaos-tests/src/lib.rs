@@ -17,6 +17,7 @@ pub mod homes;
 pub mod http;
 pub mod log;
 pub mod netns;
+pub mod observer;
 pub mod process;
 pub mod runner;
 pub mod wait;
