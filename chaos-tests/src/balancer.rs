@@ -7,13 +7,18 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use tokio::{net::TcpStream, process::Command};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpStream, UnixStream},
+    process::Command,
+};
 
-use crate::{Context, cluster::CLIENT_PORT, netns, process::Process, wait};
+use crate::{Context, clients::Program, cluster::CLIENT_PORT, netns, process::Process, wait};
 
 /// A running balancer for three replicas.
 pub struct Balancer {
     process: Process,
+    socket: PathBuf,
 }
 
 impl Balancer {
@@ -22,7 +27,8 @@ impl Balancer {
     /// # Errors
     /// When it refuses its configuration.
     pub async fn start(context: &Context) -> Result<Self> {
-        let mut command = Command::new("haproxy");
+        let socket = context.scratch().join("haproxy.sock");
+        let mut command = Command::new(Program::Haproxy.path());
         command
             .arg("-f")
             .arg(configuration())
@@ -46,7 +52,7 @@ impl Balancer {
         wait::until("haproxy listens", Duration::from_secs(5), listens)
             .await
             .with_context(|| format!("see {}", log.display()))?;
-        Ok(Self { process })
+        Ok(Self { process, socket })
     }
 
     /// Where clients connect.
@@ -57,6 +63,24 @@ impl Balancer {
     /// What clients are told to log in to.
     pub fn url() -> String {
         format!("http://{}", Self::address())
+    }
+
+    /// Lets new connections go only to replicas of which `takes` holds; open ones stay.
+    ///
+    /// # Errors
+    /// When the balancer does not obey.
+    pub async fn steer(&self, takes: impl Fn(usize) -> bool) -> Result<()> {
+        for (index, server) in ["a", "b", "c"].into_iter().enumerate() {
+            let state = if takes(index) { "ready" } else { "drain" };
+            let mut admin = UnixStream::connect(&self.socket).await?;
+            admin
+                .write_all(format!("set server ready/{server} state {state}\n").as_bytes())
+                .await?;
+            let mut complaint = String::new();
+            admin.read_to_string(&mut complaint).await?;
+            ensure!(complaint.trim().is_empty(), "haproxy: {}", complaint.trim());
+        }
+        Ok(())
     }
 
     /// Fails when it has ended.

@@ -17,7 +17,7 @@ use tokio::process::Command;
 pub use ark::Ark;
 pub use caddy::Caddy;
 pub use forwarder::Forwarder;
-pub use go_log::{peer_added, poll_loops, registered, stream_opened};
+pub use go_log::{direct_path_found, poll_loops, registered, stream_opened};
 
 use crate::{cluster::server_program, netns};
 

@@ -18,9 +18,9 @@ pub fn registered(line: &str) -> bool {
     line.contains("RegisterReq: onode=")
 }
 
-/// The line of a peer that is new in the netmap.
-pub fn peer_added(line: &str, name: &str) -> bool {
-    line.contains("netmap") && line.contains('+') && line.contains(name)
+/// The line of a direct path to a peer being taken into use.
+pub fn direct_path_found(line: &str) -> bool {
+    line.contains("magicsock: disco: node") && line.contains(" now using ")
 }
 
 /// The windows behind `mark` in which a client asked for more map streams than a healthy one does:

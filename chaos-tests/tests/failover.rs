@@ -1,0 +1,335 @@
+//! Replicas are killed under traffic: established paths never fail, clients move to another
+//! replica without logging in again, and nobody sees anybody go offline.
+
+#![allow(missing_docs, reason = "a test")]
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use futures::FutureExt as _;
+use hydrascale_chaos_tests::balancer::Balancer;
+use hydrascale_chaos_tests::clients::{self, Ark, Caddy, Forwarder, Launch, Program};
+use hydrascale_chaos_tests::cluster::{CLIENT_PORT, Cluster};
+use hydrascale_chaos_tests::http::{Loop, Samples};
+use hydrascale_chaos_tests::log::{Log, Mark};
+use hydrascale_chaos_tests::observer::{Observer, What};
+use hydrascale_chaos_tests::{Context, Scenario, homes, runner, sockets};
+
+const LIMIT: Duration = Duration::from_secs(420);
+const EVERYTHING: &[Program] = &[
+    Program::Server,
+    Program::Haproxy,
+    Program::Caddy,
+    Program::Forwarder,
+    Program::Ark,
+];
+const REACH_LIMIT: Duration = Duration::from_secs(40);
+/// Go clients stream from another replica within this.
+const MOVE_LIMIT: Duration = Duration::from_secs(5);
+/// A relayed path is usable again within this: clients find a new home when their relay is gone.
+const RELAY_LIMIT: Duration = Duration::from_secs(60);
+/// Longer than any grace after which a node is called offline (25 s after a dead replica).
+const FLAP_WINDOW: Duration = Duration::from_secs(32);
+const EVERY: Duration = Duration::from_millis(100);
+/// A request that takes longer than this has failed, for a user.
+const REQUEST_LIMIT: Duration = Duration::from_secs(3);
+const FIRST_USER: u32 = 2001;
+
+fn main() -> ExitCode {
+    runner::main(
+        "failover",
+        &[Scenario::new(
+            "replicas killed one after another under traffic interrupt nobody",
+            LIMIT,
+            EVERYTHING,
+            |context| kills(context).boxed_local(),
+        )],
+    )
+}
+
+struct Tailnet {
+    context: Context,
+    cluster: Cluster,
+    balancer: Balancer,
+    direct: [Caddy; 2],
+    relayed: [Caddy; 2],
+    forwarder: Forwarder,
+    _ark: Ark,
+    observers: Vec<Observer>,
+}
+
+impl Tailnet {
+    async fn start(context: &Context) -> Result<Self> {
+        let cluster = Cluster::start(context, 3).await?;
+        let balancer = Balancer::start(context).await?;
+        let auth_key = cluster.create_auth_key("people").await?;
+        let addresses: Vec<_> = cluster
+            .replicas()
+            .iter()
+            .map(|one| one.client_address())
+            .collect();
+        let mut observers = Vec::new();
+        for first in 0..addresses.len() {
+            let mut servers = addresses.clone();
+            servers.rotate_left(first);
+            let hostname = format!("watcher-{first}");
+            observers.push(Observer::start(&hostname, &servers, &auth_key).await?);
+        }
+        // All polls on one replica, to be killed first.
+        balancer.steer(|replica| replica == 0).await?;
+        let mut users = FIRST_USER..;
+        let mut launch = |hostname: &str, home: usize, relay_only: bool| -> Result<Launch> {
+            let user = users.next().context("a user")?;
+            homes::pin(user, home, 3)?;
+            if relay_only {
+                homes::forbid_direct_paths(user)?;
+            }
+            Ok(Launch {
+                hostname: hostname.to_owned(),
+                control_url: Balancer::url(),
+                auth_key: auth_key.clone(),
+                user,
+                relay_only,
+                scratch: context.scratch().to_owned(),
+            })
+        };
+        let one = Caddy::start(&launch("one", 0, false)?, &[("two", 18_001)])?;
+        let two = Caddy::start(&launch("two", 1, false)?, &[("one", 18_002)])?;
+        let three = Caddy::start(&launch("three", 0, true)?, &[("four", 18_003)])?;
+        let four = Caddy::start(&launch("four", 2, true)?, &[("three", 18_004)])?;
+        for caddy in [&one, &two, &three, &four] {
+            caddy.wait_up().await?;
+        }
+        let five = launch("five", 1, false)?;
+        let forwarder = Forwarder::start(Program::Forwarder, &five, "one", 18_005).await?;
+        let ark = Ark::start(&launch("six", 2, false)?).await?;
+        Ok(Self {
+            context: context.clone(),
+            cluster,
+            balancer,
+            direct: [one, two],
+            relayed: [three, four],
+            forwarder,
+            _ark: ark,
+            observers,
+        })
+    }
+
+    /// Every path is found before anything is killed.
+    async fn establish(&self) -> Result<()> {
+        let [one, two] = &self.direct;
+        one.reach("two", REACH_LIMIT).await?;
+        two.reach("one", REACH_LIMIT).await?;
+        self.forwarder.reach(REACH_LIMIT).await?;
+        let [three, four] = &self.relayed;
+        three.reach("four", REACH_LIMIT).await?;
+        four.reach("three", REACH_LIMIT).await?;
+        for log in [one.log(), two.log(), self.forwarder.log()] {
+            let found = clients::direct_path_found;
+            log.wait_for("a direct path", Mark::START, REACH_LIMIT, found)
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// The logs of the Go clients, by name.
+    fn go_logs(&self) -> BTreeMap<&str, &Log> {
+        let caddies = self.direct.iter().chain(&self.relayed);
+        let mut logs: BTreeMap<&str, &Log> = caddies
+            .map(|caddy| (caddy.hostname(), caddy.log()))
+            .collect();
+        logs.insert("five", self.forwarder.log());
+        logs
+    }
+
+    /// Id and addresses of every node.
+    async fn identities(&self) -> Result<BTreeMap<String, (String, Vec<IpAddr>)>> {
+        let nodes = self.cluster.wait_equal(Duration::from_secs(20)).await?;
+        Ok(nodes
+            .into_iter()
+            .map(|node| (node.hostname, (node.id, node.addresses)))
+            .collect())
+    }
+}
+
+async fn kills(context: Context) -> Result<()> {
+    let mut tailnet = Tailnet::start(&context).await?;
+    tailnet.establish().await?;
+    tailnet.balancer.steer(|_| true).await?;
+    let identities = tailnet.identities().await?;
+    context.step("all paths are established");
+
+    let begin = Instant::now();
+    let direct = Loop::start(
+        tailnet.direct[0].address_of("two")?,
+        "/",
+        EVERY,
+        REQUEST_LIMIT,
+    );
+    let forwarded = Loop::start(tailnet.forwarder.address(), "/", EVERY, REQUEST_LIMIT);
+    let relayed = Loop::start(
+        tailnet.relayed[0].address_of("four")?,
+        "/",
+        EVERY,
+        REQUEST_LIMIT,
+    );
+
+    let mut windows = Vec::new();
+    let holder = holder_of_polls(&tailnet.cluster)?;
+    windows.push(kill_one(&mut tailnet, "the holder of the polls", holder, true).await?);
+    let leader = tailnet.cluster.leader().await?;
+    windows.push(kill_one(&mut tailnet, "the leader", leader, false).await?);
+    for index in 0..tailnet.cluster.size() {
+        windows.push(kill_one(&mut tailnet, "the next in turn", index, false).await?);
+    }
+    tokio::time::sleep(FLAP_WINDOW).await;
+
+    for (name, requests) in [("direct", direct), ("forwarded", forwarded)] {
+        let samples = requests.finish().await?;
+        context.measured(
+            &format!("{name} path under kills"),
+            format!(
+                "{} requests, slowest {:.0?}",
+                samples.len(),
+                samples.slowest()
+            ),
+        );
+        let failures = samples.failures();
+        ensure!(failures.is_empty(), "the {name} path failed: {failures:?}");
+    }
+    report_relay_gaps(&context, &relayed.finish().await?, &windows)?;
+    check_no_flap(&tailnet, begin)?;
+    let now = tailnet.identities().await?;
+    ensure!(
+        now == identities,
+        "ids or addresses changed:\n{identities:?}\n{now:?}"
+    );
+    tailnet.cluster.check_alive()?;
+    tailnet.balancer.check()
+}
+
+/// One kill: what was killed, and the time from the kill until it was back and caught up.
+struct Window {
+    what: String,
+    begin: Instant,
+    end: Instant,
+}
+
+async fn kill_one(
+    tailnet: &mut Tailnet,
+    what: &str,
+    index: usize,
+    holds_all_polls: bool,
+) -> Result<Window> {
+    let context = tailnet.context.clone();
+    tailnet.cluster.note_term(false).await?;
+    let marks: BTreeMap<String, Mark> = tailnet
+        .go_logs()
+        .iter()
+        .map(|(name, log)| ((*name).to_owned(), log.mark()))
+        .collect();
+    let what = format!("{what} ({})", tailnet.cluster.replica(index)?.name());
+    let begin = Instant::now();
+    tailnet.cluster.kill(index).await?;
+    tokio::time::sleep(MOVE_LIMIT).await;
+    let mut moved = Vec::new();
+    for (name, log) in tailnet.go_logs() {
+        let mark = marks.get(name).copied().unwrap_or_default();
+        let registered = log.lines_since(mark, clients::registered);
+        ensure!(
+            registered.is_empty(),
+            "{name} registered again: {registered:?}"
+        );
+        let opened = log.lines_since(mark, clients::stream_opened);
+        moved.extend(opened.first().map(|line| line.at - begin));
+        ensure!(
+            !(holds_all_polls && opened.is_empty()),
+            "{name} did not move within 5 s"
+        );
+    }
+    context.measured(
+        &format!("clients that moved after a kill of {what}"),
+        format!("{}, slowest after {:.1?}", moved.len(), moved.iter().max()),
+    );
+    let ready = tailnet.cluster.up(index).await?;
+    let equal = Instant::now();
+    tailnet.cluster.wait_equal(Duration::from_secs(20)).await?;
+    context.step(&format!(
+        "it was ready again after {ready:.1?} and equal {:.1?} later",
+        equal.elapsed()
+    ));
+    tailnet.cluster.note_term(true).await?;
+    wait_relayed(tailnet).await?;
+    Ok(Window {
+        what,
+        begin,
+        end: Instant::now(),
+    })
+}
+
+/// Relayed paths work again, so that the next kill starts from a whole tailnet.
+async fn wait_relayed(tailnet: &Tailnet) -> Result<()> {
+    let [three, four] = &tailnet.relayed;
+    three.reach("four", RELAY_LIMIT).await?;
+    four.reach("three", RELAY_LIMIT).await?;
+    // All clients are back on their pinned homes before the next relay goes.
+    let observer = tailnet.observers.first().context("an observer")?;
+    let homes: BTreeMap<String, u64> = observer
+        .peers()
+        .into_values()
+        .map(|peer| (peer.name, peer.home))
+        .collect();
+    tailnet.context.step(&format!("homes: {homes:?}"));
+    Ok(())
+}
+
+fn holder_of_polls(cluster: &Cluster) -> Result<usize> {
+    let mut holder = (0, 0);
+    for (index, replica) in cluster.running() {
+        let held = sockets::connections_to(replica.ip(), CLIENT_PORT)?;
+        if held > holder.1 {
+            holder = (index, held);
+        }
+    }
+    Ok(holder.0)
+}
+
+fn report_relay_gaps(context: &Context, samples: &Samples, windows: &[Window]) -> Result<()> {
+    for window in windows {
+        let during = samples
+            .0
+            .iter()
+            .filter(|one| one.at >= window.begin && one.at < window.end);
+        let gap = Samples(during.cloned().collect()).longest_gap();
+        let figure = format!("{gap:.1?} without an answer");
+        context.measured(&format!("relayed path, kill of {}", window.what), figure);
+        ensure!(
+            gap < RELAY_LIMIT,
+            "relayed path, kill of {}: {gap:?}",
+            window.what
+        );
+    }
+    Ok(())
+}
+
+/// Nobody who watched was told that a client had gone offline.
+fn check_no_flap(tailnet: &Tailnet, since: Instant) -> Result<()> {
+    for observer in &tailnet.observers {
+        let events = observer.events_since(since);
+        let flap = events
+            .iter()
+            .find(|event| matches!(event.what, What::Offline | What::Left));
+        if let Some(flap) = flap {
+            bail!(
+                "{} went {:?} {:.1?} after the start",
+                flap.peer,
+                flap.what,
+                flap.at - since
+            );
+        }
+    }
+    Ok(())
+}
