@@ -6,6 +6,7 @@
 mod codec;
 mod engine;
 mod fatal;
+mod identity;
 mod log_store;
 mod machine;
 mod machine_store;
@@ -13,6 +14,7 @@ mod records;
 mod replica;
 mod snapshot;
 mod storage;
+mod tls;
 mod token;
 mod type_config;
 

@@ -1,0 +1,362 @@
+//! Who a data folder is: which replica of which cluster, and the keys that prove it.
+//!
+//! `identity.json` is written last, so that a folder has an identity or has none: what a broken-off
+//! `init` or `join` leaves behind is recognised and used again. The store below the same folder
+//! repeats cluster and replica id; a folder whose parts disagree is refused.
+
+mod files;
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use hydrascale_proto::raft::v1::InitCluster;
+use rustls_pki_types::CertificateDer;
+use serde::{Deserialize, Serialize};
+
+use self::files::{read_certificate, read_text, remove, to_pem, write_durably};
+use crate::ReplicaId;
+use crate::replica::{Cause, InitError};
+use crate::tls::{Authority, Credentials, ReplicaKey};
+
+/// Which replica of which cluster a data folder is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Identity {
+    /// UUID of the cluster.
+    pub(crate) cluster_id: String,
+    /// Given by the cluster, never reused.
+    pub(crate) replica_id: u64,
+    /// Replicas known when this one joined; later the membership tells.
+    #[serde(default)]
+    pub(crate) peers: Vec<KnownPeer>,
+}
+
+/// A replica that can be asked before the membership is known.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct KnownPeer {
+    /// Its id.
+    pub(crate) replica_id: u64,
+    /// `host:port` of its peer listener.
+    pub(crate) addr: String,
+}
+
+/// A join that was begun: its key must be used again, so that the token is spent only once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Joining {
+    token_id: String,
+}
+
+/// A replica's data folder, as far as identity goes.
+#[derive(Clone, Debug)]
+pub(crate) struct Folder {
+    path: PathBuf,
+}
+
+impl Folder {
+    /// The folder at `path`, which need not exist.
+    pub(crate) fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into() }
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whose folder it is; `None` before `init` or `join` have finished.
+    ///
+    /// # Errors
+    /// The identity cannot be read.
+    pub(crate) fn identity(&self) -> Result<Option<Identity>, IdentityError> {
+        let path = self.path.join(IDENTITY);
+        let Some(text) = read_text(&path)? else {
+            return Ok(None);
+        };
+        let identity = serde_json::from_str(&text);
+        identity
+            .map(Some)
+            .map_err(|source| IdentityError::Malformed { path, source })
+    }
+
+    /// The certificates and the key.
+    ///
+    /// # Errors
+    /// One of them is missing or damaged.
+    pub(crate) fn credentials(&self) -> Result<Credentials, IdentityError> {
+        Ok(Credentials {
+            authority: read_certificate(&self.path.join(CA_CERTIFICATE))?,
+            certificate: read_certificate(&self.path.join(CERTIFICATE))?,
+            key: self.key()?,
+        })
+    }
+
+    /// What the first entry of a new cluster must say, until the cluster has taken it over.
+    ///
+    /// # Errors
+    /// A file is damaged.
+    pub(crate) fn bootstrap(&self, cluster_id: &str) -> Result<Option<InitCluster>, IdentityError> {
+        let Some(key) = read_text(&self.path.join(CA_KEY))? else {
+            return Ok(None);
+        };
+        let key = ReplicaKey::from_pem(&key).map_err(|error| self.damaged(CA_KEY, error))?;
+        let certificate = read_certificate(&self.path.join(CA_CERTIFICATE))?;
+        Ok(Some(InitCluster {
+            cluster_id: cluster_id.to_owned(),
+            ca_certificate: certificate.to_vec().into(),
+            ca_private_key: key.private_key().secret_der().to_vec().into(),
+        }))
+    }
+
+    /// The cluster holds its authority's key now; the local copy goes.
+    ///
+    /// # Errors
+    /// The file cannot be removed.
+    pub(crate) fn forget_bootstrap(&self) -> io::Result<()> {
+        remove(&self.path.join(CA_KEY))
+    }
+
+    /// Makes sure that the folder is free for a new identity, and creates it.
+    ///
+    /// # Errors
+    /// It belongs to a replica, or holds something that this crate did not put there.
+    pub(crate) fn claim(&self) -> Result<(), InitError> {
+        let folder = |source| InitError::Folder {
+            path: self.path.clone(),
+            source,
+        };
+        if let Some(identity) = self
+            .identity()
+            .map_err(|error| folder(io::Error::other(error)))?
+        {
+            return Err(InitError::InUse {
+                path: self.path.clone(),
+                cluster_id: identity.cluster_id,
+                replica: ReplicaId(identity.replica_id),
+            });
+        }
+        files::create_private(&self.path).map_err(folder)?;
+        for entry in std::fs::read_dir(&self.path).map_err(folder)? {
+            let found = entry
+                .map_err(folder)?
+                .file_name()
+                .to_string_lossy()
+                .into_owned();
+            if !OWN_LEFTOVERS.contains(&found.as_str()) {
+                return Err(InitError::NotEmpty {
+                    path: self.path.clone(),
+                    found,
+                });
+            }
+        }
+        files::create_private(&self.path.join(TLS)).map_err(folder)
+    }
+
+    /// The key for a join with this token: the one of an earlier attempt, or a new durable one.
+    ///
+    /// # Errors
+    /// The folder cannot be read or written.
+    pub(crate) fn joining_key(&self, token_id: &str) -> Result<ReplicaKey, IdentityError> {
+        let path = self.path.join(JOINING);
+        if let Some(text) = read_text(&path)? {
+            let joining: Joining =
+                serde_json::from_str(&text).map_err(|source| IdentityError::Malformed {
+                    path: path.clone(),
+                    source,
+                })?;
+            if joining.token_id == token_id {
+                return self.key();
+            }
+        }
+        let key = ReplicaKey::create().map_err(|error| self.damaged(KEY, error))?;
+        let joining = Joining {
+            token_id: token_id.to_owned(),
+        };
+        remove(&path)
+            .and_then(|()| write_durably(&self.path.join(KEY), key.to_pem().as_bytes()))
+            .and_then(|()| write_durably(&path, &json(&joining)))
+            .map_err(|source| IdentityError::Io { path, source })?;
+        Ok(key)
+    }
+
+    /// Makes the folder a joined replica's; its key is there already.
+    ///
+    /// # Errors
+    /// The folder cannot be written.
+    pub(crate) fn settle(
+        &self,
+        identity: &Identity,
+        authority: &CertificateDer<'_>,
+        certificate: &CertificateDer<'_>,
+    ) -> io::Result<()> {
+        write_durably(
+            &self.path.join(CA_CERTIFICATE),
+            to_pem(CERTIFICATE_LABEL, authority).as_bytes(),
+        )?;
+        write_durably(
+            &self.path.join(CERTIFICATE),
+            to_pem(CERTIFICATE_LABEL, certificate).as_bytes(),
+        )?;
+        write_durably(&self.path.join(IDENTITY), &json(identity))?;
+        remove(&self.path.join(JOINING))
+    }
+
+    /// Makes the folder the first replica's of a new cluster.
+    ///
+    /// # Errors
+    /// The folder cannot be written.
+    pub(crate) fn settle_first(
+        &self,
+        identity: &Identity,
+        authority: &Authority,
+        key: &ReplicaKey,
+        certificate: &CertificateDer<'_>,
+    ) -> io::Result<()> {
+        let ca_key = to_pem(PRIVATE_KEY_LABEL, authority.key_pkcs8());
+        write_durably(&self.path.join(CA_KEY), ca_key.as_bytes())?;
+        write_durably(&self.path.join(KEY), key.to_pem().as_bytes())?;
+        self.settle(identity, authority.certificate(), certificate)
+    }
+
+    fn key(&self) -> Result<ReplicaKey, IdentityError> {
+        let path = self.path.join(KEY);
+        let pem = read_text(&path)?.ok_or(IdentityError::Missing { path })?;
+        ReplicaKey::from_pem(&pem).map_err(|error| self.damaged(KEY, error))
+    }
+
+    fn damaged(&self, name: &str, source: impl Into<Cause>) -> IdentityError {
+        IdentityError::Damaged {
+            path: self.path.join(name),
+            source: source.into(),
+        }
+    }
+}
+
+fn json(value: &impl Serialize) -> Vec<u8> {
+    let mut text = serde_json::to_vec_pretty(value).expect("plain strings and numbers serialize");
+    text.push(b'\n');
+    text
+}
+
+/// Why a folder's identity cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum IdentityError {
+    /// A file cannot be read or written.
+    #[error("{} cannot be read or written", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A file is absent.
+    #[error("{} is missing", path.display())]
+    Missing {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A file is not the JSON that belongs there.
+    #[error("{} is malformed", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A key or certificate is damaged.
+    #[error("{} is damaged", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Cause,
+    },
+}
+
+const IDENTITY: &str = "identity.json";
+const JOINING: &str = "joining.json";
+const TLS: &str = "tls";
+const CA_CERTIFICATE: &str = "tls/ca.pem";
+const CA_KEY: &str = "tls/ca.key";
+const CERTIFICATE: &str = "tls/replica.pem";
+const KEY: &str = "tls/replica.key";
+const CERTIFICATE_LABEL: &str = "CERTIFICATE";
+const PRIVATE_KEY_LABEL: &str = "PRIVATE KEY";
+
+/// What a broken-off `init` or `join` leaves, and what file systems put into every new folder.
+const OWN_LEFTOVERS: [&str; 5] = [TLS, JOINING, "joining.tmp", "identity.tmp", "lost+found"];
+
+#[cfg(test)]
+mod tests {
+    use time::OffsetDateTime;
+
+    use super::*;
+    use crate::tls::PeerName;
+
+    #[test]
+    fn a_settled_folder_knows_who_it_is_and_refuses_to_become_somebody_else() {
+        let temp = tempfile::tempdir().unwrap();
+        let folder = settled(temp.path());
+        assert_eq!(folder.identity().unwrap().unwrap().replica_id, 1);
+        assert!(folder.credentials().is_ok());
+        assert!(matches!(
+            folder.claim(),
+            Err(InitError::InUse {
+                replica: ReplicaId(1),
+                ..
+            })
+        ));
+    }
+
+    #[test]
+    fn the_authoritys_key_is_there_until_the_cluster_has_it() {
+        let temp = tempfile::tempdir().unwrap();
+        let folder = settled(temp.path());
+        let bootstrap = folder.bootstrap("c").unwrap().unwrap();
+        let certificate = CertificateDer::from(bootstrap.ca_certificate.to_vec());
+        assert!(Authority::load(certificate, bootstrap.ca_private_key.to_vec()).is_ok());
+        folder.forget_bootstrap().unwrap();
+        assert_eq!(folder.bootstrap("c").unwrap(), None);
+    }
+
+    #[test]
+    fn a_folder_with_foreign_files_is_refused_and_a_broken_off_start_is_not() {
+        let temp = tempfile::tempdir().unwrap();
+        let folder = Folder::new(temp.path().join("new"));
+        folder.claim().unwrap();
+        folder.joining_key("t").unwrap();
+        folder.claim().unwrap();
+        std::fs::write(folder.path().join("notes.txt"), "mine").unwrap();
+        assert!(matches!(folder.claim(), Err(InitError::NotEmpty { .. })));
+    }
+
+    #[test]
+    fn a_join_taken_up_again_uses_the_same_key_and_another_token_a_new_one() {
+        let temp = tempfile::tempdir().unwrap();
+        let folder = Folder::new(temp.path());
+        folder.claim().unwrap();
+        let first = folder.joining_key("t").unwrap().public_key();
+        assert_eq!(folder.joining_key("t").unwrap().public_key(), first);
+        assert_ne!(folder.joining_key("u").unwrap().public_key(), first);
+    }
+
+    fn settled(path: &Path) -> Folder {
+        let folder = Folder::new(path);
+        folder.claim().unwrap();
+        let now = OffsetDateTime::now_utc();
+        let authority = Authority::create("c", now).unwrap();
+        let key = ReplicaKey::create().unwrap();
+        let name = PeerName::new("c", 1);
+        let certificate = authority.sign(&name, &key.public_key(), now).unwrap();
+        let identity = Identity {
+            cluster_id: "c".to_owned(),
+            replica_id: 1,
+            peers: Vec::new(),
+        };
+        folder
+            .settle_first(&identity, &authority, &key, &certificate)
+            .unwrap();
+        folder
+    }
+}

@@ -1,0 +1,18 @@
+//! Who may talk to whom: the cluster's certificate authority, the names in certificates, and the
+//! rustls configurations made of them.
+//!
+//! Every connection between replicas is mutually authenticated TLS 1.3. A certificate names one
+//! replica of one cluster (`replica-{id}.{cluster id}`), so that neither a wrong address nor a
+//! copied configuration can make two replicas mistake each other. Only a joiner connects without
+//! one; it recognises the cluster by the hash of its authority in the join token.
+
+mod authority;
+mod name;
+mod settings;
+mod verify;
+
+pub(crate) use self::authority::{Authority, ReplicaKey, SignError, sha256};
+pub(crate) use self::name::PeerName;
+pub(crate) use self::settings::{
+    Credentials, TlsError, client_settings, join_settings, server_settings,
+};

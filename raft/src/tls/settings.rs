@@ -1,0 +1,104 @@
+//! rustls configurations for the three roles: serving replicas, calling replicas, joining.
+
+use std::sync::Arc;
+
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
+use rustls::version::TLS13;
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls_pki_types::CertificateDer;
+
+use super::ReplicaKey;
+use super::verify::PinnedAuthority;
+
+const ALPN_HTTP2: &[u8] = b"h2";
+
+/// What a replica proves its identity with and checks others against.
+pub(crate) struct Credentials {
+    /// The cluster's authority.
+    pub(crate) authority: CertificateDer<'static>,
+    /// This replica's certificate.
+    pub(crate) certificate: CertificateDer<'static>,
+    /// Its private key.
+    pub(crate) key: ReplicaKey,
+}
+
+impl Credentials {
+    fn chain(&self) -> Vec<CertificateDer<'static>> {
+        // The authority goes along for joiners, who know only its hash.
+        vec![self.certificate.clone(), self.authority.clone()]
+    }
+
+    fn roots(&self) -> Result<Arc<RootCertStore>, TlsError> {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.authority.clone())?;
+        Ok(Arc::new(roots))
+    }
+}
+
+/// Serving: certificates of the cluster are verified, their absence is left to each RPC to judge.
+///
+/// # Errors
+/// The credentials do not fit together.
+pub(crate) fn server_settings(credentials: &Credentials) -> Result<Arc<ServerConfig>, TlsError> {
+    let provider = provider();
+    let verifier =
+        WebPkiClientVerifier::builder_with_provider(credentials.roots()?, Arc::clone(&provider))
+            .allow_unauthenticated()
+            .build()?;
+    let mut settings = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&TLS13])?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(credentials.chain(), credentials.key.private_key())?;
+    settings.alpn_protocols = vec![ALPN_HTTP2.to_vec()];
+    // Connections are few and long-lived: resumption would only add a way around verification.
+    settings.send_tls13_tickets = 0;
+    Ok(Arc::new(settings))
+}
+
+/// Calling another replica; its name is given per connection.
+///
+/// # Errors
+/// The credentials do not fit together.
+pub(crate) fn client_settings(credentials: &Credentials) -> Result<Arc<ClientConfig>, TlsError> {
+    let mut settings = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&TLS13])?
+        .with_root_certificates(credentials.roots()?)
+        .with_client_auth_cert(credentials.chain(), credentials.key.private_key())?;
+    settings.alpn_protocols = vec![ALPN_HTTP2.to_vec()];
+    Ok(Arc::new(settings))
+}
+
+/// Joining: no certificate yet, and any replica below the pinned authority will do.
+///
+/// # Errors
+/// The TLS library refuses the protocol version.
+pub(crate) fn join_settings(
+    cluster_id: &str,
+    ca_sha256: [u8; 32],
+) -> Result<Arc<ClientConfig>, TlsError> {
+    let provider = provider();
+    let verifier = PinnedAuthority::new(cluster_id, ca_sha256, &provider);
+    let mut settings = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&TLS13])?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier)
+        .with_no_client_auth();
+    settings.alpn_protocols = vec![ALPN_HTTP2.to_vec()];
+    Ok(Arc::new(settings))
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(aws_lc_rs::default_provider())
+}
+
+/// Credentials that do not fit together.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TlsError {
+    /// Certificate, key or protocol version is refused.
+    #[error("certificate or key is refused")]
+    Rustls(#[from] rustls::Error),
+    /// The authority cannot verify clients.
+    #[error("the authority cannot verify replicas")]
+    Verifier(#[from] VerifierBuilderError),
+}
