@@ -3,27 +3,36 @@
 //!
 //! No type of openraft crosses this crate's public API.
 
+#[cfg(test)]
+mod cluster_tests;
 mod codec;
+mod core;
+mod counters;
 mod engine;
 mod fatal;
+mod fatal_slot;
 mod identity;
+mod join;
 mod log_store;
 mod machine;
 mod machine_store;
+mod network;
 mod records;
 mod replica;
 mod snapshot;
 mod storage;
+mod timing;
 mod tls;
 mod token;
 mod type_config;
 
+pub use self::counters::ReplicaMetrics;
 pub use self::machine::{
     ApplyContext, Effects, MachineError, ReplicaId, Row, RowWrite, StateMachine,
 };
 pub use self::replica::{
-    AdminError, Cause, Clock, DialOverrides, Fatal, InitError, JoinError, MemberStatus,
-    ProposeError, Proposed, QuorumHealth, ReadError, Replica, ReplicaConfig, ReplicaMetrics, Role,
-    StartError, Status,
+    AdminError, Cause, Clock, DialOverrides, DiskFailure, Fatal, InitError, JoinError, MemberStatus,
+    ProposeError, Proposed, QuorumHealth, ReadError, Replica, ReplicaConfig, Role, StartError,
+    Status,
 };
 pub use self::token::{JoinToken, JoinTokenError};

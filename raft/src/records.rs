@@ -77,6 +77,11 @@ impl ClusterRecords {
         self.removed.contains(&replica_id)
     }
 
+    /// The replicas removed for good.
+    pub(crate) fn removed(&self) -> impl Iterator<Item = u64> + '_ {
+        self.removed.iter().copied()
+    }
+
     /// Whether a replica id was given out by spending a join token.
     pub(crate) fn joined(&self, replica_id: u64) -> Option<&JoinTokenUse> {
         self.tokens

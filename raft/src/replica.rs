@@ -2,22 +2,30 @@
 
 mod config;
 mod error;
+mod init;
+mod start;
 mod status;
+mod stop;
 
-use std::convert::Infallible;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use hydrascale_proto::raft::v1::manage_request::Op;
+use hydrascale_proto::raft::v1::proposal::Body;
+use hydrascale_proto::raft::v1::{MoveLeadership, RemoveMember};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-pub use self::config::{Clock, DialOverrides, ReplicaConfig};
+pub use self::config::{Clock, DialOverrides, DiskFailure, ReplicaConfig};
 pub use self::error::{
     AdminError, Cause, Fatal, InitError, JoinError, ProposeError, ReadError, StartError,
 };
 pub use self::status::{MemberStatus, QuorumHealth, Role, Status};
-use crate::{JoinToken, ReplicaId, StateMachine};
+use self::stop::Inner;
+use crate::counters::ReplicaMetrics;
+use crate::{JoinToken, ReplicaId, StateMachine, join};
 
 /// A committed and locally applied command.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,14 +36,18 @@ pub struct Proposed {
     pub outcome: Bytes,
 }
 
-/// Counters since the replica started; plain numbers for the caller to export.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ReplicaMetrics {}
-
 /// A running replica. Clones are cheap and share it; dropping the last one stops it abruptly.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Replica {
-    never: Infallible,
+    inner: Arc<Inner>,
+}
+
+impl fmt::Debug for Replica {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Replica")
+            .field("id", &self.id())
+            .finish_non_exhaustive()
+    }
 }
 
 impl Replica {
@@ -45,10 +57,7 @@ impl Replica {
     /// # Errors
     /// The folder is in use or cannot be written; it is left as it was.
     pub fn init_cluster(config: &ReplicaConfig) -> Result<String, InitError> {
-        Err(InitError::Config {
-            field: "data_dir",
-            reason: format!("{} cannot be used yet", config.data_dir.display()),
-        })
+        init::init_cluster(config)
     }
 
     /// Spends a join token: asks the cluster for an id and a certificate and stores both in the
@@ -57,15 +66,11 @@ impl Replica {
     ///
     /// # Errors
     /// The folder is in use, the token is refused, or nobody answers.
-    #[expect(clippy::unused_async, reason = "the transport follows")]
     pub async fn join_cluster(
         config: &ReplicaConfig,
         token: &JoinToken,
     ) -> Result<ReplicaId, JoinError> {
-        let _ = (config, token);
-        Err(JoinError::Unavailable {
-            reason: "no transport".to_owned(),
-        })
+        join::join(config, token).await
     }
 
     /// Opens the store, loads the state machine, serves other replicas on `listener`, and only then
@@ -73,15 +78,14 @@ impl Replica {
     ///
     /// # Errors
     /// The folder belongs to no cluster or to another, or the store does not open.
-    #[expect(clippy::unused_async, reason = "the transport follows")]
     pub async fn start(
         config: ReplicaConfig,
         listener: TcpListener,
         machine: Arc<dyn StateMachine>,
     ) -> Result<Self, StartError> {
-        let _ = (listener, machine);
-        Err(StartError::NoIdentity {
-            path: config.data_dir,
+        let inner = start::start(config, listener, machine).await?;
+        Ok(Self {
+            inner: Arc::new(inner),
         })
     }
 
@@ -95,8 +99,7 @@ impl Replica {
     /// # Cancel safety
     /// A dropped call may or may not have proposed the command.
     pub async fn propose(&self, command: Bytes) -> Result<Proposed, ProposeError> {
-        let _ = command;
-        match self.never {}
+        self.propose_traced(command, "").await
     }
 
     /// As [`Self::propose`], handing a W3C `traceparent` on to the leader's span.
@@ -108,8 +111,10 @@ impl Replica {
         command: Bytes,
         traceparent: &str,
     ) -> Result<Proposed, ProposeError> {
-        let _ = (command, traceparent);
-        match self.never {}
+        self.inner
+            .core
+            .propose(Body::Command(command), traceparent)
+            .await
     }
 
     /// A log index that covers everything acknowledged anywhere before this call; the local state
@@ -119,7 +124,7 @@ impl Replica {
     /// # Errors
     /// No leader in time, or this replica is too far behind.
     pub async fn read_index(&self) -> Result<u64, ReadError> {
-        match self.never {}
+        self.inner.core.read_index().await
     }
 
     /// Waits until this replica has applied log index `index`.
@@ -127,29 +132,28 @@ impl Replica {
     /// # Errors
     /// [`ReadError::Behind`] after `timeout`.
     pub async fn wait_applied(&self, index: u64, timeout: Duration) -> Result<(), ReadError> {
-        let _ = (index, timeout);
-        match self.never {}
+        self.inner.core.wait_applied(index, timeout).await
     }
 
     /// The replica's and the cluster's state, renewed at every change of role, leader or membership
     /// and a few times a second besides.
     pub fn status(&self) -> watch::Receiver<Status> {
-        match self.never {}
+        self.inner.core.status.subscribe()
     }
 
     /// This replica's id.
     pub fn id(&self) -> ReplicaId {
-        match self.never {}
+        ReplicaId(self.inner.core.id())
     }
 
     /// The cluster's id (UUID).
     pub fn cluster_id(&self) -> &str {
-        match self.never {}
+        &self.inner.core.identity.cluster_id
     }
 
     /// How often this replica has started; durable, grows by one each time.
     pub fn incarnation(&self) -> u64 {
-        match self.never {}
+        self.inner.core.incarnation
     }
 
     /// Makes a token that lets one new replica join within `ttl`. Only its hash is stored; the
@@ -158,8 +162,7 @@ impl Replica {
     /// # Errors
     /// The cluster refuses or cannot be asked.
     pub async fn create_join_token(&self, ttl: Duration) -> Result<JoinToken, AdminError> {
-        let _ = ttl;
-        match self.never {}
+        join::create_token(&self.inner.core, ttl).await
     }
 
     /// Withdraws an unused join token.
@@ -167,8 +170,7 @@ impl Replica {
     /// # Errors
     /// The token is unknown or used, or the cluster cannot be asked.
     pub async fn revoke_join_token(&self, token_id: &str) -> Result<(), AdminError> {
-        let _ = token_id;
-        match self.never {}
+        join::revoke_token(&self.inner.core, token_id).await
     }
 
     /// Hands leadership to a voter, or to the most caught-up other voter. Returns who leads now.
@@ -179,8 +181,11 @@ impl Replica {
         &self,
         to: Option<ReplicaId>,
     ) -> Result<ReplicaId, AdminError> {
-        let _ = to;
-        match self.never {}
+        let to = to.map_or(0, |id| id.0);
+        self.inner
+            .core
+            .manage(Op::MoveLeadership(MoveLeadership { to }))
+            .await
     }
 
     /// Removes a replica for good: it leaves the membership, its id is never used again, and it
@@ -189,28 +194,28 @@ impl Replica {
     /// # Errors
     /// The replica is unknown, is the last voter, or the cluster cannot be asked.
     pub async fn remove_member(&self, id: ReplicaId) -> Result<(), AdminError> {
-        let _ = id;
-        match self.never {}
+        let op = Op::RemoveMember(RemoveMember { replica_id: id.0 });
+        self.inner.core.manage(op).await.map(drop)
     }
 
     /// Resolves when the replica can no longer go on; the process must exit.
     pub async fn fatal(&self) -> Fatal {
-        match self.never {}
+        self.inner.core.fatal.wait().await
     }
 
     /// Hands leadership over if it leads (bounded), stops serving, and closes the store cleanly.
     /// Calling it again waits for the same end.
     pub async fn shutdown(&self) {
-        match self.never {}
+        self.inner.shutdown().await;
     }
 
     /// Stops at once, without handing leadership over, as a crash would.
     pub async fn abort(&self) {
-        match self.never {}
+        self.inner.abort().await;
     }
 
     /// The counters' present values.
     pub fn metrics(&self) -> ReplicaMetrics {
-        match self.never {}
+        self.inner.core.counters.snapshot()
     }
 }

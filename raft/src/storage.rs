@@ -13,7 +13,7 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -212,6 +212,11 @@ impl Storage {
     /// The folder is gone.
     pub(crate) fn free_space(&self) -> io::Result<FreeSpace> {
         FreeSpace::of(&self.dir)
+    }
+
+    /// Tells when nobody holds the database any more, so that the folder can be opened again.
+    pub(crate) fn holders(&self) -> Weak<dyn Engine> {
+        Arc::downgrade(&self.engine)
     }
 
     /// The replica's folder.

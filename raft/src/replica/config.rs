@@ -31,6 +31,8 @@ pub struct ReplicaConfig {
     pub dial_overrides: DialOverrides,
     /// The wall clock that stamps commands.
     pub clock: Clock,
+    /// What a failed disk does to the process.
+    pub disk_failure: DiskFailure,
 }
 
 impl ReplicaConfig {
@@ -51,8 +53,19 @@ impl ReplicaConfig {
             request_timeout: Duration::from_secs(10),
             dial_overrides: DialOverrides::default(),
             clock: Clock::default(),
+            disk_failure: DiskFailure::ExitProcess,
         }
     }
+}
+
+/// What happens when the log or the state cannot be written: nobody knows then what the disk holds,
+/// and only the next start can find out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DiskFailure {
+    /// The process exits at once with code 74.
+    ExitProcess,
+    /// [`crate::Replica::fatal`] resolves; the caller must stop the replica.
+    Report,
 }
 
 /// Dialled address to the address really connected to. Clones share one map, so that a test can

@@ -239,4 +239,7 @@ pub enum Fatal {
     /// The cluster removed this replica for good; its data folder is of no further use.
     #[error("the cluster has removed this replica")]
     Removed,
+    /// A later start of this replica is running: its data folder is in use twice.
+    #[error("another process runs with a copy of this replica's data folder")]
+    Replaced,
 }

@@ -1,0 +1,8 @@
+//! Whole clusters in one process: real TLS over loopback, real stores in temporary folders.
+
+mod failures;
+mod harness;
+mod identity;
+mod membership;
+mod proposals;
+mod wire;

@@ -1,0 +1,117 @@
+//! Replicas that die, come back, and fall behind.
+
+use super::harness::{TestCluster, clock_ahead};
+use crate::Status;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_leader_is_replaced_and_catches_up_when_it_is_back() {
+    let mut cluster = TestCluster::three().await;
+    cluster.replicas[0].add("k", 1).await;
+    let old = cluster.leader().await;
+    cluster.replicas[old].kill().await;
+    let survivor = (old + 1) % 3;
+    cluster.replicas[survivor].add("k", 1).await;
+    let new = cluster.leader().await;
+    assert_ne!(new, old);
+    let last = cluster.replicas[survivor].add("k", 1).await;
+    cluster.replicas[old].start().await;
+    cluster.applied(last.index).await;
+    assert_eq!(cluster.replicas[old].sums.get("k"), 3);
+    let back = cluster.replicas[old].replica();
+    assert_eq!(
+        back.propose(super::harness::add("k", 1))
+            .await
+            .unwrap()
+            .outcome,
+        "4"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_too_far_behind_catches_up_from_a_snapshot() {
+    let mut cluster = TestCluster::three_with(|config| {
+        config.snapshot_every = 40;
+        config.log_kept = 5;
+    })
+    .await;
+    let leader = cluster.leader().await;
+    let away = (leader + 1) % 3;
+    cluster.replicas[away].kill().await;
+    let mut last = 0;
+    for i in 0..200 {
+        last = cluster.replicas[leader]
+            .add(&format!("k{}", i % 10), 1)
+            .await
+            .index;
+    }
+    cluster.replicas[away].start().await;
+    cluster.applied(last).await;
+    let expected = cluster.replicas[leader].sums.all();
+    assert_eq!(cluster.replicas[away].sums.all(), expected);
+    assert!(
+        cluster.replicas[away]
+            .replica()
+            .metrics()
+            .snapshots_received
+            > 0
+    );
+    let after = cluster.replicas[away].add("k0", 1).await;
+    cluster.applied(after.index).await;
+    // The installed state is durable: it is there after another start.
+    cluster.replicas[away].kill().await;
+    cluster.replicas[away].start().await;
+    cluster.applied(after.index).await;
+    assert_eq!(
+        cluster.replicas[away].sums.all(),
+        cluster.replicas[leader].sums.all()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_stops_hands_over_first() {
+    let mut cluster = TestCluster::three().await;
+    let leader = cluster.leader().await;
+    let other = (leader + 1) % 3;
+    let before = cluster.replicas[other].replica().status().borrow().term;
+    cluster.replicas[leader].stop().await;
+    let started = std::time::Instant::now();
+    cluster.replicas[other].add("k", 1).await;
+    let gap = started.elapsed();
+    assert!(
+        gap.as_millis() < 1500,
+        "a handed over leadership leaves no gap: {gap:?}"
+    );
+    let now = cluster.replicas[other]
+        .until("the next term", |now| now.term > before)
+        .await;
+    assert!(now.quorum(std::time::Instant::now()).voters == 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_whose_clock_is_off_steps_back() {
+    let mut cluster = TestCluster::three().await;
+    let leader = cluster.leader().await;
+    let id = cluster.replicas[leader].id();
+    cluster.replicas[leader].stop().await;
+    cluster.replicas[leader].config.clock = clock_ahead(10_000);
+    cluster.replicas[leader].start().await;
+    let shifted = &cluster.replicas[leader];
+    shifted.until("a leader", |now| now.leader.is_some()).await;
+    // Whoever leads now may hand over to it; it must not keep the leadership.
+    let handed = shifted.replica().transfer_leadership(Some(id)).await;
+    assert!(handed.is_ok(), "{handed:?}");
+    shifted
+        .until("another leader", |now| {
+            now.leader.is_some_and(|leader| leader != id)
+        })
+        .await;
+    assert!(shifted.replica().metrics().clock_handovers > 0);
+    let ahead = cluster.replicas[(leader + 1) % 3]
+        .until("the other clock", |now: &Status| {
+            now.member(id)
+                .and_then(|member| member.clock_ahead_ms)
+                .is_some_and(|ms| ms > 5000)
+        })
+        .await;
+    assert!(ahead.member(id).is_some());
+}

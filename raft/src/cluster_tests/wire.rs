@@ -1,0 +1,1 @@
+//! What arrives at the peer listener from those who are not, or not quite, a replica.

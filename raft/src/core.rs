@@ -1,0 +1,157 @@
+//! What all parts of a running replica share.
+
+mod admission;
+mod append;
+mod members;
+mod observe;
+mod probe;
+mod propose;
+mod read;
+mod reconcile;
+mod window;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use openraft::Raft;
+use openraft::alias::StoredMembershipOf;
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::metrics::{RaftMetrics, RaftServerMetrics};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+pub(crate) use self::admission::seek_admission;
+pub(crate) use self::append::Appended;
+pub(crate) use self::members::Managed;
+pub(crate) use self::observe::{initial_status, observe};
+pub(crate) use self::probe::{Probes, probe};
+pub(crate) use self::propose::AdminDenied;
+pub(crate) use self::read::{QUEUE as READ_QUEUE, ReadHere, ReadRequest, serve_reads};
+pub(crate) use self::reconcile::reconcile;
+pub(crate) use self::window::{IN_FLIGHT_MAX, Window};
+use crate::counters::Counters;
+use crate::fatal_slot::FatalSlot;
+use crate::identity::{Folder, Identity};
+use crate::machine_store::MachineStore;
+use crate::network::{Barred, Guard, Lanes, LeaderContact};
+use crate::records::ClusterRecords;
+use crate::snapshot::SnapshotStore;
+use crate::timing::Timing;
+use crate::type_config::{Member, TypeConfig};
+use crate::{ReadError, ReplicaConfig, Status};
+
+/// The consensus core on our storage.
+pub(crate) type Consensus = Raft<TypeConfig, MachineStore>;
+
+/// Role, leader and membership.
+pub(crate) type ServerMetrics = RaftServerMetrics<TypeConfig>;
+
+/// A running replica's parts.
+pub(crate) struct Core {
+    pub(crate) identity: Identity,
+    pub(crate) incarnation: u64,
+    pub(crate) config: ReplicaConfig,
+    pub(crate) timing: Timing,
+    pub(crate) folder: Folder,
+    pub(crate) raft: Consensus,
+    pub(crate) applied: watch::Receiver<u64>,
+    pub(crate) records: Arc<ArcSwap<ClusterRecords>>,
+    /// Taken when the replica stops, so that the database can be closed.
+    pub(crate) snapshots: ArcSwapOption<SnapshotStore>,
+    pub(crate) lanes: Lanes,
+    pub(crate) guard: Guard,
+    pub(crate) barred: Barred,
+    pub(crate) contact: LeaderContact,
+    pub(crate) probes: Probes,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) fatal: FatalSlot,
+    pub(crate) status: watch::Sender<Status>,
+    pub(crate) window: Window,
+    pub(crate) reads: mpsc::Sender<ReadRequest>,
+    /// Membership changes of this replica as leader, one after the other.
+    pub(crate) membership: tokio::sync::Mutex<()>,
+    pub(crate) stopping: CancellationToken,
+}
+
+impl Core {
+    /// This replica's id.
+    pub(crate) fn id(&self) -> u64 {
+        self.identity.replica_id
+    }
+
+    /// The replica that leads, as far as known here.
+    pub(crate) fn leader(&self) -> Option<u64> {
+        self.raft.server_metrics().borrow_watched().current_leader
+    }
+
+    /// The membership in force, committed or not.
+    pub(crate) fn effective_membership(&self) -> Arc<StoredMembershipOf<TypeConfig>> {
+        Arc::clone(
+            &self
+                .raft
+                .server_metrics()
+                .borrow_watched()
+                .membership_config,
+        )
+    }
+
+    /// A member's name and address.
+    pub(crate) fn member(&self, id: u64) -> Option<Member> {
+        self.effective_membership()
+            .membership()
+            .get_node(&id)
+            .cloned()
+    }
+
+    /// Waits until log index `index` is applied here.
+    pub(crate) async fn wait_applied(
+        &self,
+        index: u64,
+        patience: Duration,
+    ) -> Result<(), ReadError> {
+        let mut applied = self.applied.clone();
+        let reached = tokio::time::timeout(patience, applied.wait_for(|at| *at >= index)).await;
+        match reached {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(ReadError::Stopped),
+            Err(_) => Err(ReadError::Behind {
+                applied: *self.applied.borrow(),
+                needed: index,
+            }),
+        }
+    }
+
+    /// Waits for another leader than `than`, but not for long: what is known may be outdated.
+    pub(crate) async fn await_other_leader(&self, than: Option<u64>, patience: Duration) {
+        let patience = patience.min(self.timing.retry());
+        // Both ends mean the same: look again.
+        let other =
+            |now: &ServerMetrics| now.current_leader.is_some() && now.current_leader != than;
+        let _ = self.wait_server(other, patience).await;
+    }
+
+    /// Everything that consensus says about itself. A copy: the original is locked while borrowed.
+    pub(crate) fn metrics(&self) -> RaftMetrics<TypeConfig> {
+        self.raft.metrics().borrow_watched().clone()
+    }
+
+    /// Waits until role, leader and membership are as `wanted`; `None` when they were not in time.
+    pub(crate) async fn wait_server(
+        &self,
+        wanted: impl Fn(&ServerMetrics) -> bool,
+        patience: Duration,
+    ) -> Option<ServerMetrics> {
+        let mut server = self.raft.server_metrics();
+        let waiting = async {
+            loop {
+                let now = server.borrow_and_update().clone();
+                if wanted(&now) {
+                    return Some(now);
+                }
+                server.changed().await.ok()?;
+            }
+        };
+        tokio::time::timeout(patience, waiting).await.ok().flatten()
+    }
+}

@@ -1,0 +1,71 @@
+//! Appending to the log here, for this replica's own commands and for those forwarded to it.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use hydrascale_proto::raft::v1::Proposal;
+use openraft::errors::{ClientWriteError, RaftError};
+use tokio::time::timeout;
+
+use super::Core;
+use crate::type_config::{Command, Response};
+
+/// What became of an attempt to append a command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Appended {
+    /// Committed and applied on the leader.
+    Applied {
+        /// Log index.
+        index: u64,
+        /// The state machine's answer.
+        outcome: Bytes,
+    },
+    /// Certainly not appended: another replica leads, or none.
+    NotLeader {
+        /// Who leads, if known.
+        leader: Option<u64>,
+    },
+    /// Certainly not applied again, and the first answer is gone.
+    Stale,
+    /// Certainly not appended.
+    NotTaken(String),
+    /// Certainly not appended, now or later.
+    Refused(String),
+    /// May be in the log.
+    Unknown(String),
+}
+
+impl Core {
+    /// Appends a command if this replica leads, and waits until it is applied here. The leader's
+    /// clock stamps it.
+    pub(crate) async fn append_here(&self, mut proposal: Proposal, patience: Duration) -> Appended {
+        proposal.stamped_ms = self.config.clock.now_ms();
+        let writing = self.raft.client_write(Command(proposal));
+        let Ok(written) = timeout(patience, writing).await else {
+            return Appended::Unknown(format!("not committed within {patience:?}"));
+        };
+        match written {
+            Ok(written) => match written.data {
+                Response::Outcome(outcome) => Appended::Applied {
+                    index: written.log_id.index(),
+                    outcome,
+                },
+                Response::Stale => Appended::Stale,
+                Response::Empty => Appended::Unknown("the entry had no answer".to_owned()),
+            },
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
+                Appended::NotLeader {
+                    leader: forward.leader_id.filter(|id| *id != self.id()),
+                }
+            }
+            Err(RaftError::APIError(ClientWriteError::LogEntryDiscarded(_))) => {
+                Appended::Unknown("the leader changed before the command was committed".to_owned())
+            }
+            Err(RaftError::APIError(
+                error @ (ClientWriteError::ChangeMembershipError(_)
+                | ClientWriteError::PreconditionFailed(_)),
+            )) => Appended::NotTaken(error.to_string()),
+            Err(RaftError::Fatal(fatal)) => Appended::Unknown(fatal.to_string()),
+        }
+    }
+}

@@ -1,0 +1,343 @@
+//! Changes of who belongs to the cluster and who leads it. All of them happen on the leader, one
+//! after the other; every replica can ask for them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use hydrascale_proto::raft::v1::manage_request::Op;
+use hydrascale_proto::raft::v1::{
+    AddLearner, Admin, IdentifyRequest, ManageRequest, RemoveReplica, admin, manage_reply,
+};
+use openraft::async_runtime::Instant as _;
+use openraft::errors::{ClientWriteError, RaftError};
+use openraft::{ChangeMembers, Precondition};
+use tokio::time::{Instant, timeout};
+
+use super::{AdminDenied, Core, ServerMetrics};
+use crate::network::Lane;
+use crate::type_config::Member;
+use crate::{AdminError, ReplicaId};
+
+/// What became of a request to the leader.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Managed {
+    /// Done.
+    Done {
+        /// Who leads now.
+        leader: u64,
+    },
+    /// Another replica leads, or none.
+    NotLeader {
+        /// Who leads, if known.
+        leader: Option<u64>,
+    },
+    /// No, and asking again is of no use.
+    Refused(String),
+    /// Not now.
+    Unavailable(String),
+}
+
+impl Core {
+    /// Asks the leader, across leader changes, until it has answered or time is up.
+    pub(crate) async fn manage(&self, op: Op) -> Result<ReplicaId, AdminError> {
+        let deadline = Instant::now() + self.config.request_timeout;
+        let mut last = "no leader is known".to_owned();
+        let mut hint = None;
+        loop {
+            let patience = deadline.saturating_duration_since(Instant::now());
+            if patience.is_zero() {
+                return Err(AdminError::Unavailable { reason: last });
+            }
+            if self.stopping.is_cancelled() {
+                return Err(AdminError::Stopped);
+            }
+            let target = hint.take().or_else(|| self.leader());
+            let managed = match target {
+                None => Managed::NotLeader { leader: None },
+                Some(target) if target == self.id() => self.manage_here(op.clone(), patience).await,
+                Some(target) => self.ask_to_manage(target, op.clone(), patience).await,
+            };
+            match managed {
+                Managed::Done { leader } => return Ok(ReplicaId(leader)),
+                Managed::Refused(reason) => return Err(AdminError::Refused { reason }),
+                Managed::Unavailable(reason) => last = reason,
+                Managed::NotLeader { leader } => hint = leader.filter(|id| Some(*id) != target),
+            }
+            if hint.is_none() {
+                self.await_other_leader(target, patience).await;
+            }
+        }
+    }
+
+    async fn ask_to_manage(&self, target: u64, op: Op, patience: Duration) -> Managed {
+        let deadline_ms = u32::try_from(patience.as_millis()).unwrap_or(u32::MAX);
+        let message = ManageRequest {
+            op: Some(op),
+            deadline_ms,
+        };
+        self.ask_to(target, message, patience).await
+    }
+
+    /// One question to one replica.
+    pub(super) async fn ask_to(
+        &self,
+        target: u64,
+        message: ManageRequest,
+        patience: Duration,
+    ) -> Managed {
+        let reply = self
+            .lanes
+            .call(
+                target,
+                Lane::Control,
+                patience,
+                message,
+                |mut client, request| async move { client.manage(request).await },
+            )
+            .await;
+        match reply.map(|reply| reply.result) {
+            Ok(Some(manage_reply::Result::Done(done))) => Managed::Done {
+                leader: done.leader,
+            },
+            Ok(Some(manage_reply::Result::NotLeader(other))) => {
+                self.lanes.list(other.leader, &other.leader_addr);
+                Managed::NotLeader {
+                    leader: Some(other.leader).filter(|id| *id != 0),
+                }
+            }
+            Ok(Some(manage_reply::Result::Refused(reason))) => Managed::Refused(reason),
+            Ok(Some(manage_reply::Result::Unavailable(reason))) => Managed::Unavailable(reason),
+            Ok(None) => Managed::Unavailable("the answer cannot be understood".to_owned()),
+            Err(error) => Managed::Unavailable(error.to_string()),
+        }
+    }
+
+    /// Does what is asked, if this replica leads.
+    pub(crate) async fn manage_here(&self, op: Op, patience: Duration) -> Managed {
+        if self.leader() != Some(self.id()) {
+            return Managed::NotLeader {
+                leader: self.leader(),
+            };
+        }
+        let managed = async {
+            match op {
+                Op::AddLearner(learner) => self.add_learner(learner).await,
+                Op::RemoveMember(remove) => self.remove(remove.replica_id).await,
+                Op::MoveLeadership(to) => {
+                    self.move_leadership(Some(to.to).filter(|id| *id != 0))
+                        .await
+                }
+            }
+        };
+        match timeout(patience, managed).await {
+            Ok(Ok(leader)) => Managed::Done { leader },
+            Ok(Err(managed)) => managed,
+            Err(_) => Managed::Unavailable(format!("not finished within {patience:?}")),
+        }
+    }
+
+    async fn add_learner(&self, learner: AddLearner) -> Result<u64, Managed> {
+        let AddLearner {
+            replica_id,
+            name,
+            addr,
+        } = learner;
+        let stored = self.effective_membership();
+        if let Some(member) = stored.membership().get_node(&replica_id) {
+            tracing::debug!(
+                replica.id = replica_id,
+                name = member.name,
+                "replica is a member already"
+            );
+            return Ok(self.id());
+        }
+        let mut members = stored.membership().nodes();
+        if let Some((other, _)) = members.find(|(_, member)| member.name == name) {
+            return Err(Managed::Refused(format!(
+                "replica {other} is named {name} already: choose another name or remove it first"
+            )));
+        }
+        self.check_reachable(replica_id, &addr).await?;
+        let member = Member { name, addr };
+        self.change_membership(
+            ChangeMembers::AddNodes(BTreeMap::from([(replica_id, member)])),
+            true,
+        )
+        .await?;
+        tracing::info!(
+            replica.id = replica_id,
+            "replica receives the log as a learner"
+        );
+        Ok(self.id())
+    }
+
+    /// A replica that cannot be reached would slow down every commit once it votes.
+    async fn check_reachable(&self, replica_id: u64, addr: &str) -> Result<(), Managed> {
+        self.lanes.list(replica_id, addr);
+        let patience = self.timing.connect();
+        let identified = self
+            .lanes
+            .call(
+                replica_id,
+                Lane::Control,
+                patience,
+                IdentifyRequest {},
+                |mut client, request| async move { client.identify(request).await },
+            )
+            .await;
+        match identified {
+            Ok(_) => Ok(()),
+            Err(error) => Err(Managed::Unavailable(format!(
+                "replica {replica_id} cannot be reached at {addr} from here: {error}"
+            ))),
+        }
+    }
+
+    async fn remove(&self, replica_id: u64) -> Result<u64, Managed> {
+        let stored = self.effective_membership();
+        let voters: BTreeSet<u64> = stored.voter_ids().collect();
+        if stored.membership().get_node(&replica_id).is_none() {
+            if self.records.load().is_removed(replica_id) {
+                return Ok(self.id());
+            }
+            return Err(Managed::Refused(format!(
+                "replica {replica_id} is no member"
+            )));
+        }
+        if voters.len() == 1 && voters.contains(&replica_id) {
+            return Err(Managed::Refused(
+                "the last voter cannot be removed".to_owned(),
+            ));
+        }
+        if replica_id == self.id() {
+            // The next leader does it: a leader that removes itself would lead a cluster that it
+            // does not belong to.
+            let leader = self.move_leadership(None).await?;
+            return Err(Managed::NotLeader {
+                leader: Some(leader),
+            });
+        }
+        // First the record: whoever leads finishes what it says.
+        let op = admin::Op::RemoveReplica(RemoveReplica { replica_id });
+        self.propose_admin(Admin { op: Some(op) })
+            .await
+            .map_err(|denied| match denied {
+                AdminDenied::Refused(reason) => Managed::Refused(reason),
+                AdminDenied::Propose(error) => Managed::Unavailable(error.to_string()),
+            })?;
+        self.drop_member(replica_id).await?;
+        Ok(self.id())
+    }
+
+    /// Takes a removed replica out of the membership.
+    pub(super) async fn drop_member(&self, replica_id: u64) -> Result<(), Managed> {
+        let stored = self.effective_membership();
+        let voter = stored.voter_ids().any(|id| id == replica_id);
+        let ids = BTreeSet::from([replica_id]);
+        let change = if voter {
+            ChangeMembers::RemoveVoters(ids)
+        } else {
+            ChangeMembers::RemoveNodes(ids)
+        };
+        self.change_membership(change, false).await?;
+        tracing::info!(
+            replica.id = replica_id,
+            "replica removed from the membership"
+        );
+        Ok(())
+    }
+
+    /// Makes a learner vote.
+    pub(super) async fn promote(&self, replica_id: u64) -> Result<(), Managed> {
+        self.change_membership(
+            ChangeMembers::AddVoterIds(BTreeSet::from([replica_id])),
+            true,
+        )
+        .await?;
+        tracing::info!(replica.id = replica_id, "replica votes from now on");
+        Ok(())
+    }
+
+    /// Finishes a change that an earlier leader left half-way.
+    pub(super) async fn finish_joint(&self) -> Result<(), Managed> {
+        self.change_membership(ChangeMembers::AddVoterIds(BTreeSet::new()), true)
+            .await
+    }
+
+    /// One change at a time, and only on the membership that it was decided on.
+    async fn change_membership(
+        &self,
+        change: ChangeMembers<u64, Member>,
+        retain: bool,
+    ) -> Result<(), Managed> {
+        let _turn = self.membership.lock().await;
+        let last_membership_log_id = *self.effective_membership().log_id();
+        let unchanged = Precondition::LastMembershipLogId {
+            last_membership_log_id,
+        };
+        match self
+            .raft
+            .change_membership_if(change, retain, [unchanged])
+            .await
+        {
+            Ok(_) => Ok(()),
+            Err(RaftError::APIError(
+                ClientWriteError::ForwardToLeader(forward)
+                | ClientWriteError::LogEntryDiscarded(forward),
+            )) => Err(Managed::NotLeader {
+                leader: forward.leader_id,
+            }),
+            Err(RaftError::APIError(
+                error @ (ClientWriteError::ChangeMembershipError(_)
+                | ClientWriteError::PreconditionFailed(_)),
+            )) => Err(Managed::Unavailable(error.to_string())),
+            Err(RaftError::Fatal(fatal)) => Err(Managed::Unavailable(fatal.to_string())),
+        }
+    }
+
+    /// Hands leadership to `to`, or to whom it costs least; returns who leads then.
+    pub(crate) async fn move_leadership(&self, to: Option<u64>) -> Result<u64, Managed> {
+        let voters: BTreeSet<u64> = self.effective_membership().voter_ids().collect();
+        if to == Some(self.id()) {
+            return Ok(self.id());
+        }
+        let to = match to {
+            Some(to) if voters.contains(&to) => to,
+            Some(to) => return Err(Managed::Refused(format!("replica {to} does not vote"))),
+            None => self.best_successor(&voters).ok_or_else(|| {
+                Managed::Unavailable("no other voter is up to date and reachable".to_owned())
+            })?,
+        };
+        let triggered = self.raft.trigger().transfer_leader(to).await;
+        triggered.map_err(|fatal| Managed::Unavailable(fatal.to_string()))?;
+        let own = self.id();
+        let moved = |now: &ServerMetrics| now.current_leader.is_some_and(|leader| leader != own);
+        match self.wait_server(moved, self.timing.transfer()).await {
+            Some(now) => Ok(now.current_leader.unwrap_or(to)),
+            None => Err(Managed::Unavailable(format!(
+                "replica {to} did not take over"
+            ))),
+        }
+    }
+
+    /// The other voter that has most of the log, among those heard of lately.
+    fn best_successor(&self, voters: &BTreeSet<u64>) -> Option<u64> {
+        let metrics = self.metrics();
+        let replication = metrics.replication.unwrap_or_default();
+        let heartbeat = metrics.heartbeat.unwrap_or_default();
+        let heard = |id: &u64| {
+            let last = heartbeat.get(id).copied().flatten();
+            last.is_some_and(|at| at.elapsed() < self.timing.reachable_within())
+        };
+        let others = voters.iter().filter(|id| **id != self.id() && heard(id));
+        others
+            .max_by_key(|id| {
+                replication
+                    .get(*id)
+                    .copied()
+                    .flatten()
+                    .map(|log| log.index())
+            })
+            .copied()
+    }
+}

@@ -1,0 +1,179 @@
+//! Turning consensus metrics, probes and contacts into the public status.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use openraft::alias::StoredMembershipOf;
+use openraft::async_runtime::Instant as _;
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::{ServerState, TokioInstant};
+use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::Core;
+use crate::type_config::TypeConfig;
+use crate::{Fatal, MemberStatus, ReplicaId, Role, Status};
+
+type Metrics = openraft::RaftMetrics<TypeConfig>;
+
+/// Renews the status until the replica stops; reports when the consensus core has ended.
+pub(crate) async fn observe(core: Arc<Core>) {
+    let mut server = core.raft.server_metrics();
+    let mut ticks = interval(core.timing.reconcile());
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        core.renew_status();
+        tokio::select! {
+            biased;
+            changed = server.changed() => {
+                if changed.is_err() {
+                    core.consensus_ended();
+                    return;
+                }
+            }
+            _ = ticks.tick() => {}
+        }
+    }
+}
+
+impl Core {
+    fn consensus_ended(&self) {
+        if self.stopping.is_cancelled() {
+            return;
+        }
+        let running = self.metrics().running_state;
+        let reason = running.map_or_else(|fatal| fatal.to_string(), |()| "core ended".to_owned());
+        self.fatal.report(Fatal::Consensus { reason });
+    }
+
+    fn renew_status(&self) {
+        let metrics = self.metrics();
+        if metrics.running_state.is_err() {
+            self.consensus_ended();
+        }
+        for (id, member) in metrics.membership_config.membership().nodes() {
+            self.lanes.list(*id, &member.addr);
+        }
+        self.barred
+            .store(Arc::new(self.barred_now(&metrics.membership_config)));
+        let status = self.build_status(&metrics);
+        let before = self.status.send_replace(status.clone());
+        self.note_change(&before, &status);
+    }
+
+    fn note_change(&self, before: &Status, now: &Status) {
+        if before.role != now.role || before.leader != now.leader {
+            let leader = now.leader.map_or(0, |id| id.0);
+            tracing::info!(raft.term = now.term, raft.leader = leader, role = ?now.role, "leadership");
+        }
+        if now.is_leader() && !before.is_leader() {
+            self.counters.leaderships.add_one();
+        }
+    }
+
+    fn build_status(&self, metrics: &Metrics) -> Status {
+        let role = role_of(metrics.state);
+        Status {
+            cluster_id: self.identity.cluster_id.as_str().into(),
+            replica_id: ReplicaId(self.id()),
+            incarnation: self.incarnation,
+            role,
+            leader: metrics.current_leader.map(ReplicaId),
+            term: metrics.current_term,
+            last_log_index: metrics.last_log_index.unwrap_or(0),
+            committed_index: metrics.local_committed.map_or(0, |log| log.index()),
+            applied_index: *self.applied.borrow(),
+            members: self.member_statuses(metrics),
+            joint: metrics
+                .membership_config
+                .membership()
+                .get_joint_config()
+                .len()
+                > 1,
+            last_leader_contact: self.last_leader_contact(metrics),
+            reachable_within: self.timing.reachable_within(),
+        }
+    }
+
+    fn last_leader_contact(&self, metrics: &Metrics) -> Instant {
+        if metrics.state != ServerState::Leader {
+            return self.contact.last();
+        }
+        // A leader that has just been elected has a quorum's votes, if not its answers yet.
+        let alone = metrics.membership_config.voter_ids().count() <= 1;
+        let acked = metrics.last_quorum_acked.map(|at| std_instant(*at));
+        if alone {
+            Instant::now()
+        } else {
+            acked.unwrap_or_else(|| self.contact.last())
+        }
+    }
+
+    fn member_statuses(&self, metrics: &Metrics) -> Vec<MemberStatus> {
+        let stored: &StoredMembershipOf<TypeConfig> = &metrics.membership_config;
+        let leading = metrics.state == ServerState::Leader;
+        let heartbeat = metrics.heartbeat.as_ref().filter(|_| leading);
+        let replication = metrics.replication.as_ref().filter(|_| leading);
+        let members = stored.membership().nodes().map(|(id, member)| {
+            let own = *id == self.id();
+            let answer = self.probes.last(*id).filter(|_| !own);
+            let contact = heartbeat.and_then(|heartbeat| heartbeat.get(id).copied().flatten());
+            let matched =
+                replication.and_then(|replication| replication.get(id).copied().flatten());
+            MemberStatus {
+                id: ReplicaId(*id),
+                name: member.name.clone(),
+                addr: member.addr.clone(),
+                voter: stored.voter_ids().any(|voter| voter == *id),
+                last_contact: contact.filter(|_| !own).map(|at| std_instant(*at)),
+                last_answer: answer.map(|answer| answer.at),
+                matched_index: matched.map(|log| log.index()),
+                incarnation: if own {
+                    Some(self.incarnation)
+                } else {
+                    answer.map(|a| a.incarnation)
+                },
+                clock_ahead_ms: answer.map(|answer| answer.clock_ahead_ms),
+            }
+        });
+        members.collect()
+    }
+}
+
+/// The status before consensus has said anything.
+pub(crate) fn initial_status(
+    cluster_id: &str,
+    replica_id: u64,
+    incarnation: u64,
+    reachable_within: std::time::Duration,
+) -> watch::Sender<Status> {
+    watch::Sender::new(Status {
+        cluster_id: cluster_id.into(),
+        replica_id: ReplicaId(replica_id),
+        incarnation,
+        role: Role::Follower,
+        leader: None,
+        term: 0,
+        last_log_index: 0,
+        committed_index: 0,
+        applied_index: 0,
+        members: Vec::new(),
+        joint: false,
+        last_leader_contact: Instant::now(),
+        reachable_within,
+    })
+}
+
+fn std_instant(at: TokioInstant) -> Instant {
+    let now = Instant::now();
+    now.checked_sub(at.elapsed()).unwrap_or(now)
+}
+
+fn role_of(state: ServerState) -> Role {
+    match state {
+        ServerState::Learner => Role::Learner,
+        ServerState::Follower | ServerState::Shutdown => Role::Follower,
+        ServerState::Candidate => Role::Candidate,
+        ServerState::Leader => Role::Leader,
+    }
+}

@@ -1,0 +1,134 @@
+//! Asking the other replicas who and how they are: reachability, clocks, addresses. And snapshots
+//! in time for a log that grows slowly.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::future::join_all;
+use hydrascale_proto::raft::v1::{IdentifyReply, IdentifyRequest};
+use openraft::async_runtime::watch::WatchReceiver;
+use parking_lot::Mutex;
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::Core;
+use crate::network::Lane;
+
+/// A log that grows slowly still gets a snapshot this often, so that restarts stay short.
+const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(15 * 60);
+
+/// The last answers of the other replicas.
+#[derive(Debug, Default)]
+pub(crate) struct Probes(Mutex<BTreeMap<u64, ProbeAnswer>>);
+
+/// An answer to a probe.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ProbeAnswer {
+    /// When it came.
+    pub(crate) at: Instant,
+    /// The replica's start counter.
+    pub(crate) incarnation: u64,
+    /// How far its wall clock is ahead of ours, milliseconds.
+    pub(crate) clock_ahead_ms: i64,
+}
+
+impl Probes {
+    /// The last answer of a replica.
+    pub(crate) fn last(&self, replica: u64) -> Option<ProbeAnswer> {
+        self.0.lock().get(&replica).copied()
+    }
+
+    /// How far a replica's clock is ahead, if it answered `within` that time.
+    pub(crate) fn clock_ahead_ms(&self, replica: u64, within: Duration) -> Option<i64> {
+        self.last(replica)
+            .filter(|last| last.at.elapsed() < within)
+            .map(|last| last.clock_ahead_ms)
+    }
+
+    fn note(&self, replica: u64, answer: ProbeAnswer) {
+        self.0.lock().insert(replica, answer);
+    }
+
+    fn retain(&self, known: impl Fn(u64) -> bool) {
+        self.0.lock().retain(|replica, _| known(*replica));
+    }
+}
+
+/// Probes all members until the replica stops.
+pub(crate) async fn probe(core: Arc<Core>) {
+    let mut ticks = interval(core.timing.probe());
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut snapshot_due = Instant::now() + SNAPSHOT_INTERVAL;
+    loop {
+        ticks.tick().await;
+        let others = core.others();
+        core.probes.retain(|replica| others.contains(&replica));
+        join_all(others.iter().map(|replica| core.probe_one(*replica))).await;
+        if Instant::now() >= snapshot_due {
+            snapshot_due = Instant::now() + SNAPSHOT_INTERVAL;
+            core.snapshot_if_grown().await;
+        }
+    }
+}
+
+impl Core {
+    /// The other members; before the membership is known, who was known when joining.
+    pub(super) fn others(&self) -> Vec<u64> {
+        let stored = self.effective_membership();
+        let mut others: Vec<u64> = stored.membership().nodes().map(|(id, _)| *id).collect();
+        if others.is_empty() {
+            others = self
+                .identity
+                .peers
+                .iter()
+                .map(|peer| peer.replica_id)
+                .collect();
+        }
+        others.retain(|id| *id != self.id());
+        others
+    }
+
+    async fn probe_one(&self, replica: u64) {
+        let asked = self.config.clock.now_ms();
+        let reply = self
+            .lanes
+            .call(
+                replica,
+                Lane::Control,
+                self.timing.probe(),
+                IdentifyRequest {},
+                |mut client, request| async move { client.identify(request).await },
+            )
+            .await;
+        match reply {
+            Ok(reply) => {
+                let answered = self.config.clock.now_ms();
+                self.probes.note(replica, answer(&reply, asked, answered));
+            }
+            Err(error) => tracing::debug!(replica.id = replica, %error, "replica does not answer"),
+        }
+    }
+
+    async fn snapshot_if_grown(&self) {
+        let grown = {
+            let metrics = self.raft.data_metrics();
+            let metrics = metrics.borrow_watched();
+            metrics.last_applied > metrics.snapshot
+        };
+        if grown {
+            if let Err(fatal) = self.raft.trigger().snapshot().await {
+                tracing::debug!(error = %fatal, "no snapshot is taken");
+            }
+        }
+    }
+}
+
+/// The other clock is read somewhere between asking and answering: the middle errs least.
+fn answer(reply: &IdentifyReply, asked_ms: i64, answered_ms: i64) -> ProbeAnswer {
+    let middle = asked_ms.saturating_add(answered_ms.saturating_sub(asked_ms) / 2);
+    ProbeAnswer {
+        at: Instant::now(),
+        incarnation: reply.incarnation,
+        clock_ahead_ms: reply.clock_ms.saturating_sub(middle),
+    }
+}

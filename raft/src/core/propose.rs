@@ -1,0 +1,294 @@
+//! Proposing from any replica, exactly once.
+
+use std::time::Duration;
+
+use hydrascale_proto::raft::v1::proposal::Body;
+use hydrascale_proto::raft::v1::{
+    Admin, AdminDone, AdminOutcome, ForwardReply, ForwardRequest, Proposal, admin_outcome,
+    forward_reply,
+};
+use prost::Message;
+use tokio::time::Instant;
+
+use super::{Appended, Core};
+use crate::network::{Lane, MESSAGE_BYTES_MAX};
+use crate::{ProposeError, Proposed};
+
+/// Largest command: with its envelope and a batch of others it fits a message.
+const COMMAND_BYTES_MAX: usize = MESSAGE_BYTES_MAX / 4;
+
+impl Core {
+    /// Proposes until it is applied here, the outcome is certain, or time is up. Every attempt
+    /// carries the same number, so that the command applies once at most.
+    pub(crate) async fn propose(
+        &self,
+        body: Body,
+        traceparent: &str,
+    ) -> Result<Proposed, ProposeError> {
+        let proposed = self.propose_until_deadline(body, traceparent).await;
+        match &proposed {
+            Ok(_) => self.counters.proposals_applied.add_one(),
+            Err(error) if error.is_outcome_unknown() => self.counters.proposals_unknown.add_one(),
+            Err(_) => self.counters.proposals_failed.add_one(),
+        }
+        proposed
+    }
+
+    /// Proposes a change of the cluster's own records.
+    pub(crate) async fn propose_admin(&self, admin: Admin) -> Result<AdminDone, AdminDenied> {
+        let proposed = self
+            .propose(Body::Admin(admin), "")
+            .await
+            .map_err(AdminDenied::Propose)?;
+        let outcome = AdminOutcome::decode(proposed.outcome)
+            .ok()
+            .and_then(|outcome| outcome.result);
+        match outcome {
+            Some(admin_outcome::Result::Done(done)) => Ok(done),
+            Some(admin_outcome::Result::Refused(reason)) => Err(AdminDenied::Refused(reason)),
+            None => Err(AdminDenied::Refused(
+                "the answer cannot be understood".to_owned(),
+            )),
+        }
+    }
+
+    async fn propose_until_deadline(
+        &self,
+        body: Body,
+        traceparent: &str,
+    ) -> Result<Proposed, ProposeError> {
+        check_size(&body)?;
+        let deadline = Instant::now() + self.config.request_timeout;
+        let opening = tokio::time::timeout_at(deadline, self.window.open(&self.counters));
+        let ticket = opening.await.map_err(|_| ProposeError::NotProposed {
+            reason: "too many commands are under way".to_owned(),
+        })?;
+        let mut proposal = Proposal {
+            stamped_ms: 0,
+            client_id: client_id(self.id(), self.incarnation),
+            seq: ticket.seq(),
+            lowest_unacked: 0,
+            body: Some(body),
+        };
+        let mut attempts = Attempts::default();
+        loop {
+            let patience = deadline.saturating_duration_since(Instant::now());
+            if patience.is_zero() {
+                return Err(attempts.give_up());
+            }
+            if self.stopping.is_cancelled() {
+                return Err(attempts.stopped());
+            }
+            proposal.lowest_unacked = ticket.lowest_unacked();
+            let target = attempts.hint.take().or_else(|| self.leader());
+            match self
+                .attempt(target, proposal.clone(), traceparent, patience)
+                .await
+            {
+                Appended::Applied { index, outcome } => {
+                    return self
+                        .applied_here(Proposed { index, outcome }, deadline)
+                        .await;
+                }
+                Appended::NotLeader { leader } => attempts.redirected(target, leader),
+                Appended::NotTaken(reason) => attempts.last = reason,
+                Appended::Unknown(reason) => attempts.doubt = Some(reason),
+                Appended::Refused(reason) => {
+                    attempts.last = reason;
+                    return Err(attempts.give_up());
+                }
+                Appended::Stale => {
+                    return Err(ProposeError::Unknown {
+                        reason: "answered long ago".to_owned(),
+                    });
+                }
+            }
+            self.counters.proposal_retries.add_one();
+            if attempts.hint.is_none() {
+                let patience = deadline.saturating_duration_since(Instant::now());
+                self.await_other_leader(target, patience).await;
+            }
+        }
+    }
+
+    async fn attempt(
+        &self,
+        target: Option<u64>,
+        proposal: Proposal,
+        traceparent: &str,
+        patience: Duration,
+    ) -> Appended {
+        match target {
+            None => Appended::NotTaken("no leader is known".to_owned()),
+            Some(target) if target == self.id() => self.append_here(proposal, patience).await,
+            Some(target) => self.forward(target, proposal, traceparent, patience).await,
+        }
+    }
+
+    async fn forward(
+        &self,
+        target: u64,
+        proposal: Proposal,
+        traceparent: &str,
+        patience: Duration,
+    ) -> Appended {
+        self.counters.forwards_sent.add_one();
+        let message = ForwardRequest {
+            proposal: Some(proposal),
+            deadline_ms: u32::try_from(patience.as_millis()).unwrap_or(u32::MAX),
+            traceparent: traceparent.to_owned(),
+        };
+        let reply = self
+            .lanes
+            .call(
+                target,
+                Lane::Log,
+                patience,
+                message,
+                |mut client, request| async move { client.forward(request).await },
+            )
+            .await;
+        match reply {
+            Ok(reply) => self.read_reply(reply),
+            Err(error) if error.is_not_taken() => Appended::NotTaken(error.to_string()),
+            Err(error) => Appended::Unknown(error.to_string()),
+        }
+    }
+
+    fn read_reply(&self, reply: ForwardReply) -> Appended {
+        match reply.result {
+            Some(forward_reply::Result::Applied(applied)) => Appended::Applied {
+                index: applied.index,
+                outcome: applied.outcome,
+            },
+            Some(forward_reply::Result::NotLeader(other)) => {
+                self.lanes.list(other.leader, &other.leader_addr);
+                Appended::NotLeader {
+                    leader: Some(other.leader).filter(|id| *id != 0),
+                }
+            }
+            Some(forward_reply::Result::Stale(_)) => Appended::Stale,
+            Some(forward_reply::Result::Unknown(reason)) => Appended::Unknown(reason),
+            Some(forward_reply::Result::Refused(reason)) => Appended::Refused(reason),
+            None => Appended::Unknown("the leader's answer cannot be understood".to_owned()),
+        }
+    }
+
+    /// Read your writes: the answer comes once this replica's own state has it.
+    async fn applied_here(
+        &self,
+        proposed: Proposed,
+        deadline: Instant,
+    ) -> Result<Proposed, ProposeError> {
+        let patience = deadline.saturating_duration_since(Instant::now());
+        match self.wait_applied(proposed.index, patience).await {
+            Ok(()) => Ok(proposed),
+            Err(behind) => Err(ProposeError::Unknown {
+                reason: format!("it is committed at {}, but {behind}", proposed.index),
+            }),
+        }
+    }
+}
+
+/// Why a change of the cluster's records was not made.
+#[derive(Clone, Debug)]
+pub(crate) enum AdminDenied {
+    /// The cluster said no.
+    Refused(String),
+    /// It could not be asked, or did not answer.
+    Propose(ProposeError),
+}
+
+/// What is known after some attempts.
+#[derive(Debug, Default)]
+struct Attempts {
+    hint: Option<u64>,
+    doubt: Option<String>,
+    last: String,
+}
+
+impl Attempts {
+    /// Follows a hint once; two replicas that name each other must not be asked in a tight loop.
+    fn redirected(&mut self, target: Option<u64>, leader: Option<u64>) {
+        let named = leader.map_or_else(|| "no other".to_owned(), |id| format!("replica {id}"));
+        let repeated = self.last.ends_with(&named);
+        self.last = format!("the asked replica does not lead and names {named}");
+        self.hint = leader.filter(|leader| !repeated && Some(*leader) != target);
+    }
+
+    fn give_up(self) -> ProposeError {
+        match self.doubt {
+            Some(reason) => ProposeError::Unknown { reason },
+            None => ProposeError::NotProposed { reason: self.last },
+        }
+    }
+
+    fn stopped(self) -> ProposeError {
+        match self.doubt {
+            Some(reason) => ProposeError::Unknown { reason },
+            None => ProposeError::Stopped,
+        }
+    }
+}
+
+fn check_size(body: &Body) -> Result<(), ProposeError> {
+    let bytes = match body {
+        Body::Command(command) => command.len(),
+        Body::Admin(admin) => admin.encoded_len(),
+    };
+    if bytes > COMMAND_BYTES_MAX {
+        return Err(ProposeError::TooLarge {
+            bytes,
+            max: COMMAND_BYTES_MAX,
+        });
+    }
+    Ok(())
+}
+
+/// One proposer per start of a replica: numbers begin anew each time, and what an earlier start
+/// left in flight can no longer be mistaken for this one's.
+fn client_id(replica_id: u64, incarnation: u64) -> bytes::Bytes {
+    let id: u128 = (u128::from(replica_id) << 64) | u128::from(incarnation);
+    bytes::Bytes::copy_from_slice(&id.to_be_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hint_is_followed_once_and_never_back_to_who_was_asked() {
+        let mut attempts = Attempts::default();
+        attempts.redirected(Some(1), Some(2));
+        assert_eq!(attempts.hint.take(), Some(2));
+        attempts.redirected(Some(2), Some(2));
+        assert_eq!(attempts.hint, None);
+        attempts.redirected(Some(2), Some(1));
+        assert_eq!(attempts.hint.take(), Some(1));
+        attempts.redirected(Some(2), Some(1));
+        assert_eq!(attempts.hint, None);
+    }
+
+    #[test]
+    fn one_doubtful_attempt_makes_the_end_doubtful() {
+        let mut attempts = Attempts::default();
+        attempts.last = "nobody leads".to_owned();
+        assert!(
+            !Attempts {
+                doubt: None,
+                ..Attempts::default()
+            }
+            .give_up()
+            .is_outcome_unknown()
+        );
+        attempts.doubt = Some("broken".to_owned());
+        assert!(attempts.give_up().is_outcome_unknown());
+    }
+
+    #[test]
+    fn every_start_of_every_replica_is_another_proposer() {
+        assert_ne!(client_id(1, 2), client_id(2, 1));
+        assert_ne!(client_id(1, 1), client_id(1, 2));
+        assert_eq!(client_id(1, 1).len(), 16);
+    }
+}

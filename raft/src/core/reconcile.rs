@@ -1,0 +1,197 @@
+//! What a leader does without being asked: finish membership changes, promote learners that have
+//! caught up, record the new cluster, step back when its clock is off.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use hydrascale_proto::raft::v1::{Admin, admin};
+use openraft::async_runtime::Instant as _;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use super::Core;
+use crate::type_config::TypeConfig;
+
+/// A learner this close to the leader's log follows in step.
+const CAUGHT_UP_ENTRIES: u64 = 100;
+
+/// A leader that far from a majority of clocks stamps times that clients would notice.
+const CLOCK_OFF_MS: i64 = 2000;
+
+/// Looks at what there is to do until the replica stops.
+pub(crate) async fn reconcile(core: Arc<Core>) {
+    let mut ticks = interval(core.timing.reconcile());
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        if core.leader() != Some(core.id()) {
+            continue;
+        }
+        // One step per tick, each on what the one before has left.
+        let step = core.step();
+        if timeout(core.config.request_timeout, step).await.is_err() {
+            tracing::warn!("a change of the cluster did not finish in time, it is tried again");
+        }
+    }
+}
+
+impl Core {
+    async fn step(&self) {
+        let stored = self.effective_membership();
+        let membership = stored.membership();
+        let next = if membership.get_joint_config().len() > 1 {
+            self.finish_joint().await
+        } else if let Some(removed) = self.removed_member() {
+            self.drop_member(removed).await
+        } else if let Some(learner) = self.caught_up_learner() {
+            self.promote(learner).await
+        } else {
+            self.record_cluster().await;
+            self.check_clock().await;
+            Ok(())
+        };
+        if let Err(managed) = next {
+            tracing::debug!(?managed, "membership change put off");
+        }
+    }
+
+    fn removed_member(&self) -> Option<u64> {
+        let records = self.records.load();
+        let stored = self.effective_membership();
+        stored
+            .membership()
+            .nodes()
+            .map(|(id, _)| *id)
+            .find(|id| *id != self.id() && records.is_removed(*id))
+    }
+
+    fn caught_up_learner(&self) -> Option<u64> {
+        let metrics = self.metrics();
+        let replication = metrics.replication?;
+        let heartbeat = metrics.heartbeat?;
+        let last = metrics.last_log_index.unwrap_or(0);
+        metrics
+            .membership_config
+            .membership()
+            .learner_ids()
+            .find(|id| {
+                let matched = replication
+                    .get(id)
+                    .copied()
+                    .flatten()
+                    .map(|log| log.index());
+                let heard = heartbeat.get(id).copied().flatten();
+                matched.is_some_and(|matched| last.saturating_sub(matched) <= CAUGHT_UP_ENTRIES)
+                    && heard.is_some_and(|at| at.elapsed() < self.timing.election())
+            })
+    }
+
+    /// The first leader of a new cluster writes its identity and authority into the log; then the
+    /// key file that `init` made goes.
+    async fn record_cluster(&self) {
+        if self.records.load().cluster().is_some() {
+            return;
+        }
+        let folder = self.folder.clone();
+        let cluster_id = self.identity.cluster_id.clone();
+        let read = tokio::task::spawn_blocking(move || folder.bootstrap(&cluster_id)).await;
+        let init = match read {
+            Ok(Ok(Some(init))) => init,
+            Ok(Ok(None)) | Err(_) => return,
+            Ok(Err(error)) => {
+                tracing::error!(
+                    error = crate::fatal::chain(&error),
+                    "cluster cannot be recorded"
+                );
+                return;
+            }
+        };
+        match self
+            .propose_admin(Admin {
+                op: Some(admin::Op::Init(init)),
+            })
+            .await
+        {
+            Ok(_) => self.forget_bootstrap().await,
+            Err(denied) => tracing::warn!(?denied, "cluster is not recorded yet"),
+        }
+    }
+
+    /// Removes the local copy of the authority's key once the cluster holds it.
+    pub(crate) async fn forget_bootstrap(&self) {
+        let folder = self.folder.clone();
+        let removed = tokio::task::spawn_blocking(move || folder.forget_bootstrap()).await;
+        if let Ok(Err(error)) = removed {
+            tracing::warn!(%error, "the authority's key file cannot be removed");
+        }
+    }
+
+    async fn check_clock(&self) {
+        let voters: BTreeSet<u64> = self.effective_membership().voter_ids().collect();
+        let ahead = voters
+            .iter()
+            .filter(|id| **id != self.id())
+            .filter_map(|id| {
+                Some((
+                    *id,
+                    self.probes
+                        .clock_ahead_ms(*id, self.timing.reachable_within())?,
+                ))
+            });
+        let Some(successor) = clock_successor(&ahead.collect::<Vec<_>>(), voters.len()) else {
+            return;
+        };
+        tracing::warn!(
+            replica.id = successor,
+            "own clock is off, leadership is handed over"
+        );
+        self.counters.clock_handovers.add_one();
+        if let Err(managed) = self.move_leadership(Some(successor)).await {
+            tracing::warn!(?managed, "leadership was not taken over");
+        }
+    }
+
+    /// What this replica's membership says about who was removed and gone.
+    pub(super) fn barred_now(
+        &self,
+        membership: &openraft::alias::StoredMembershipOf<TypeConfig>,
+    ) -> BTreeSet<u64> {
+        let members: BTreeSet<u64> = membership.membership().nodes().map(|(id, _)| *id).collect();
+        let records = self.records.load();
+        records
+            .removed()
+            .filter(|id| !members.contains(id))
+            .collect()
+    }
+}
+
+/// Who should lead instead when a majority of the voters agrees that this replica's clock is off.
+///
+/// `ahead` holds, for the other voters heard of lately, how far their clocks are ahead of ours. Of
+/// those that agree, the one in the middle has the most trustworthy clock.
+fn clock_successor(ahead: &[(u64, i64)], voters: usize) -> Option<u64> {
+    let quorum = voters / 2 + 1;
+    for sign in [1, -1] {
+        let off = |ahead: &&(u64, i64)| ahead.1.saturating_mul(sign) > CLOCK_OFF_MS;
+        let mut agreeing: Vec<_> = ahead.iter().filter(off).collect();
+        if agreeing.len() >= quorum {
+            agreeing.sort_by_key(|(_, ahead)| *ahead);
+            return agreeing.get(agreeing.len() / 2).map(|(id, _)| *id);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_majority_of_clocks_moves_leadership() {
+        assert_eq!(clock_successor(&[(2, 2500), (3, 2600)], 3), Some(3));
+        assert_eq!(clock_successor(&[(2, -2500), (3, -9000)], 3), Some(2));
+        assert_eq!(clock_successor(&[(2, 2500), (3, 0)], 3), None);
+        assert_eq!(clock_successor(&[(2, 2500), (3, -2500)], 3), None);
+        assert_eq!(clock_successor(&[(2, 9000)], 2), None);
+        assert_eq!(clock_successor(&[], 1), None);
+    }
+}

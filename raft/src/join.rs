@@ -1,0 +1,99 @@
+//! Letting new replicas into the cluster: tokens, the one RPC that needs no certificate, and the
+//! joiner's side of it.
+//!
+//! A token is spent in the log, which also numbers the joiner: its id is the index of that entry, so
+//! that no id is ever given twice. Any replica can do it, because the authority's key is part of the
+//! replicated records. The certificate is made for a key that never leaves the joiner.
+
+mod client;
+mod service;
+
+use std::time::Duration;
+
+use hydrascale_proto::raft::v1::{Admin, CreateJoinToken, RevokeJoinToken, admin};
+use rand::RngCore;
+use rustls_pki_types::CertificateDer;
+use tokio::time::timeout;
+
+pub(crate) use self::client::join;
+pub(crate) use self::service::{JOIN_BYTES_MAX, JoinService};
+use crate::core::{AdminDenied, Core};
+use crate::tls::sha256;
+use crate::token::SECRET_BYTES;
+use crate::{AdminError, JoinToken, ProposeError};
+
+/// A token that outlives this is a standing invitation.
+const TTL_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// Makes a token for one new replica.
+pub(crate) async fn create_token(core: &Core, ttl: Duration) -> Result<JoinToken, AdminError> {
+    if ttl.is_zero() || ttl > TTL_MAX {
+        let reason = format!(
+            "a join token lives up to {} days",
+            TTL_MAX.as_secs() / (24 * 3600)
+        );
+        return Err(AdminError::Refused { reason });
+    }
+    let ca_sha256 = timeout(core.config.request_timeout, authority_hash(core)).await;
+    let ca_sha256 = ca_sha256.map_err(|_| AdminError::Unavailable {
+        reason: "the cluster has not recorded its authority yet".to_owned(),
+    })??;
+    let mut secret = [0; SECRET_BYTES];
+    rand::rng().fill_bytes(&mut secret);
+    let token_id = uuid::Uuid::new_v4().simple().to_string();
+    let ttl_ms = i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX);
+    let op = admin::Op::CreateJoinToken(CreateJoinToken {
+        id: token_id.clone(),
+        secret_hash: JoinToken::secret_hash(&secret),
+        expires_at_ms: core.config.clock.now_ms().saturating_add(ttl_ms),
+    });
+    core.propose_admin(Admin { op: Some(op) })
+        .await
+        .map_err(admin_error)?;
+    let stored = core.effective_membership();
+    let addrs = stored
+        .membership()
+        .nodes()
+        .map(|(_, member)| member.addr.clone());
+    Ok(JoinToken {
+        cluster_id: core.identity.cluster_id.clone(),
+        token_id,
+        secret,
+        ca_sha256,
+        addrs: addrs.collect(),
+    })
+}
+
+/// The recorded authority's hash; a new cluster records it with its first entries.
+async fn authority_hash(core: &Core) -> Result<[u8; 32], AdminError> {
+    let mut applied = core.applied.clone();
+    loop {
+        if let Some(cluster) = core.records.load().cluster() {
+            return Ok(sha256(&CertificateDer::from(
+                cluster.ca_certificate.as_ref(),
+            )));
+        }
+        applied.changed().await.map_err(|_| AdminError::Stopped)?;
+    }
+}
+
+/// Withdraws an unused token.
+pub(crate) async fn revoke_token(core: &Core, token_id: &str) -> Result<(), AdminError> {
+    let op = admin::Op::RevokeJoinToken(RevokeJoinToken {
+        id: token_id.to_owned(),
+    });
+    core.propose_admin(Admin { op: Some(op) })
+        .await
+        .map(drop)
+        .map_err(admin_error)
+}
+
+fn admin_error(denied: AdminDenied) -> AdminError {
+    match denied {
+        AdminDenied::Refused(reason) => AdminError::Refused { reason },
+        AdminDenied::Propose(ProposeError::Stopped) => AdminError::Stopped,
+        AdminDenied::Propose(error) => AdminError::Unavailable {
+            reason: error.to_string(),
+        },
+    }
+}

@@ -1,0 +1,156 @@
+//! Answering joiners.
+
+use std::sync::Arc;
+
+use hydrascale_proto::raft::v1 as pb;
+use hydrascale_proto::raft::v1::join_server::Join;
+use hydrascale_proto::raft::v1::{Admin, ClusterRow, UseJoinToken, admin};
+use rustls_pki_types::CertificateDer;
+use time::OffsetDateTime;
+use tokio::sync::Semaphore;
+use tonic::{Request, Response, Status};
+
+use crate::JoinToken;
+use crate::core::{AdminDenied, Core};
+use crate::tls::{Authority, PeerName, SignError};
+
+/// Joins answered at once: they are rare, and each costs a log entry and a signature.
+const JOINS_MAX: usize = 2;
+
+/// Largest join request: a token, a name and a public key.
+pub(crate) const JOIN_BYTES_MAX: usize = 16 << 10;
+
+/// A name is shown in tables and logs.
+const NAME_CHARS_MAX: usize = 64;
+
+/// Serves the one RPC that needs no certificate.
+pub(crate) struct JoinService {
+    core: Arc<Core>,
+    joins: Semaphore,
+}
+
+impl JoinService {
+    /// Serves on behalf of `core`.
+    pub(crate) fn new(core: Arc<Core>) -> Self {
+        Self {
+            core,
+            joins: Semaphore::new(JOINS_MAX),
+        }
+    }
+
+    async fn answer(&self, request: pb::JoinRequest) -> Result<pb::JoinGranted, Denied> {
+        let ours = &self.core.identity.cluster_id;
+        if request.cluster_id != *ours {
+            return Err(Denied::Refused(format!(
+                "this is cluster {ours}, the token is for cluster {}",
+                request.cluster_id
+            )));
+        }
+        check_name(&request.name)?;
+        let cluster = self.core.records.load().cluster().cloned();
+        let cluster = cluster.ok_or_else(|| {
+            Denied::Unavailable("the cluster has not recorded its authority yet".to_owned())
+        })?;
+        let authority = authority(&cluster).map_err(internal)?;
+        let probe = PeerName::new(ours.clone(), 0);
+        let now = OffsetDateTime::now_utc();
+        // A key that cannot be signed must not spend the token.
+        authority
+            .sign(&probe, &request.public_key, now)
+            .map_err(|error| Denied::Refused(format!("the public key is not usable: {error}")))?;
+        let op = admin::Op::UseJoinToken(UseJoinToken {
+            id: request.token_id,
+            secret_hash: JoinToken::secret_hash(&request.secret),
+            name: request.name,
+            public_key: request.public_key.clone(),
+        });
+        let done = self
+            .core
+            .propose_admin(Admin { op: Some(op) })
+            .await
+            .map_err(denied)?;
+        let name = PeerName::new(ours.clone(), done.replica_id);
+        let certificate = authority
+            .sign(&name, &request.public_key, now)
+            .map_err(internal)?;
+        tracing::info!(replica.id = done.replica_id, "join token used");
+        Ok(pb::JoinGranted {
+            replica_id: done.replica_id,
+            certificate: certificate.to_vec().into(),
+            ca_certificate: cluster.ca_certificate,
+            peers: self.peers(),
+        })
+    }
+
+    fn peers(&self) -> Vec<pb::Member> {
+        let stored = self.core.effective_membership();
+        let members = stored.membership().nodes().map(|(id, member)| pb::Member {
+            replica_id: *id,
+            name: member.name.clone(),
+            addr: member.addr.clone(),
+        });
+        members.collect()
+    }
+}
+
+#[tonic::async_trait]
+impl Join for JoinService {
+    async fn join(
+        &self,
+        request: Request<pb::JoinRequest>,
+    ) -> Result<Response<pb::JoinReply>, Status> {
+        let Ok(_slot) = self.joins.try_acquire() else {
+            return Err(Status::resource_exhausted("too many joins are under way"));
+        };
+        let result = match self.answer(request.into_inner()).await {
+            Ok(granted) => {
+                self.core.counters.joins_granted.add_one();
+                pb::join_reply::Result::Granted(granted)
+            }
+            Err(Denied::Refused(reason)) => {
+                self.core.counters.joins_refused.add_one();
+                tracing::warn!(reason, "join refused");
+                pb::join_reply::Result::Refused(reason)
+            }
+            Err(Denied::Unavailable(reason)) => pb::join_reply::Result::Unavailable(reason),
+        };
+        Ok(Response::new(pb::JoinReply {
+            result: Some(result),
+        }))
+    }
+}
+
+enum Denied {
+    Refused(String),
+    Unavailable(String),
+}
+
+fn denied(denied: AdminDenied) -> Denied {
+    match denied {
+        AdminDenied::Refused(reason) => Denied::Refused(reason),
+        AdminDenied::Propose(error) => Denied::Unavailable(error.to_string()),
+    }
+}
+
+fn internal(error: SignError) -> Denied {
+    tracing::error!(
+        error = crate::fatal::chain(&error),
+        "certificate cannot be made"
+    );
+    Denied::Unavailable("the certificate cannot be made here".to_owned())
+}
+
+fn authority(cluster: &ClusterRow) -> Result<Authority, SignError> {
+    let certificate = CertificateDer::from(cluster.ca_certificate.to_vec());
+    Authority::load(certificate, cluster.ca_private_key.to_vec())
+}
+
+fn check_name(name: &str) -> Result<(), Denied> {
+    let length = name.chars().count();
+    if (1..=NAME_CHARS_MAX).contains(&length) && !name.chars().any(char::is_control) {
+        return Ok(());
+    }
+    Err(Denied::Refused(format!(
+        "a replica's name has 1 to {NAME_CHARS_MAX} printable characters"
+    )))
+}

@@ -1,0 +1,32 @@
+//! How replicas talk: three lanes per ordered pair, each its own connection, so that neither a log
+//! batch nor a snapshot can delay a heartbeat or a vote (HTTP/2 streams of one connection share its
+//! TCP window). Control: heartbeats, votes, transfers, read index, probes. Log: append streams, and
+//! forwarded commands, which may be large. Bulk: snapshots.
+
+mod address;
+mod client;
+mod dialer;
+mod envelope;
+mod guard;
+mod lanes;
+mod leader_contact;
+mod listener;
+mod message;
+mod service;
+mod snapshot;
+
+pub(crate) use self::address::AddressBook;
+pub(crate) use self::client::NetworkFactory;
+pub(crate) use self::dialer::{Dialer, connect};
+pub(crate) use self::envelope::{Envelope, Refusal};
+pub(crate) use self::guard::{Barred, Caller, Guard};
+pub(crate) use self::lanes::{Lane, Lanes};
+pub(crate) use self::leader_contact::LeaderContact;
+pub(crate) use self::listener::{Ends, Listener, PeerInfo};
+pub(crate) use self::service::PeerService;
+
+/// Largest message either way. Entries are batched up to about 1 MiB and one may have 1 MiB itself.
+pub(crate) const MESSAGE_BYTES_MAX: usize = 4 << 20;
+
+/// Bytes of a snapshot per message: large enough to amortise framing, small enough to cancel soon.
+pub(crate) const SNAPSHOT_CHUNK_BYTES: usize = 256 << 10;

@@ -1,0 +1,345 @@
+//! What consensus sends to another replica.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::{Stream, StreamExt, stream};
+use hydrascale_proto::raft::v1 as pb;
+use openraft::RPCTypes;
+use openraft::base::{BoxFuture, BoxStream};
+use openraft::errors::{
+    NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable,
+};
+use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2, stream_append_sequential};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError,
+    StreamAppendResult, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use parking_lot::Mutex;
+use tokio::time::timeout;
+use tonic::Streaming;
+
+use super::lanes::{CallError, Lane, Lanes};
+use super::message::{
+    append_reply_from_proto, append_to_proto, transfer_reply_from_proto, transfer_to_proto,
+    vote_reply_from_proto, vote_request_to_proto,
+};
+use super::snapshot;
+use crate::codec::{CodecError, Vote, vote_from_proto};
+use crate::counters::Counters;
+use crate::snapshot::SnapshotFile;
+use crate::timing::Timing;
+use crate::type_config::{Member, TypeConfig};
+
+type C = TypeConfig;
+
+/// Makes the clients that consensus asks for.
+#[derive(Clone)]
+pub(crate) struct NetworkFactory {
+    lanes: Lanes,
+    timing: Timing,
+    counters: Arc<Counters>,
+}
+
+impl NetworkFactory {
+    /// A factory of clients on `lanes`.
+    pub(crate) fn new(lanes: Lanes, timing: Timing, counters: Arc<Counters>) -> Self {
+        Self {
+            lanes,
+            timing,
+            counters,
+        }
+    }
+
+    fn client(&self, target: u64, member: &Member, pipelined: bool) -> PeerNetwork {
+        self.lanes.list(target, &member.addr);
+        PeerNetwork {
+            factory: self.clone(),
+            target,
+            pipelined,
+        }
+    }
+}
+
+impl RaftNetworkFactory<C> for NetworkFactory {
+    type Network = PeerNetwork;
+
+    async fn new_client(&mut self, target: u64, node: &Member) -> PeerNetwork {
+        self.client(target, node, true)
+    }
+
+    async fn new_heartbeat_client(&mut self, target: u64, node: &Member) -> PeerNetwork {
+        self.client(target, node, false)
+    }
+}
+
+/// One replica as consensus sees it. Each kind of message takes its own lane.
+pub(crate) struct PeerNetwork {
+    factory: NetworkFactory,
+    target: u64,
+    pipelined: bool,
+}
+
+impl RaftNetworkV2<C> for PeerNetwork {
+    type SnapshotData = SnapshotFile;
+
+    /// Heartbeats: single, small, on the control lane.
+    async fn append_entries(
+        &mut self,
+        rpc: AppendEntriesRequest<C>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<C>, RPCError<C>> {
+        let message = append_to_proto(&rpc);
+        let patience = option.soft_ttl();
+        let reply = self
+            .lanes()
+            .call(
+                self.target,
+                Lane::Control,
+                patience,
+                message,
+                |mut client, request| async move { client.heartbeat(request).await },
+            )
+            .await
+            .map_err(|error| self.rpc_error(&error, RPCTypes::AppendEntries))?;
+        Ok(
+            match append_reply_from_proto(reply).map_err(|error| malformed(&error))? {
+                Ok(matched) => AppendEntriesResponse::PartialSuccess(matched),
+                Err(StreamAppendError::Conflict(_)) => AppendEntriesResponse::Conflict,
+                Err(StreamAppendError::HigherVote(vote)) => AppendEntriesResponse::HigherVote(vote),
+            },
+        )
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        option: RPCOption,
+    ) -> BoxFuture<'s, Result<BoxStream<'s, Result<StreamAppendResult<C>, RPCError<C>>>, RPCError<C>>>
+    where
+        S: Stream<Item = AppendEntriesRequest<C>> + Send + Unpin + 'static,
+    {
+        if self.pipelined {
+            Box::pin(self.pipeline(input))
+        } else {
+            stream_append_sequential(self, input, option)
+        }
+    }
+
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<C>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<C>, RPCError<C>> {
+        let message = vote_request_to_proto(&rpc);
+        let patience = option.soft_ttl();
+        let reply = self
+            .lanes()
+            .call(
+                self.target,
+                Lane::Control,
+                patience,
+                message,
+                |mut client, request| async move { client.vote(request).await },
+            )
+            .await
+            .map_err(|error| self.rpc_error(&error, RPCTypes::Vote))?;
+        vote_reply_from_proto(reply).map_err(|error| malformed(&error))
+    }
+
+    async fn pre_vote(
+        &mut self,
+        rpc: VoteRequest<C>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<C>, RPCError<C>> {
+        let message = vote_request_to_proto(&rpc);
+        let patience = option.soft_ttl();
+        let reply = self
+            .lanes()
+            .call(
+                self.target,
+                Lane::Control,
+                patience,
+                message,
+                |mut client, request| async move { client.pre_vote(request).await },
+            )
+            .await
+            .map_err(|error| self.rpc_error(&error, RPCTypes::Vote))?;
+        vote_reply_from_proto(reply).map_err(|error| malformed(&error))
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: openraft::alias::SnapshotOf<C, SnapshotFile>,
+        cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
+        option: RPCOption,
+    ) -> Result<SnapshotResponse<C>, StreamingError<C>> {
+        let patience = option.soft_ttl();
+        let sending = snapshot::send(self.lanes(), self.target, vote, &snapshot.snapshot);
+        let sent = tokio::select! {
+            biased;
+            closed = cancel => return Err(closed.into()),
+            sent = timeout(patience, sending) => sent,
+        };
+        let reply = sent
+            .unwrap_or(Err(CallError::TimedOut { patience }))
+            .map_err(|error| self.rpc_error(&error, RPCTypes::InstallSnapshot))?;
+        let vote = reply.vote.ok_or(CodecError::Missing("snapshot_reply.vote"));
+        let vote = vote.map_err(|error| StreamingError::from(malformed(&error)))?;
+        self.factory.counters.snapshots_sent.add_one();
+        Ok(SnapshotResponse::new(vote_from_proto(vote)))
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        req: TransferLeaderRequest<C>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<C>, RPCError<C>> {
+        let message = transfer_to_proto(&req);
+        let patience = option.soft_ttl();
+        let reply = self
+            .lanes()
+            .call(
+                self.target,
+                Lane::Control,
+                patience,
+                message,
+                |mut client, request| async move { client.transfer_leader(request).await },
+            )
+            .await
+            .map_err(|error| self.rpc_error(&error, RPCTypes::TransferLeader))?;
+        transfer_reply_from_proto(reply).map_err(|error| malformed(&error))
+    }
+}
+
+impl PeerNetwork {
+    fn lanes(&self) -> &Lanes {
+        &self.factory.lanes
+    }
+
+    /// Appends in order on the log lane, many under way at once.
+    async fn pipeline<'s, S>(
+        &'s mut self,
+        input: S,
+    ) -> Result<BoxStream<'s, Result<StreamAppendResult<C>, RPCError<C>>>, RPCError<C>>
+    where
+        S: Stream<Item = AppendEntriesRequest<C>> + Send + Unpin + 'static,
+    {
+        let patience = self.factory.timing.append_answer();
+        let owed = Arc::new(Owed::default());
+        let sent = Arc::clone(&owed);
+        let outbound = input.map(move |request| {
+            sent.sent();
+            append_to_proto(&request)
+        });
+        let request = self.lanes().request(self.target, outbound);
+        let mut client = self.lanes().client(self.target, Lane::Log);
+        let opened = timeout(patience, client.append(request)).await;
+        let replies = match opened {
+            Ok(Ok(response)) => response.into_inner(),
+            Ok(Err(status)) => {
+                let error = self.lanes().judge(&status);
+                return Err(self.rpc_error(&error, RPCTypes::AppendEntries));
+            }
+            Err(_) => {
+                let error = CallError::TimedOut { patience };
+                return Err(self.rpc_error(&error, RPCTypes::AppendEntries));
+            }
+        };
+        let answers = Answers {
+            network: self,
+            replies,
+            owed,
+            patience,
+            ended: false,
+        };
+        Ok(Box::pin(stream::unfold(answers, Answers::next)))
+    }
+
+    /// A peer that cannot be reached is left alone for a while, one that is only slow is not.
+    fn rpc_error(&self, error: &CallError, action: RPCTypes) -> RPCError<C> {
+        match error {
+            CallError::TimedOut { patience } => RPCError::Timeout(Timeout {
+                action,
+                id: self.lanes().own_id(),
+                target: self.target,
+                timeout: *patience,
+            }),
+            CallError::Busy { .. } => RPCError::Network(NetworkError::new(error)),
+            CallError::NotConnected { .. }
+            | CallError::Refused { .. }
+            | CallError::Failed { .. } => RPCError::Unreachable(Unreachable::new(error)),
+        }
+    }
+}
+
+/// Requests of an append stream that have no answer yet.
+#[derive(Default)]
+struct Owed(Mutex<VecDeque<Instant>>);
+
+impl Owed {
+    fn sent(&self) {
+        self.0.lock().push_back(Instant::now());
+    }
+
+    fn answered(&self) {
+        self.0.lock().pop_front();
+    }
+
+    /// How long the oldest request has waited.
+    fn longest(&self) -> Duration {
+        self.0
+            .lock()
+            .front()
+            .map_or(Duration::ZERO, Instant::elapsed)
+    }
+}
+
+/// The answers of an append stream. A stream may rest for as long as it likes, but an answer that
+/// is owed must come.
+struct Answers<'s> {
+    network: &'s mut PeerNetwork,
+    replies: Streaming<pb::AppendReply>,
+    owed: Arc<Owed>,
+    patience: Duration,
+    ended: bool,
+}
+
+impl Answers<'_> {
+    async fn next(mut self) -> Option<(Result<StreamAppendResult<C>, RPCError<C>>, Self)> {
+        if self.ended {
+            return None;
+        }
+        let answer = match self.receive().await {
+            Ok(Some(reply)) => append_reply_from_proto(reply).map_err(|error| malformed(&error)),
+            Ok(None) => return None,
+            Err(error) => Err(self.network.rpc_error(&error, RPCTypes::AppendEntries)),
+        };
+        self.owed.answered();
+        self.ended = !matches!(answer, Ok(Ok(_)));
+        Some((answer, self))
+    }
+
+    async fn receive(&mut self) -> Result<Option<pb::AppendReply>, CallError> {
+        loop {
+            let rest = self.patience.saturating_sub(self.owed.longest());
+            match timeout(rest, self.replies.message()).await {
+                Ok(Ok(reply)) => return Ok(reply),
+                Ok(Err(status)) => return Err(self.network.lanes().judge(&status)),
+                Err(_) if self.owed.longest() >= self.patience => {
+                    return Err(CallError::TimedOut {
+                        patience: self.patience,
+                    });
+                }
+                Err(_) => {}
+            }
+        }
+    }
+}
+
+fn malformed(error: &CodecError) -> RPCError<C> {
+    RPCError::Network(NetworkError::new(error))
+}

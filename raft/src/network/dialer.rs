@@ -1,0 +1,166 @@
+//! Connecting to another replica: TCP, TLS, and the certainty that it is the one meant.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::AddressBook;
+use crate::DialOverrides;
+use crate::tls::PeerName;
+
+/// Connects to replicas by their id.
+#[derive(Clone)]
+pub(crate) struct Dialer {
+    own: PeerName,
+    tls: Arc<ClientConfig>,
+    addresses: AddressBook,
+    overrides: DialOverrides,
+    patience: Duration,
+}
+
+impl fmt::Debug for Dialer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Dialer")
+            .field("own", &self.own)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A connection to another replica, as hyper takes it.
+pub(crate) type Dialled = TokioIo<TlsStream<TcpStream>>;
+
+impl Dialer {
+    /// A dialer for the replica `own`; TCP and TLS together may take `patience`.
+    pub(crate) fn new(
+        own: PeerName,
+        tls: Arc<ClientConfig>,
+        addresses: AddressBook,
+        overrides: DialOverrides,
+        patience: Duration,
+    ) -> Self {
+        Self {
+            own,
+            tls,
+            addresses,
+            overrides,
+            patience,
+        }
+    }
+
+    /// Where the replicas are.
+    pub(crate) fn addresses(&self) -> &AddressBook {
+        &self.addresses
+    }
+
+    /// Connects to replica `target`; whoever answers has proven to be it.
+    ///
+    /// # Errors
+    /// There is no address, nobody answers, or somebody else does.
+    pub(crate) async fn dial(&self, target: u64) -> Result<Dialled, DialError> {
+        if target == self.own.replica_id {
+            return Err(DialError::OwnId);
+        }
+        let addr = self
+            .addresses
+            .find(target)
+            .ok_or(DialError::NoAddress { target })?;
+        let name = PeerName::new(self.own.cluster_id.clone(), target).to_string();
+        let addr = self.overrides.resolve(&addr);
+        connect(&addr, &name, Arc::clone(&self.tls), self.patience).await
+    }
+}
+
+/// Connects to `addr` and shakes hands, expecting a certificate for `name` as `tls` judges it.
+///
+/// # Errors
+/// Nobody answers in time, or the handshake fails.
+pub(crate) async fn connect(
+    addr: &str,
+    name: &str,
+    tls: Arc<ClientConfig>,
+    patience: Duration,
+) -> Result<Dialled, DialError> {
+    let server_name = ServerName::try_from(name.to_owned()).map_err(|_| DialError::Name {
+        name: name.to_owned(),
+    })?;
+    let connecting = async {
+        let tcp = TcpStream::connect(addr)
+            .await
+            .map_err(|source| DialError::Connect {
+                addr: addr.to_owned(),
+                source,
+            })?;
+        // Heartbeats are small and urgent.
+        tcp.set_nodelay(true).map_err(|source| DialError::Connect {
+            addr: addr.to_owned(),
+            source,
+        })?;
+        let stream = TlsConnector::from(tls).connect(server_name, tcp).await;
+        stream.map_err(|source| DialError::Handshake {
+            addr: addr.to_owned(),
+            source,
+        })
+    };
+    match timeout(patience, connecting).await {
+        Ok(connected) => connected.map(TokioIo::new),
+        Err(_) => Err(DialError::TimedOut {
+            addr: addr.to_owned(),
+            patience,
+        }),
+    }
+}
+
+/// Why there is no connection; nothing was sent.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DialError {
+    /// A replica does not connect to itself.
+    #[error("a replica does not connect to itself")]
+    OwnId,
+    /// Neither membership nor the replica itself has said where it is.
+    #[error("no address of replica {target} is known")]
+    NoAddress {
+        /// The replica.
+        target: u64,
+    },
+    /// The name cannot be in a certificate.
+    #[error("{name} is not a host name")]
+    Name {
+        /// The name.
+        name: String,
+    },
+    /// TCP failed.
+    #[error("connect to {addr}")]
+    Connect {
+        /// Where.
+        addr: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// TLS failed: another cluster, another replica, or something else altogether.
+    #[error("TLS handshake with {addr}")]
+    Handshake {
+        /// Where.
+        addr: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// It took too long.
+    #[error("{addr} did not answer within {patience:?}")]
+    TimedOut {
+        /// Where.
+        addr: String,
+        /// How long was waited.
+        patience: Duration,
+    },
+}

@@ -1,0 +1,260 @@
+//! The connections to other replicas, and calls over them.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hydrascale_proto::raft::v1::peer_client::PeerClient;
+use parking_lot::Mutex;
+use tokio::time::timeout;
+use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::{Code, ConnectError, Request, Response, Status};
+use tower::service_fn;
+
+use super::envelope::LEVEL_MAX;
+use super::{Dialer, Envelope, MESSAGE_BYTES_MAX, Refusal};
+use crate::Fatal;
+use crate::fatal::chain;
+use crate::fatal_slot::FatalSlot;
+use crate::tls::PeerName;
+
+/// Which of a pair's connections a call takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lane {
+    /// Small and urgent.
+    Control,
+    /// Log entries and forwarded commands.
+    Log,
+    /// Snapshots.
+    Bulk,
+}
+
+/// Connections to every other replica, made when first used and again when lost.
+#[derive(Clone)]
+pub(crate) struct Lanes(Arc<Inner>);
+
+struct Inner {
+    own: PeerName,
+    incarnation: u64,
+    advertised: String,
+    dialer: Dialer,
+    channels: Mutex<BTreeMap<u64, PeerLanes>>,
+    fatal: FatalSlot,
+}
+
+struct PeerLanes {
+    control: Channel,
+    log: Channel,
+    bulk: Channel,
+}
+
+impl Lanes {
+    /// Lanes from the replica `own`, which says of itself that it is at `advertised`.
+    pub(crate) fn new(
+        own: PeerName,
+        incarnation: u64,
+        advertised: String,
+        dialer: Dialer,
+        fatal: FatalSlot,
+    ) -> Self {
+        let channels = Mutex::default();
+        Self(Arc::new(Inner {
+            own,
+            incarnation,
+            advertised,
+            dialer,
+            channels,
+            fatal,
+        }))
+    }
+
+    /// This replica's id.
+    pub(crate) fn own_id(&self) -> u64 {
+        self.0.own.replica_id
+    }
+
+    /// Notes where the membership says that a replica is.
+    pub(crate) fn list(&self, replica: u64, addr: &str) {
+        self.0.dialer.addresses().list(replica, addr);
+    }
+
+    /// A client on one lane; connects when it is first used.
+    pub(crate) fn client(&self, target: u64, lane: Lane) -> PeerClient<Channel> {
+        let mut channels = self.0.channels.lock();
+        let lanes = channels.entry(target).or_insert_with(|| PeerLanes {
+            control: self.channel(target, Lane::Control),
+            log: self.channel(target, Lane::Log),
+            bulk: self.channel(target, Lane::Bulk),
+        });
+        let channel = match lane {
+            Lane::Control => &lanes.control,
+            Lane::Log => &lanes.log,
+            Lane::Bulk => &lanes.bulk,
+        };
+        PeerClient::new(channel.clone())
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    /// Puts a message into its envelope.
+    pub(crate) fn request<T>(&self, target: u64, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        let envelope = Envelope {
+            cluster_id: self.0.own.cluster_id.clone(),
+            from: self.0.own.replica_id,
+            to: target,
+            incarnation: self.0.incarnation,
+            level: LEVEL_MAX,
+            from_addr: self.0.advertised.clone(),
+        };
+        envelope.write(request.metadata_mut());
+        request
+    }
+
+    /// Calls `target` on a lane and waits for the answer, `patience` at most.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub(crate) async fn call<Q, R, F>(
+        &self,
+        target: u64,
+        lane: Lane,
+        patience: Duration,
+        message: Q,
+        method: impl FnOnce(PeerClient<Channel>, Request<Q>) -> F,
+    ) -> Result<R, CallError>
+    where
+        F: Future<Output = Result<Response<R>, Status>>,
+    {
+        let mut request = self.request(target, message);
+        request.set_timeout(patience);
+        match timeout(patience, method(self.client(target, lane), request)).await {
+            Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Err(status)) => Err(self.judge(&status)),
+            Err(_) => Err(CallError::TimedOut { patience }),
+        }
+    }
+
+    /// Sorts a failed call; an answer that ends this replica is reported.
+    pub(crate) fn judge(&self, status: &Status) -> CallError {
+        if Refusal::is_removed(status) {
+            self.0.fatal.report(Fatal::Removed);
+        } else if Refusal::is_replaced(status) {
+            self.0.fatal.report(Fatal::Replaced);
+        }
+        CallError::of(status)
+    }
+
+    fn channel(&self, target: u64, lane: Lane) -> Channel {
+        let dialer = self.0.dialer.clone();
+        let connector = service_fn(move |_: Uri| {
+            let dialer = dialer.clone();
+            async move { dialer.dial(target).await }
+        });
+        // The connector decides whom to connect to and checks it; the URI only fills the header.
+        Endpoint::from_static("http://replica")
+            .initial_stream_window_size(stream_window(lane))
+            .initial_connection_window_size(stream_window(lane).saturating_mul(4))
+            .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
+            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+            .keep_alive_while_idle(true)
+            .connect_with_connector_lazy(connector)
+    }
+}
+
+fn stream_window(lane: Lane) -> u32 {
+    match lane {
+        Lane::Control => 64 << 10,
+        Lane::Log | Lane::Bulk => 1 << 20,
+    }
+}
+
+/// Why a call brought no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum CallError {
+    /// There is no connection: nothing was sent.
+    #[error("not connected: {reason}")]
+    NotConnected {
+        /// Why.
+        reason: String,
+    },
+    /// The callee refused to look at the message.
+    #[error("refused: {reason}")]
+    Refused {
+        /// Why.
+        reason: String,
+    },
+    /// The callee has too much to do and did not take the message.
+    #[error("too busy: {reason}")]
+    Busy {
+        /// What it said.
+        reason: String,
+    },
+    /// No answer in time: the message may have been dealt with.
+    #[error("no answer within {patience:?}")]
+    TimedOut {
+        /// How long was waited.
+        patience: Duration,
+    },
+    /// The connection broke or the callee failed: the message may have been dealt with.
+    #[error("failed: {reason}")]
+    Failed {
+        /// Why.
+        reason: String,
+    },
+}
+
+impl CallError {
+    /// Whether the callee certainly did nothing about the message.
+    pub(crate) fn is_not_taken(&self) -> bool {
+        match self {
+            Self::NotConnected { .. } | Self::Refused { .. } | Self::Busy { .. } => true,
+            Self::TimedOut { .. } | Self::Failed { .. } => false,
+        }
+    }
+
+    fn of(status: &Status) -> Self {
+        if let Some(error) = connect_error(status) {
+            return Self::NotConnected {
+                reason: chain(error),
+            };
+        }
+        let reason = status.message().to_owned();
+        match status.code() {
+            Code::FailedPrecondition | Code::InvalidArgument | Code::Unimplemented => {
+                Self::Refused { reason }
+            }
+            Code::ResourceExhausted => Self::Busy { reason },
+            Code::Ok
+            | Code::Cancelled
+            | Code::Unknown
+            | Code::DeadlineExceeded
+            | Code::NotFound
+            | Code::AlreadyExists
+            | Code::PermissionDenied
+            | Code::Aborted
+            | Code::OutOfRange
+            | Code::Internal
+            | Code::Unavailable
+            | Code::DataLoss
+            | Code::Unauthenticated => Self::Failed { reason },
+        }
+    }
+}
+
+fn connect_error(status: &Status) -> Option<&(dyn Error + 'static)> {
+    let mut cause = status.source();
+    while let Some(error) = cause {
+        if error.is::<ConnectError>() {
+            return Some(error);
+        }
+        cause = error.source();
+    }
+    None
+}
+
+/// HTTP/2 pings find out about silent connections.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(2);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(3);

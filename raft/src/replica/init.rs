@@ -1,0 +1,37 @@
+//! Making a new cluster, offline.
+
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::{InitError, ReplicaConfig};
+use crate::identity::{Folder, Identity};
+use crate::tls::{Authority, PeerName, ReplicaKey};
+
+/// The first replica's id; joiners get log indexes, which are larger.
+const FIRST_REPLICA: u64 = 1;
+
+pub(super) fn init_cluster(config: &ReplicaConfig) -> Result<String, InitError> {
+    let folder = Folder::new(&config.data_dir);
+    folder.claim()?;
+    let cluster_id = Uuid::new_v4().to_string();
+    let now = OffsetDateTime::now_utc();
+    let failed = |error: crate::tls::SignError| InitError::Certificates(error.into());
+    let authority = Authority::create(&cluster_id, now).map_err(failed)?;
+    let key = ReplicaKey::create().map_err(failed)?;
+    let name = PeerName::new(cluster_id.clone(), FIRST_REPLICA);
+    let certificate = authority
+        .sign(&name, &key.public_key(), now)
+        .map_err(failed)?;
+    let identity = Identity {
+        cluster_id: cluster_id.clone(),
+        replica_id: FIRST_REPLICA,
+        peers: Vec::new(),
+    };
+    folder
+        .settle_first(&identity, &authority, &key, &certificate)
+        .map_err(|source| InitError::Folder {
+            path: config.data_dir.clone(),
+            source,
+        })?;
+    Ok(cluster_id)
+}

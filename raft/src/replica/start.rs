@@ -1,0 +1,344 @@
+//! Bringing a replica up: identity, storage, network, and only then consensus.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::StartError;
+use super::stop::{Inner, Stops};
+use crate::core::{
+    Core, Probes, READ_QUEUE, Window, initial_status, observe, probe, reconcile, seek_admission,
+    serve_reads,
+};
+use crate::counters::Counters;
+use crate::fatal::{Fatal as StorageFailure, FatalHook};
+use crate::fatal_slot::FatalSlot;
+use crate::identity::{Folder, Identity, IdentityError};
+use crate::join::JoinService;
+use crate::network::{
+    AddressBook, Dialer, Ends, Guard, Lanes, LeaderContact, Listener, NetworkFactory, PeerService,
+};
+use crate::storage::{OpenError, Storage, StorageConfig};
+use crate::timing::{MULTIPLIERS, Timing};
+use crate::tls::{Credentials, PeerName, client_settings, server_settings};
+use crate::type_config::Member;
+use crate::{DiskFailure, Fatal, ReplicaConfig, StateMachine};
+
+/// The replica's own fact in the store that repeats the identity file.
+const REPLICA_ID: &str = "replica_id";
+
+pub(super) async fn start(
+    config: ReplicaConfig,
+    listener: TcpListener,
+    machine: Arc<dyn StateMachine>,
+) -> Result<Inner, StartError> {
+    check_config(&config)?;
+    let timing = Timing::new(config.timing_multiplier);
+    let folder = Folder::new(&config.data_dir);
+    let (identity, credentials) = read_identity(&folder)?;
+    let fatal = FatalSlot::new();
+    let mut storage = open_storage(&config, &identity, &fatal, machine).await?;
+    let counters = Arc::new(Counters::default());
+    let stops = Stops::default();
+    let (reads, read_requests) = mpsc::channel(READ_QUEUE);
+    let tls = |error: crate::tls::TlsError| unreadable(folder.path(), error);
+    let name = PeerName::new(identity.cluster_id.clone(), identity.replica_id);
+    let addresses = AddressBook::default();
+    for peer in &identity.peers {
+        addresses.list(peer.replica_id, &peer.addr);
+    }
+    let dialer = Dialer::new(
+        name.clone(),
+        client_settings(&credentials).map_err(tls)?,
+        addresses.clone(),
+        config.dial_overrides.clone(),
+        timing.connect(),
+    );
+    let incarnation = storage.incarnation();
+    let advertised = config.advertise_addr.clone();
+    let lanes = Lanes::new(name.clone(), incarnation, advertised, dialer, fatal.clone());
+    let barred = Arc::new(ArcSwap::from_pointee(std::collections::BTreeSet::new()));
+    let machine_store = storage
+        .machine_store()
+        .ok_or_else(|| StartError::Consensus("the state machine was given away already".into()))?;
+    let consensus = timing
+        .consensus(&config)
+        .map_err(|error| StartError::Config {
+            field: "timing_multiplier",
+            reason: error.to_string(),
+        })?;
+    let factory = NetworkFactory::new(lanes.clone(), timing, Arc::clone(&counters));
+    let raft = openraft::Raft::build(
+        identity.replica_id,
+        consensus,
+        factory,
+        storage.log_store(),
+        machine_store,
+    )
+    .await
+    .map_err(|fatal| StartError::Consensus(fatal.to_string().into()))?;
+    let core = Arc::new(Core {
+        status: initial_status(
+            &identity.cluster_id,
+            identity.replica_id,
+            incarnation,
+            timing.reachable_within(),
+        ),
+        guard: Guard::new(name, Arc::clone(&barred), addresses, Arc::clone(&counters)),
+        applied: storage.applied(),
+        records: storage.records(),
+        snapshots: Some(storage.snapshots()).into(),
+        contact: LeaderContact::new(),
+        probes: Probes::default(),
+        window: Window::default(),
+        membership: tokio::sync::Mutex::new(()),
+        stopping: stops.stopping.clone(),
+        identity,
+        incarnation,
+        config,
+        timing,
+        folder,
+        raft,
+        lanes,
+        barred,
+        counters,
+        fatal,
+        reads,
+    });
+    let tasks = TaskTracker::new();
+    serve(&core, &credentials, listener, &tasks, &stops)?;
+    let inner = Inner::new(core, storage, tasks, stops);
+    run(&inner, read_requests).await?;
+    Ok(inner)
+}
+
+fn check_config(config: &ReplicaConfig) -> Result<(), StartError> {
+    let bad = |field, reason: String| Err(StartError::Config { field, reason });
+    if !MULTIPLIERS.contains(&config.timing_multiplier) {
+        let (least, most) = (MULTIPLIERS.start(), MULTIPLIERS.end());
+        return bad("timing_multiplier", format!("it must be {least} to {most}"));
+    }
+    if config.name.is_empty() {
+        return bad("name", "a replica needs a name".to_owned());
+    }
+    if !config.advertise_addr.contains(':') {
+        return bad("advertise_addr", "it must be host:port".to_owned());
+    }
+    if config.snapshot_every == 0 {
+        return bad("snapshot_every", "it must be at least 1".to_owned());
+    }
+    Ok(())
+}
+
+fn read_identity(folder: &Folder) -> Result<(Identity, Credentials), StartError> {
+    let read = |error: IdentityError| unreadable(folder.path(), error);
+    let identity = folder.identity().map_err(read)?;
+    let identity = identity.ok_or_else(|| StartError::NoIdentity {
+        path: folder.path().to_owned(),
+    })?;
+    let credentials = folder.credentials().map_err(read)?;
+    let expected = PeerName::new(identity.cluster_id.clone(), identity.replica_id);
+    match PeerName::of(&credentials.certificate) {
+        Ok(name) if name == expected => Ok((identity, credentials)),
+        Ok(name) => Err(StartError::ForeignFolder {
+            path: folder.path().to_owned(),
+            reason: format!("its identity is {expected}, its certificate is {name}'s"),
+        }),
+        Err(error) => Err(unreadable(folder.path(), error)),
+    }
+}
+
+/// Opens the store and binds it to the identity, or finds that it is bound to another.
+async fn open_storage(
+    config: &ReplicaConfig,
+    identity: &Identity,
+    fatal: &FatalSlot,
+    machine: Arc<dyn StateMachine>,
+) -> Result<Storage, StartError> {
+    let settings = StorageConfig {
+        sync_append: config.sync_append,
+        cluster_id: Some(identity.cluster_id.clone()),
+        on_fatal: disk_hook(config.disk_failure, fatal.clone()),
+        ..StorageConfig::new(&config.data_dir)
+    };
+    let identity = identity.clone();
+    let opening = tokio::task::spawn_blocking(move || open_bound(&settings, &identity, machine));
+    let opened = opening.await.map_err(|error| StartError::Storage {
+        path: config.data_dir.clone(),
+        source: error.into(),
+    })?;
+    opened.map_err(|error| match error {
+        Opening::Foreign(reason) => StartError::ForeignFolder {
+            path: config.data_dir.clone(),
+            reason,
+        },
+        Opening::Failed(error @ OpenError::WrongCluster { .. }) => StartError::ForeignFolder {
+            path: config.data_dir.clone(),
+            reason: error.to_string(),
+        },
+        Opening::Failed(error) => StartError::Storage {
+            path: config.data_dir.clone(),
+            source: error.into(),
+        },
+    })
+}
+
+enum Opening {
+    Foreign(String),
+    Failed(OpenError),
+}
+
+fn open_bound(
+    settings: &StorageConfig,
+    identity: &Identity,
+    machine: Arc<dyn StateMachine>,
+) -> Result<Storage, Opening> {
+    let storage = Storage::open(settings, machine).map_err(Opening::Failed)?;
+    storage
+        .bind_cluster(&identity.cluster_id)
+        .map_err(Opening::Failed)?;
+    let own = identity.replica_id.to_be_bytes();
+    let stored = storage
+        .fact(REPLICA_ID)
+        .map_err(|error| Opening::Failed(error.into()))?;
+    match stored {
+        None => storage
+            .put_facts(&[(REPLICA_ID, &own)])
+            .map_err(Opening::Failed)?,
+        Some(stored) if stored.as_ref() == own => {}
+        Some(_) => {
+            let reason = format!(
+                "its identity is replica {}, its store is another replica's",
+                identity.replica_id
+            );
+            return Err(Opening::Foreign(reason));
+        }
+    }
+    let recorded = storage
+        .records()
+        .load()
+        .cluster()
+        .map(|cluster| cluster.cluster_id.clone());
+    match recorded {
+        Some(recorded) if recorded != identity.cluster_id => Err(Opening::Foreign(format!(
+            "its identity is of cluster {}, its state is of cluster {recorded}",
+            identity.cluster_id
+        ))),
+        Some(_) | None => Ok(storage),
+    }
+}
+
+fn disk_hook(on_failure: DiskFailure, fatal: FatalSlot) -> FatalHook {
+    let report = move |step: &str, reason: &str| {
+        fatal.report(Fatal::Storage {
+            reason: format!("{step}: {reason}"),
+        });
+    };
+    match on_failure {
+        DiskFailure::Report => Arc::new(report),
+        DiskFailure::ExitProcess => {
+            let exit = StorageFailure::exit();
+            Arc::new(move |step, reason| {
+                report(step, reason);
+                exit(step, reason);
+            })
+        }
+    }
+}
+
+/// Serves the peer listener; requests wait in consensus' queue until it runs.
+fn serve(
+    core: &Arc<Core>,
+    credentials: &Credentials,
+    listener: TcpListener,
+    tasks: &TaskTracker,
+    stops: &Stops,
+) -> Result<(), StartError> {
+    let tls =
+        server_settings(credentials).map_err(|error| unreadable(core.folder.path(), error))?;
+    let peer = PeerService::new(Arc::clone(core));
+    let join = JoinService::new(Arc::clone(core));
+    let ends = Ends {
+        drain: stops.serving.clone(),
+        close: stops.closing.clone(),
+    };
+    Listener::new(tls, peer, join, core.timing, Arc::clone(&core.counters))
+        .spawn(listener, tasks, ends);
+    Ok(())
+}
+
+/// Starts consensus and the tasks around it.
+async fn run(
+    inner: &Inner,
+    read_requests: mpsc::Receiver<crate::core::ReadRequest>,
+) -> Result<(), StartError> {
+    let core = &inner.core;
+    core.raft.run();
+    initialize_first(core).await?;
+    let stopping = &core.stopping;
+    let tasks = &inner.tasks;
+    spawn(tasks, stopping, observe(Arc::clone(core)));
+    spawn(tasks, stopping, probe(Arc::clone(core)));
+    spawn(tasks, stopping, reconcile(Arc::clone(core)));
+    spawn(
+        tasks,
+        stopping,
+        serve_reads(Arc::clone(core), read_requests),
+    );
+    spawn(tasks, stopping, seek_admission(Arc::clone(core)));
+    Ok(())
+}
+
+/// The first replica of a new cluster begins as its only voter.
+async fn initialize_first(core: &Core) -> Result<(), StartError> {
+    let unreadable = |error: IdentityError| unreadable(core.folder.path(), error);
+    let failed = |error: String| StartError::Consensus(error.into());
+    if core
+        .folder
+        .bootstrap(&core.identity.cluster_id)
+        .map_err(unreadable)?
+        .is_none()
+    {
+        return Ok(());
+    }
+    let initialized = core.raft.is_initialized().await;
+    if initialized.map_err(|fatal| failed(fatal.to_string()))? {
+        if core.records.load().cluster().is_some() {
+            core.forget_bootstrap().await;
+        }
+        return Ok(());
+    }
+    let member = Member {
+        name: core.config.name.clone(),
+        addr: core.config.advertise_addr.clone(),
+    };
+    let members = BTreeMap::from([(core.id(), member)]);
+    core.raft
+        .initialize(members)
+        .await
+        .map_err(|error| failed(error.to_string()))
+}
+
+fn spawn(
+    tasks: &TaskTracker,
+    stopping: &CancellationToken,
+    task: impl Future<Output = ()> + Send + 'static,
+) {
+    let stopping = stopping.clone();
+    tasks.spawn(async move {
+        stopping.run_until_cancelled_owned(task).await;
+    });
+}
+
+fn unreadable(path: &Path, source: impl Into<super::Cause>) -> StartError {
+    StartError::Identity {
+        path: path.to_owned(),
+        source: source.into(),
+    }
+}
