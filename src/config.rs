@@ -26,6 +26,7 @@ mod tests;
 use std::path::PathBuf;
 
 use self::reader::Reader;
+use crate::netmap::NetmapConfig;
 
 pub use self::address::{HostPort, ServerUrl};
 pub use self::client::{ApiSecret, ClientConfig};
@@ -129,6 +130,14 @@ impl Config {
             client,
             notices,
         })
+    }
+
+    /// What netmaps are made from.
+    pub fn netmap(&self) -> NetmapConfig {
+        NetmapConfig {
+            dns: self.dns.clone(),
+            features: self.features.clone(),
+        }
     }
 
     /// A digest of what must be equal on all replicas: 32 hex digits. Replicas announce it, so

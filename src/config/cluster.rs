@@ -11,7 +11,7 @@ const PEER_PORT: u16 = 7443;
 /// The name of a replica whose host has none.
 const REPLICA_NAME: &str = "replica";
 /// Raft's timers may be stretched this far; beyond, a dead leader goes unnoticed for minutes.
-const TIMING_MULTIPLIER_MAX: u32 = 20;
+const TIMING_MULTIPLIER_MAX: u32 = 10;
 
 /// The `cluster:` block.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub struct ClusterConfig {
     pub join_token_file: Option<PathBuf>,
     /// Failure domain, shown to operators (`zone`); empty = none.
     pub zone: String,
-    /// Stretches Raft's timers for slow machines (`raft.timing_multiplier`), 1 to 20.
+    /// Stretches Raft's timers for slow machines (`raft.timing_multiplier`), 1 to 10.
     pub timing_multiplier: u32,
 }
 

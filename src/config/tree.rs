@@ -109,8 +109,8 @@ enum Raw {
     Null,
     Typed(String),
     Text(String),
-    List(Vec<Spanned<Raw>>),
-    Map(Vec<(Spanned<String>, Spanned<Raw>)>),
+    List(Vec<Spanned<Self>>),
+    Map(Vec<(Spanned<String>, Spanned<Self>)>),
 }
 
 fn build(raw: Spanned<Raw>, source: &str, path: &str) -> Result<Tree, TreeError> {
@@ -245,7 +245,7 @@ mod tests {
     fn text<'a>(tree: &'a Tree, path: &str) -> &'a str {
         match &tree.find(path).unwrap().value {
             Value::Scalar(text) => text,
-            other => panic!("{other:?} is no scalar"),
+            other @ (Value::Null | Value::List(_) | Value::Map(_)) => panic!("{other:?}"),
         }
     }
 
