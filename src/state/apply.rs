@@ -8,6 +8,8 @@
 //! A refusal is an outcome, not an error: the command did nothing. Time passes even for a refused
 //! command: what was due by its time happens first, as by a `Tick`.
 
+mod addresses;
+mod admit;
 mod keys;
 mod login;
 mod nodes;
@@ -45,7 +47,7 @@ pub struct ApplyContext {
 pub struct Applied {
     /// The answer for the proposer.
     pub outcome: Outcome,
-    /// Row changes in the order in which they happened; a later one of the same key wins.
+    /// Row changes, at most one per key.
     pub writes: Vec<RowWrite>,
     /// What differs, for readers.
     pub change: Change,

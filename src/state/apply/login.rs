@@ -7,10 +7,10 @@ use hydrascale_proto::state::v1::{
 
 use super::super::convert::timestamp;
 use super::super::secret::AuthId;
-use super::super::{Node, PendingLogin, hostinfo, names};
-use super::register::{Admission, Arrival, Owner, machine_mismatch, read_keys};
+use super::super::{Node, PendingLogin, hostinfo};
+use super::admit::{Admission, Arrival, Owner, machine_mismatch, read_keys};
 use super::{Txn, Verdict, done, invalid, refuse};
-use crate::types::UserId;
+use crate::types::{NodeId, UserId};
 
 /// Logins that wait at one time in the whole tailnet; the oldest goes when one more comes. Anybody
 /// who reaches the server can begin logins, so their memory is bounded (headscale keeps as many).
@@ -84,10 +84,23 @@ impl Txn<'_> {
                 format!("login {} was approved already, as node {node}", op.auth_id),
             ));
         }
-        let expires_at = timestamp(op.expires_at_ms);
-        if expires_at.is_some_and(|at| at <= self.now()) {
+        if timestamp(op.expires_at_ms).is_some_and(|at| at <= self.now()) {
             return Err(invalid("expiry is in the past: name a later time or none"));
         }
+        let node = self.admit_login(&login, user.id, op)?;
+        self.put_login(PendingLogin {
+            approved_node: Some(node),
+            ..login
+        });
+        Ok(done(node.0))
+    }
+
+    fn admit_login(
+        &mut self,
+        login: &PendingLogin,
+        user: UserId,
+        op: &ApproveLogin,
+    ) -> Result<NodeId, Refusal> {
         let arrival = Arrival {
             machine_key: login.machine_key,
             node_key: login.node_key,
@@ -97,40 +110,29 @@ impl Txn<'_> {
             requested_expiry: login.requested_expiry,
             entropy: op.entropy,
         };
-        let mut admission = Admission {
-            owner: Owner::User(user.id),
-            method: op.method(),
-            pre_auth_key_id: None,
-            ephemeral: login.ephemeral,
-            expires_at,
-        };
-        let existing = self.node_for_login(&arrival, user.id);
+        let existing = self.node_for_login(&arrival, user);
         self.check_node_key(&arrival, existing.as_ref())?;
         let tags = existing
             .as_ref()
             .map(|node| node.tags.as_slice())
             .unwrap_or_default();
-        self.check_requested_tags(&arrival, tags)?;
-        let requested = hostinfo::read(&login.hostinfo_json)?
-            .decoded
-            .request_tags
-            .clone();
-        if !requested.is_empty() {
-            admission.owner = Owner::Tags(names::checked_tags(&requested)?);
-            admission.expires_at = None;
-        }
-        let node = match existing {
-            Some(node) => {
-                admission.ephemeral |= node.ephemeral;
-                self.readmit(node, &arrival, &admission, true)?
-            }
-            None => self.add_node(&arrival, &admission)?,
+        let requested = self.requested_tags(&arrival, tags)?;
+        let is_tagged = !requested.is_empty();
+        let admission = Admission {
+            owner: if is_tagged {
+                Owner::Tags(requested)
+            } else {
+                Owner::User(user)
+            },
+            method: op.method(),
+            pre_auth_key_id: None,
+            ephemeral: login.ephemeral || existing.as_ref().is_some_and(|node| node.ephemeral),
+            expires_at: timestamp(op.expires_at_ms).filter(|_| !is_tagged),
         };
-        self.put_login(PendingLogin {
-            approved_node: Some(node),
-            ..login
-        });
-        Ok(done(node.0))
+        match existing {
+            Some(node) => self.readmit(node, &arrival, &admission, true),
+            None => self.add_node(&arrival, &admission),
+        }
     }
 
     /// The node of this device that a login by this user renews: the user's own, else the one that
@@ -210,3 +212,6 @@ impl Txn<'_> {
             .ok_or_else(missing)
     }
 }
+
+#[cfg(test)]
+mod tests;

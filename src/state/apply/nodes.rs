@@ -105,3 +105,194 @@ fn parse_route(text: &str) -> Result<IpNet, Refusal> {
         .map_err(|_| invalid(format!("route {text:?} is no prefix like 10.0.0.0/24")))?;
     Ok(route.trunc())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::testing::{World, refusal};
+    use crate::types::Timestamp;
+
+    fn node(world: &World, id: NodeId) -> Node {
+        (**world.state.node(id).unwrap()).clone()
+    }
+
+    #[test]
+    fn every_command_refuses_an_unknown_node() {
+        let mut world = World::new();
+        for applied in [
+            world.apply(DeleteNode { node_id: 7 }),
+            world.apply(RenameNode {
+                node_id: 7,
+                given_name: "a".into(),
+            }),
+            world.apply(SetNodeExpiry {
+                node_id: 7,
+                expires_at_ms: None,
+            }),
+            world.apply(SetNodeTags {
+                node_id: 7,
+                tags: vec!["tag:a".into()],
+            }),
+            world.apply(SetApprovedRoutes {
+                node_id: 7,
+                routes: vec![],
+            }),
+        ] {
+            assert_eq!(refusal(&applied).0, RefusalCode::NotFound);
+            assert!(refusal(&applied).1.contains("no id 7"));
+        }
+    }
+
+    #[test]
+    fn a_deleted_node_leaves_no_trace() {
+        let mut world = World::new();
+        world.replica_up(1, 1);
+        let id = world.add_node(1);
+        let gone = node(&world, id);
+        world.open(id, 1, 1);
+        let applied = world.delete_node(id);
+        assert!(applied.change.nodes[&id].removed);
+        assert!(applied.change.retired_node_keys.contains(&gone.node_key));
+        assert!(world.state.session(id).is_none());
+        assert!(world.state.node_by_given_name(&gone.given_name).is_none());
+        assert!(world.state.node_by_ip(gone.ipv4.unwrap().into()).is_none());
+    }
+
+    #[test]
+    fn rename_takes_a_free_label_in_lower_case() {
+        let mut world = World::new();
+        let (one, two) = (world.add_node(1), world.add_node(2));
+        assert!(
+            world
+                .ok(RenameNode {
+                    node_id: one.0,
+                    given_name: "Web".into()
+                })
+                .change
+                .nodes[&one]
+                .full
+        );
+        assert_eq!(world.state.node_by_given_name("web").unwrap().id, one);
+        let same = world.ok(RenameNode {
+            node_id: one.0,
+            given_name: "web".into(),
+        });
+        assert!(same.writes.is_empty());
+        let taken = world.apply(RenameNode {
+            node_id: two.0,
+            given_name: "WEB".into(),
+        });
+        assert_eq!(refusal(&taken).0, RefusalCode::AlreadyExists);
+        for name in ["", "a b", "-a", "a\"", "a\\b", "a\u{0}"] {
+            let bad = world.apply(RenameNode {
+                node_id: two.0,
+                given_name: name.into(),
+            });
+            let (code, message) = refusal(&bad);
+            assert_eq!(code, RefusalCode::Invalid);
+            assert!(message.contains("not a valid DNS label"), "{message}");
+        }
+    }
+
+    #[test]
+    fn expiry_is_set_clamped_to_now_and_lifted() {
+        let mut world = World::new();
+        let id = world.add_node(1);
+        let set = |world: &mut World, at| {
+            world.ok(SetNodeExpiry {
+                node_id: id.0,
+                expires_at_ms: at,
+            })
+        };
+        let later = world.now.unix_ms() + 5_000;
+        set(&mut world, Some(later));
+        assert_eq!(
+            node(&world, id).expires_at,
+            Some(Timestamp::from_unix_ms(later))
+        );
+        assert_eq!(
+            world.state.next_deadline(),
+            Some(Timestamp::from_unix_ms(later))
+        );
+        set(&mut world, Some(123_000));
+        assert_eq!(node(&world, id).expires_at, Some(world.now));
+        world.pass(10);
+        assert!(
+            set(&mut world, Some(123_000)).writes.is_empty(),
+            "expired already"
+        );
+        set(&mut world, None);
+        assert_eq!(node(&world, id).expires_at, None);
+    }
+
+    #[test]
+    fn tags_replace_the_owner_and_lift_the_expiry_of_a_valid_node() {
+        let mut world = World::new();
+        let id = world.add_node(1);
+        let at = Some(world.now.unix_ms() + 5_000);
+        world.ok(SetNodeExpiry {
+            node_id: id.0,
+            expires_at_ms: at,
+        });
+        world.ok(SetNodeTags {
+            node_id: id.0,
+            tags: vec!["tag:b".into(), "tag:a".into()],
+        });
+        let tagged = node(&world, id);
+        assert_eq!((tagged.user_id, tagged.expires_at), (None, None));
+        assert_eq!(tagged.tags, ["tag:a", "tag:b"]);
+        let none = world.apply(SetNodeTags {
+            node_id: id.0,
+            tags: vec![],
+        });
+        assert!(refusal(&none).1.contains("cannot remove all tags"));
+        let bad = world.apply(SetNodeTags {
+            node_id: id.0,
+            tags: vec!["web".into()],
+        });
+        assert_eq!(refusal(&bad).0, RefusalCode::Invalid);
+    }
+
+    #[test]
+    fn tags_do_not_bring_an_expired_node_back() {
+        let mut world = World::new();
+        let id = world.add_node(1);
+        let now = Some(world.now.unix_ms());
+        world.ok(SetNodeExpiry {
+            node_id: id.0,
+            expires_at_ms: now,
+        });
+        world.ok(SetNodeTags {
+            node_id: id.0,
+            tags: vec!["tag:a".into()],
+        });
+        assert!(node(&world, id).is_expired(world.now));
+    }
+
+    #[test]
+    fn routes_are_sorted_unique_and_exit_routes_come_together() {
+        let mut world = World::new();
+        let id = world.add_node(1);
+        let mut set = |routes: &[&str]| {
+            let routes = routes.iter().map(|route| (*route).to_owned()).collect();
+            world.apply(SetApprovedRoutes {
+                node_id: id.0,
+                routes,
+            })
+        };
+        assert!(
+            set(&["10.1.0.7/16", "10.0.0.0/8", "10.1.0.0/16"])
+                .change
+                .nodes[&id]
+                .routes
+        );
+        assert!(set(&["10.1.0.0/16", "10.0.0.0/8"]).writes.is_empty());
+        set(&["::/0", "10.0.0.0/8"]);
+        let (code, message) = refusal(&set(&["10.0.0.0/33"]));
+        assert_eq!(code, RefusalCode::Invalid);
+        assert!(message.contains("10.0.0.0/33"), "{message}");
+        let routes = node(&world, id).approved_routes;
+        let routes: Vec<String> = routes.iter().map(ToString::to_string).collect();
+        assert_eq!(routes, ["0.0.0.0/0", "10.0.0.0/8", "::/0"]);
+    }
+}

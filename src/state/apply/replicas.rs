@@ -139,3 +139,196 @@ fn check_successor(old: &Replica, incarnation: u64) -> Result<(), Refusal> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::testing::{World, done_id, refusal, replica};
+    use crate::types::NodeId;
+
+    fn wanting(id: u64, wanted_region_id: u32) -> ReplicaUp {
+        let mut up = replica(id, 1);
+        up.relay.as_mut().unwrap().wanted_region_id = wanted_region_id;
+        up
+    }
+
+    fn region(world: &World, id: u64) -> Option<u16> {
+        let replica = world.state.replica(ReplicaId(id))?;
+        replica.region_id.map(|region| region.0)
+    }
+
+    #[test]
+    fn regions_are_the_lowest_free_or_the_wanted_ones() {
+        let mut world = World::new();
+        assert_eq!(done_id(&world.ok(wanting(1, 0))), 900);
+        assert_eq!(done_id(&world.ok(wanting(2, 999))), 999);
+        assert_eq!(
+            done_id(&world.ok(wanting(3, 999))),
+            901,
+            "the wanted one is taken"
+        );
+        assert_eq!(done_id(&world.ok(wanting(4, 77))), 77);
+        assert_eq!(
+            refusal(&world.apply(wanting(5, 65_536))).0,
+            RefusalCode::Invalid
+        );
+    }
+
+    #[test]
+    fn a_region_is_kept_for_good() {
+        let mut world = World::new();
+        world.ok(wanting(1, 0));
+        world.ok(ReplicaUp {
+            incarnation: 2,
+            ..wanting(1, 950)
+        });
+        assert_eq!(region(&world, 1), Some(900));
+        world.ok(ReplicaUp {
+            incarnation: 3,
+            relay: None,
+            ..replica(1, 3)
+        });
+        assert_eq!(region(&world, 1), Some(900));
+        world.remove_replica(1);
+        assert_eq!(done_id(&world.ok(wanting(2, 900))), 901);
+    }
+
+    #[test]
+    fn a_removed_replica_stays_out_and_an_old_copy_is_refused() {
+        let mut world = World::new();
+        world.replica_up(1, 5);
+        let (code, message) = refusal(&world.apply(replica(1, 4)));
+        assert_eq!(code, RefusalCode::Precondition);
+        assert!(message.contains("incarnation 5"), "{message}");
+        world.remove_replica(1);
+        assert!(
+            refusal(&world.apply(replica(1, 6)))
+                .1
+                .contains("was removed")
+        );
+        assert_eq!(world.state.replicas().count(), 0);
+        assert_eq!(
+            refusal(&world.apply(RemoveReplica { replica_id: 1 })).0,
+            RefusalCode::NotFound
+        );
+    }
+
+    #[test]
+    fn malformed_relays_are_refused_and_named() {
+        let mut world = World::new();
+        for (field, text) in [
+            ("host", "hostname"),
+            ("key", "public_key"),
+            ("port", "derp_port"),
+        ] {
+            let mut up = replica(1, 1);
+            let relay = up.relay.as_mut().unwrap();
+            match field {
+                "host" => relay.hostname.clear(),
+                "key" => relay.public_key = vec![1; 3].into(),
+                _ => relay.derp_port = 65_536,
+            }
+            let (code, message) = refusal(&world.apply(up));
+            assert_eq!(code, RefusalCode::Invalid);
+            assert!(message.contains(text), "{message}");
+        }
+        let named = ReplicaUp {
+            name: "a\"b".into(),
+            ..replica(1, 1)
+        };
+        assert_eq!(refusal(&world.apply(named)).0, RefusalCode::Invalid);
+    }
+
+    #[test]
+    fn one_entry_takes_all_nodes_of_a_dead_replica_offline_after_the_grace() {
+        let mut world = World::new();
+        world.replica_up(1, 1);
+        world.replica_up(2, 1);
+        let nodes: Vec<NodeId> = (1..=3).map(|device| world.add_node(device)).collect();
+        for node in &nodes {
+            world.open(*node, 1, 1);
+        }
+        world.pass(60_000);
+        let died = world.now;
+        assert_eq!(world.replica_down(1, 1).writes.len(), 1);
+        world.pass(20_000);
+        world.open(nodes[0], 2, 1);
+        assert!(world.tick_after(4_999).change.is_empty());
+        let applied = world.tick_after(1);
+        let offline: Vec<NodeId> = applied.change.nodes.keys().copied().collect();
+        assert_eq!(offline, nodes[1..]);
+        assert_eq!(world.state.node(nodes[1]).unwrap().last_seen, Some(died));
+        assert!(world.state.is_online(nodes[0]));
+    }
+
+    #[test]
+    fn the_grace_counts_from_when_the_leader_last_heard() {
+        let mut world = World::new();
+        world.replica_up(1, 1);
+        let node = world.add_node(1);
+        world.open(node, 1, 1);
+        world.pass(10_000);
+        let heard = Some(world.now.unix_ms() - 10_000);
+        world.ok(ReplicaDown {
+            replica_id: 1,
+            incarnation: 1,
+            last_heard_ms: heard,
+        });
+        world.tick_after(14_999);
+        assert!(world.state.is_online(node));
+        world.tick_after(1);
+        assert!(!world.state.is_online(node));
+    }
+
+    #[test]
+    fn a_replica_that_was_only_cut_off_gets_its_streams_back() {
+        let mut world = World::new();
+        world.replica_up(1, 1);
+        let node = world.add_node(1);
+        world.open(node, 1, 1);
+        world.replica_down(1, 1);
+        world.pass(20_000);
+        world.replica_up(1, 1);
+        assert!(world.tick_after(3_600_000).change.is_empty());
+        assert!(world.state.is_online(node));
+    }
+
+    #[test]
+    fn a_restart_ends_the_streams_of_before_and_the_news_of_its_death_is_late() {
+        let mut world = World::new();
+        world.replica_up(1, 1);
+        let (one, two) = (world.add_node(1), world.add_node(2));
+        world.open(one, 1, 1);
+        world.pass(1_000);
+        world.replica_up(1, 2);
+        world.open(two, 1, 2);
+        world.pass(10_000);
+        assert!(world.replica_down(1, 1).writes.is_empty());
+        world.replica_up(1, 3);
+        let ended = &world.state.replica(ReplicaId(1)).unwrap().ended;
+        assert_eq!(
+            ended
+                .iter()
+                .map(|(incarnation, _)| *incarnation)
+                .collect::<Vec<_>>(),
+            [1, 2]
+        );
+        world.tick_after(15_000);
+        assert!(!world.state.is_online(one) && world.state.is_online(two));
+        world.tick_after(10_000);
+        assert!(!world.state.is_online(two));
+        world.replica_up(1, 4);
+        assert_eq!(world.state.replica(ReplicaId(1)).unwrap().ended, []);
+    }
+
+    #[test]
+    fn removal_ends_the_streams_too() {
+        let mut world = World::new();
+        world.replica_up(1, 1);
+        let node = world.add_node(1);
+        world.open(node, 1, 1);
+        world.remove_replica(1);
+        world.tick_after(25_000);
+        assert!(!world.state.is_online(node));
+    }
+}

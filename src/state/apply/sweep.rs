@@ -55,3 +55,100 @@ impl Txn<'_> {
         self.state.refresh_node_dues(id);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use hydrascale_proto::state::v1::{RegisterNode, SetNodeExpiry, Tick, UpdateSettings};
+
+    use super::*;
+    use crate::state::testing::{World, done_id, registration, settings};
+
+    #[test]
+    fn an_expiry_is_announced_once_when_its_time_comes() {
+        let mut world = World::new();
+        let id = world.add_node(1);
+        let at = world.now.unix_ms() + 1_000;
+        world.ok(SetNodeExpiry {
+            node_id: id.0,
+            expires_at_ms: Some(at),
+        });
+        assert!(world.tick_after(999).change.is_empty());
+        let applied = world.tick_after(1);
+        assert!(applied.change.nodes[&id].expiry);
+        assert!(world.state.node(id).unwrap().is_expired(world.now));
+        assert_eq!(world.state.next_deadline(), None);
+        assert!(world.tick_after(1_000).change.is_empty());
+    }
+
+    #[test]
+    fn an_ephemeral_node_goes_after_its_inactivity() {
+        let mut world = World::new();
+        world.replica_up(1, 1);
+        let user = world.create_user("alice");
+        let key = world.auth_key(user);
+        let ephemeral = |device| RegisterNode {
+            ephemeral: true,
+            ..registration(device, device, &key)
+        };
+        let never_seen = NodeId(done_id(&world.ok(ephemeral(1))));
+        let seen = NodeId(done_id(&world.ok(ephemeral(2))));
+        let no = world.open(seen, 1, 1);
+        world.pass(60_000);
+        world.close(seen, no);
+        assert!(world.tick_after(60_000).change.nodes[&never_seen].removed);
+        world.tick_after(59_999);
+        assert!(world.state.node(seen).is_some());
+        assert!(world.tick_after(1).change.nodes[&seen].removed);
+        assert_eq!(world.state.next_deadline(), None);
+    }
+
+    #[test]
+    fn new_settings_move_the_deadlines() {
+        let mut world = World::new();
+        world.start_login(1, 1);
+        let mut shorter = settings();
+        shorter.login_ttl_ms = 1_000;
+        world.pass(2_000);
+        world.ok(UpdateSettings {
+            settings: Some(shorter),
+        });
+        assert_eq!(world.state.pending_logins().count(), 0);
+    }
+
+    #[test]
+    fn a_tick_before_the_tailnet_exists_does_nothing() {
+        let mut world = World::empty();
+        assert!(world.ok(Tick {}).writes.is_empty());
+    }
+
+    #[test]
+    fn a_sweep_is_bounded_and_goes_on_with_the_next_command() {
+        let mut world = World::new();
+        let users = MAX_SWEPT + 10;
+        let user = world.create_user("alice");
+        let key = world.auth_key(user);
+        let commands = (0..users as u64).map(|number| {
+            let mut machine = [1; 32];
+            machine[..8].copy_from_slice(&number.to_be_bytes());
+            hydrascale_proto::state::v1::Command {
+                op: Some(hydrascale_proto::state::v1::command::Op::RegisterNode(
+                    RegisterNode {
+                        machine_key: machine.to_vec().into(),
+                        node_key: machine.to_vec().into(),
+                        ephemeral: true,
+                        ..registration(1, 1, &key)
+                    },
+                )),
+            }
+        });
+        world.ok(hydrascale_proto::state::v1::Batch {
+            commands: commands.collect(),
+        });
+        assert_eq!(world.state.node_count(), users);
+        world.pass(120_000);
+        let swept = world.ok(Tick {});
+        assert!(swept.change.nodes.len() >= MAX_SWEPT);
+        world.ok(Tick {});
+        assert_eq!(world.state.node_count(), 0);
+    }
+}

@@ -1,5 +1,6 @@
 //! A command under way: the state that it alters, and the rows and the change that come of it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -43,7 +44,13 @@ impl<'a> Txn<'a> {
         self.ctx.now
     }
 
-    pub(super) fn finish(self) -> (State, Vec<RowWrite>, Change) {
+    /// The state, the last write of each row, and the change.
+    pub(super) fn finish(mut self) -> (State, Vec<RowWrite>, Change) {
+        let mut seen = BTreeSet::new();
+        self.writes.reverse();
+        self.writes
+            .retain(|write| seen.insert(key_of(write).clone()));
+        self.writes.reverse();
         (self.state, self.writes, self.change)
     }
 
@@ -255,5 +262,12 @@ impl<'a> Txn<'a> {
 
     fn delete(&mut self, key: Bytes) {
         self.writes.push(RowWrite::Delete(key));
+    }
+}
+
+fn key_of(write: &RowWrite) -> &Bytes {
+    match write {
+        RowWrite::Put(row) => &row.key,
+        RowWrite::Delete(key) => key,
     }
 }

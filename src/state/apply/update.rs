@@ -42,18 +42,12 @@ impl Txn<'_> {
         if known.json == node.hostinfo_json {
             return Ok(());
         }
-        let hostname = &known.decoded.hostname;
-        if !hostname.is_empty() && *hostname != node.hostname {
+        let hostname = names::stored_hostname(&known.decoded.hostname);
+        if !hostname.is_empty() && hostname != node.hostname {
             if names::is_derived(&node.given_name, &node.hostname) {
-                let id = node.id;
-                let label = names::label_of(hostname);
-                node.given_name = names::free_label(&label, |label| {
-                    self.state
-                        .node_by_given_name(label)
-                        .is_some_and(|holder| holder.id != id)
-                });
+                node.given_name = self.free_label(&hostname, Some(node.id));
             }
-            node.hostname = names::stored_hostname(hostname);
+            node.hostname = hostname;
         }
         let home = known
             .decoded
@@ -64,5 +58,207 @@ impl Txn<'_> {
         node.hostinfo_json = known.json;
         node.hostinfo = known.decoded;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hydrascale_proto::state::v1::{Endpoints, RefusalCode, RenameNode};
+
+    use super::*;
+    use crate::state::testing::{World, refusal};
+    use crate::state::{Applied, NodeChange};
+
+    fn update(world: &mut World, id: NodeId, change: UpdateNode) -> Applied {
+        world.apply(UpdateNode {
+            node_id: id.0,
+            ..change
+        })
+    }
+
+    fn hostinfo(json: &str) -> UpdateNode {
+        UpdateNode {
+            hostinfo_json: json.as_bytes().to_vec().into(),
+            ..Default::default()
+        }
+    }
+
+    fn endpoints(address: &str) -> UpdateNode {
+        let endpoints = Endpoints {
+            addresses: vec![address.into()],
+            types: vec![2],
+        };
+        UpdateNode {
+            endpoints: Some(endpoints),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn each_part_sets_its_flag_and_an_equal_value_is_skipped() {
+        let mut world = World::new();
+        let id = world.add_node(1);
+        let none = NodeChange::default();
+        let cases = [
+            (
+                UpdateNode {
+                    disco_key: vec![5; 32].into(),
+                    ..Default::default()
+                },
+                NodeChange {
+                    disco_key: true,
+                    ..none
+                },
+            ),
+            (
+                endpoints("192.0.2.1:41641"),
+                NodeChange {
+                    endpoints: true,
+                    ..none
+                },
+            ),
+            (
+                UpdateNode {
+                    home_derp: Some(900),
+                    ..Default::default()
+                },
+                NodeChange {
+                    home_derp: true,
+                    ..none
+                },
+            ),
+            (
+                UpdateNode {
+                    capver: Some(131),
+                    ..Default::default()
+                },
+                NodeChange {
+                    capver: true,
+                    ..none
+                },
+            ),
+            (
+                hostinfo(r#"{"Hostname":"host1"}"#),
+                NodeChange {
+                    hostinfo: true,
+                    ..none
+                },
+            ),
+            (
+                hostinfo(r#"{"Hostname":"host1","RoutableIPs":["10.0.0.0/8"]}"#),
+                NodeChange {
+                    hostinfo: true,
+                    routes: true,
+                    ..none
+                },
+            ),
+            (
+                hostinfo(r#"{"Hostname":"new","RoutableIPs":["10.0.0.0/8"]}"#),
+                NodeChange {
+                    hostinfo: true,
+                    full: true,
+                    ..none
+                },
+            ),
+            (
+                hostinfo(
+                    r#"{"Hostname":"new","RoutableIPs":["10.0.0.0/8"],"NetInfo":{"PreferredDERP":901}}"#,
+                ),
+                NodeChange {
+                    net_info: true,
+                    home_derp: true,
+                    ..none
+                },
+            ),
+            (
+                hostinfo(
+                    r#"{"Hostname":"new","RoutableIPs":["10.0.0.0/8"],"NetInfo":{"PreferredDERP":901,"DERPLatency":{"901-v4":0.5}}}"#,
+                ),
+                NodeChange {
+                    net_info: true,
+                    ..none
+                },
+            ),
+        ];
+        for (command, expected) in cases {
+            let applied = update(&mut world, id, command.clone());
+            assert_eq!(
+                applied.change.nodes.get(&id),
+                Some(&expected),
+                "{command:?}"
+            );
+            let again = update(&mut world, id, command);
+            assert!(again.writes.is_empty() && again.change.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_client_cannot_take_another_nodes_label() {
+        let mut world = World::new();
+        let (one, two) = (world.add_node(1), world.add_node(2));
+        update(&mut world, two, hostinfo(r#"{"Hostname":"host1"}"#));
+        assert_eq!(world.state.node_by_given_name("host1").unwrap().id, one);
+        assert_eq!(world.state.node(two).unwrap().given_name, "host1-1");
+        update(&mut world, two, hostinfo(r#"{"Hostname":"host2"}"#));
+        assert_eq!(world.state.node(two).unwrap().given_name, "host2");
+    }
+
+    #[test]
+    fn a_label_that_an_administrator_chose_stays() {
+        let mut world = World::new();
+        let id = world.add_node(1);
+        world.ok(RenameNode {
+            node_id: id.0,
+            given_name: "mine".into(),
+        });
+        let applied = update(&mut world, id, hostinfo(r#"{"Hostname":"other"}"#));
+        assert!(!applied.change.nodes[&id].full);
+        assert_eq!(world.state.node(id).unwrap().given_name, "mine");
+    }
+
+    #[test]
+    fn an_empty_host_name_keeps_the_old_one() {
+        let mut world = World::new();
+        let id = world.add_node(1);
+        update(&mut world, id, hostinfo(r#"{"OS":"linux"}"#));
+        assert_eq!(world.state.node(id).unwrap().hostname, "host1");
+    }
+
+    #[test]
+    fn malformed_reports_are_refused_and_named() {
+        let mut world = World::new();
+        let id = world.add_node(1);
+        let cases = [
+            (
+                UpdateNode {
+                    disco_key: vec![1; 5].into(),
+                    ..Default::default()
+                },
+                "disco key",
+            ),
+            (endpoints("192.0.2.1"), "192.0.2.1"),
+            (hostinfo("[1]"), "Hostinfo"),
+            (
+                UpdateNode {
+                    home_derp: Some(70_000),
+                    ..Default::default()
+                },
+                "home_derp 70000",
+            ),
+            (
+                UpdateNode {
+                    capver: Some(70_000),
+                    ..Default::default()
+                },
+                "capver 70000",
+            ),
+        ];
+        for (command, text) in cases {
+            let (code, message) = refusal(&update(&mut world, id, command));
+            assert_eq!(code, RefusalCode::Invalid);
+            assert!(message.contains(text), "{message}");
+        }
+        let gone = update(&mut world, NodeId(9), UpdateNode::default());
+        assert_eq!(refusal(&gone).0, RefusalCode::NotFound);
     }
 }
