@@ -59,12 +59,25 @@ impl Cluster {
     /// # Errors
     /// When one does not start or join.
     pub async fn start(context: &Context, size: usize) -> Result<Self> {
+        Self::start_with(context, size, None).await
+    }
+
+    /// As [`Cluster::start`], with a snapshot after every so many log entries instead of the usual
+    /// number, and no log kept before it.
+    ///
+    /// # Errors
+    /// When one does not start or join.
+    pub async fn start_with(
+        context: &Context,
+        size: usize,
+        snapshot_every: Option<u64>,
+    ) -> Result<Self> {
         // A copy, so that a build in the meantime does not change what is tested.
         let program = context.scratch().join("hydrascale");
         let built = server_program();
         fs::copy(&built, &program).with_context(|| format!("copy {}", built.display()))?;
         let replicas: Result<Vec<Replica>> = (0..size)
-            .map(|index| Replica::prepare(context.scratch(), index, &program))
+            .map(|index| Replica::prepare(context.scratch(), index, &program, snapshot_every))
             .collect();
         let mut cluster = Self {
             context: context.clone(),

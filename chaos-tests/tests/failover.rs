@@ -9,7 +9,8 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use futures::FutureExt as _;
+use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
+use hydrascale_benches::client::{CAPVER, Connection, Identity, Registration, fetch_server_key};
 use hydrascale_chaos_tests::balancer::Balancer;
 use hydrascale_chaos_tests::clients::{self, Ark, Caddy, Forwarder, Launch, Program};
 use hydrascale_chaos_tests::cluster::{CLIENT_PORT, Cluster};
@@ -41,12 +42,20 @@ const FIRST_USER: u32 = 2001;
 fn main() -> ExitCode {
     runner::main(
         "failover",
-        &[Scenario::new(
-            "replicas killed one after another under traffic interrupt nobody",
-            LIMIT,
-            EVERYTHING,
-            |context| kills(context).boxed_local(),
-        )],
+        &[
+            Scenario::new(
+                "replicas killed one after another under traffic interrupt nobody",
+                LIMIT,
+                EVERYTHING,
+                |context| kills(context).boxed_local(),
+            ),
+            Scenario::new(
+                "a replica that was away for longer than the log is kept catches up",
+                LIMIT,
+                &[Program::Server],
+                |context| snapshot(context).boxed_local(),
+            ),
+        ],
     )
 }
 
@@ -209,6 +218,37 @@ async fn kills(context: Context) -> Result<()> {
     );
     tailnet.cluster.check_alive()?;
     tailnet.balancer.check()
+}
+
+async fn snapshot(context: Context) -> Result<()> {
+    const SNAPSHOT_EVERY: u64 = 100;
+    const JOINS: usize = 400;
+    const AT_ONCE: usize = 8;
+    let mut cluster = Cluster::start_with(&context, 3, Some(SNAPSHOT_EVERY)).await?;
+    let auth_key = cluster.create_auth_key("people").await?;
+    cluster.kill(2).await?;
+    let server = cluster.replica(0)?.client_address();
+    let key = fetch_server_key(server).await?;
+    let join = async |number: usize| -> Result<()> {
+        let identity = Identity::generate(&mut rand::rng());
+        let mut connection = Connection::open(server, &key, &identity, CAPVER).await?;
+        let registration = Registration {
+            auth_key: auth_key.clone(),
+            hostname: format!("n{number}"),
+            ..Registration::default()
+        };
+        let registered = connection.register(&registration).await?;
+        ensure!(registered.authorized, "n{number} was refused: {}", registered.error);
+        Ok(())
+    };
+    stream::iter((0..JOINS).map(join)).buffer_unordered(AT_ONCE).try_collect::<Vec<()>>().await?;
+    let ready = cluster.up(2).await?;
+    let nodes = cluster.wait_equal(Duration::from_secs(30)).await?;
+    ensure!(nodes.len() == JOINS, "{} nodes of {JOINS}", nodes.len());
+    let received = cluster.replica(2)?.metric("hydrascale_raft_snapshots_received_total").await?;
+    ensure!(received >= 1.0, "it caught up, but not from a snapshot");
+    context.measured("a replica that needs a snapshot is ready after", format!("{ready:.1?}"));
+    cluster.check_alive()
 }
 
 /// One kill: what was killed, and the time from the kill until it was back and caught up.

@@ -10,11 +10,20 @@ const TIMING_MULTIPLIER: u32 = 3;
 /// MagicDNS suffix of the tailnet under test.
 pub(super) const BASE_DOMAIN: &str = "tail.test";
 
-/// The text of `config.yaml` for replica `index`, whose files are in `folder`.
-pub(super) fn text(index: usize, name: &str, folder: &Path) -> String {
+/// The text of `config.yaml` for replica `index`, whose files are in `folder`. With
+/// `snapshot_every` set, snapshots come after so many entries and the log before them is dropped.
+pub(super) fn text(
+    index: usize,
+    name: &str,
+    folder: &Path,
+    snapshot_every: Option<u64>,
+) -> String {
     let address = replica_address(index);
     let url = Balancer::url();
     let folder = folder.display();
+    let snapshots = snapshot_every
+        .map(|entries| format!("\n    snapshot_every: {entries}\n    log_kept: {entries}"))
+        .unwrap_or_default();
     let token = if index == 0 {
         ""
     } else {
@@ -46,7 +55,7 @@ cluster:
   peer_listen_addr: {address}:{PEER_PORT}
   peer_advertise_addr: {address}:{PEER_PORT}{token}
   raft:
-    timing_multiplier: {TIMING_MULTIPLIER}
+    timing_multiplier: {TIMING_MULTIPLIER}{snapshots}
   derp:
     listen_addr: {address}:{RELAY_PORT}
     public_host: {address}

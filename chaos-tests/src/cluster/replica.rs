@@ -39,7 +39,12 @@ pub struct Replica {
 
 impl Replica {
     /// Writes the configuration of replica `index` into a folder of its own below `root`.
-    pub(super) fn prepare(root: &Path, index: usize, program: &Path) -> Result<Self> {
+    pub(super) fn prepare(
+        root: &Path,
+        index: usize,
+        program: &Path,
+        snapshot_every: Option<u64>,
+    ) -> Result<Self> {
         let name = ["a", "b", "c", "d", "e"]
             .get(index)
             .context("five replicas at most")?;
@@ -47,7 +52,7 @@ impl Replica {
         fs::create_dir(&folder)?;
         fs::write(
             folder.join("config.yaml"),
-            config::text(index, name, &folder),
+            config::text(index, name, &folder, snapshot_every),
         )?;
         Ok(Self {
             index,
