@@ -13,6 +13,11 @@ const REPLICA_NAME: &str = "replica";
 /// Raft's timers may be stretched this far; beyond, a dead leader goes unnoticed for minutes.
 const TIMING_MULTIPLIER_MAX: u32 = 10;
 
+/// Default of `raft.snapshot_every` and `raft.log_kept`.
+const LOG_ENTRIES: u64 = 20_000;
+/// A longer log makes a restart take minutes.
+const LOG_ENTRIES_MAX: u64 = 10_000_000;
+
 /// The `cluster:` block.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClusterConfig {
@@ -32,6 +37,11 @@ pub struct ClusterConfig {
     pub zone: String,
     /// Stretches Raft's timers for slow machines (`raft.timing_multiplier`), 1 to 10.
     pub timing_multiplier: u32,
+    /// Log entries after which a snapshot is taken (`raft.snapshot_every`), default 20,000.
+    pub snapshot_every: u64,
+    /// Log entries kept behind a snapshot for replicas that were away (`raft.log_kept`), default
+    /// 20,000.
+    pub log_kept: u64,
 }
 
 impl ClusterConfig {
@@ -61,6 +71,12 @@ impl ClusterConfig {
             timing_multiplier: reader
                 .integer("cluster.raft.timing_multiplier", 1, TIMING_MULTIPLIER_MAX)
                 .unwrap_or(1),
+            snapshot_every: reader
+                .integer("cluster.raft.snapshot_every", 1, LOG_ENTRIES_MAX)
+                .unwrap_or(LOG_ENTRIES),
+            log_kept: reader
+                .integer("cluster.raft.log_kept", 0, LOG_ENTRIES_MAX)
+                .unwrap_or(LOG_ENTRIES),
         }
     }
 }
