@@ -257,3 +257,6 @@ pub(crate) fn stored_membership_from_proto(
 }
 
 const CHECKSUM_BYTES: usize = 4;
+
+#[cfg(test)]
+mod tests;

@@ -15,6 +15,8 @@ pub(crate) mod fault;
 pub(crate) mod rocks;
 #[cfg(test)]
 pub(crate) mod sim;
+#[cfg(test)]
+mod tests;
 
 use std::error::Error;
 use std::io;

@@ -21,6 +21,8 @@ mod records;
 mod replica;
 mod snapshot;
 mod storage;
+#[cfg(test)]
+mod testing;
 mod timing;
 mod tls;
 mod token;

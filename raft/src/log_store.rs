@@ -8,6 +8,8 @@
 pub(crate) mod cache;
 mod reader;
 pub(crate) mod sync;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::sync::Arc;
@@ -222,7 +224,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             let mut tail = self.reader.tail().lock();
             let keep = last_log_id.or(tail.last_purged);
             let first = keep.map_or(0, |id| id.index().saturating_add(1));
-            let last = tail.last.map_or(0, |id| id.index());
+            let Some(last) = tail.last.map(|id| id.index()).filter(|last| *last >= first) else {
+                return Ok(());
+            };
             tail.last = keep;
             tail.cache.truncate(first);
             (first, last)

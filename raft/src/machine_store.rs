@@ -9,6 +9,8 @@ mod apply;
 pub(crate) mod dedup;
 pub(crate) mod install;
 pub(crate) mod load;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::sync::Arc;
@@ -151,11 +153,13 @@ impl RaftStateMachine<TypeConfig> for MachineStore {
             let Some(item) = next else { break };
             let (entry, responder) = item?;
             let index = entry.log_id.index();
-            self.apply_entry(&mut chunk, entry, responder)
-                .map_err(|error| {
-                    tracing::error!(raft.index = index, error = %chain(&error), "apply halted");
-                    io::Error::other(error)
-                })?;
+            let response = self.apply_entry(&mut chunk, entry).map_err(|error| {
+                tracing::error!(raft.index = index, error = %chain(&error), "apply halted");
+                io::Error::other(error)
+            })?;
+            if let Some(responder) = responder {
+                chunk.answers.push((responder, response));
+            }
             if chunk.is_full() {
                 self.commit(std::mem::take(&mut chunk))?;
             }

@@ -11,6 +11,8 @@ mod format;
 mod reader;
 mod receiver;
 mod store;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use std::io;

@@ -8,6 +8,10 @@
 mod check;
 pub(crate) mod disk;
 pub(crate) mod meta;
+#[cfg(test)]
+mod power_loss;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::fs;
@@ -235,6 +239,12 @@ impl Storage {
         let closed = tokio::task::spawn_blocking(move || engine.close()).await;
         closed.map_err(|error| OpenError::Thread(io::Error::other(error)))??;
         Ok(())
+    }
+
+    /// Ends the sync thread and nothing else, as a killed process would.
+    #[cfg(test)]
+    pub(crate) async fn kill(self) {
+        self.sync.stop().await;
     }
 
     fn write_synced(&self, batch: WriteBatch) -> Result<(), OpenError> {

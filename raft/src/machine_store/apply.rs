@@ -65,12 +65,12 @@ pub(crate) enum ApplyError {
 }
 
 impl MachineStore {
+    /// Applies an entry in memory; its rows wait in `chunk`.
     pub(super) fn apply_entry(
         &mut self,
         chunk: &mut Chunk,
         entry: Entry,
-        responder: Option<ApplyResponder<TypeConfig>>,
-    ) -> Result<(), ApplyError> {
+    ) -> Result<Response, ApplyError> {
         let log_id = entry.log_id;
         let response = match entry.payload {
             EntryPayload::Blank => Response::Empty,
@@ -84,10 +84,7 @@ impl MachineStore {
         };
         self.loaded.position.applied = Some(log_id);
         chunk.entries = chunk.entries.saturating_add(1);
-        if let Some(responder) = responder {
-            chunk.answers.push((responder, response));
-        }
-        Ok(())
+        Ok(response)
     }
 
     fn apply_proposal(

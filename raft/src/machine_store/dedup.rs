@@ -193,3 +193,6 @@ pub(crate) const WINDOW: u64 = 4096;
 const CLIENTS_MAX: usize = 1024;
 /// Replicated time after which an unused proposer is forgotten: far longer than any retry.
 const UNUSED_MS: i64 = 24 * 60 * 60 * 1000;
+
+#[cfg(test)]
+mod tests;

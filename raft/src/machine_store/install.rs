@@ -124,3 +124,6 @@ fn clear(engine: &dyn Engine, table: Table) -> Result<(), EngineError> {
     batch.delete(table, last);
     engine.write(batch)
 }
+
+#[cfg(test)]
+mod tests;

@@ -18,7 +18,7 @@ pub(crate) struct SnapshotStore {
     engine: Arc<dyn Engine>,
     dir: PathBuf,
     current: Mutex<Option<SnapshotFile>>,
-    building: AtomicBool,
+    pub(super) building: AtomicBool,
 }
 
 impl SnapshotStore {
