@@ -1,6 +1,6 @@
 //! The engine on RocksDB: one database, one column family per table, one write-ahead log.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use bytes::Bytes;
 use rocksdb::{
@@ -16,7 +16,6 @@ type Db = DBWithThreadMode<SingleThreaded>;
 /// RocksDB with this crate's tables.
 pub(crate) struct RocksEngine {
     db: Db,
-    path: PathBuf,
 }
 
 impl RocksEngine {
@@ -27,15 +26,7 @@ impl RocksEngine {
             .map(|table| ColumnFamilyDescriptor::new(table.name(), table_options(table, &cache)));
         let db = Db::open_cf_descriptors(&database_options(), path, tables)
             .map_err(|error| EngineError::new("open the database", error))?;
-        Ok(Self {
-            db,
-            path: path.to_owned(),
-        })
-    }
-
-    /// The database's folder.
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
+        Ok(Self { db })
     }
 
     fn table(&self, table: Table) -> &ColumnFamily {

@@ -3,8 +3,10 @@
 use std::io;
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use openraft::storage::IOFlushed;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
 use super::stopped;
@@ -51,7 +53,7 @@ impl SyncQueue {
 /// The thread that owns every fsync of the log.
 pub(crate) struct SyncThread {
     queue: SyncQueue,
-    thread: thread::JoinHandle<()>,
+    thread: Option<thread::JoinHandle<()>>,
 }
 
 impl SyncThread {
@@ -63,7 +65,7 @@ impl SyncThread {
             .spawn(move || run(&*engine, &fatal, queued))?;
         Ok(Self {
             queue: SyncQueue { waiters },
-            thread,
+            thread: Some(thread),
         })
     }
 
@@ -72,19 +74,32 @@ impl SyncThread {
         self.queue.clone()
     }
 
-    /// Answers everybody who registered before and ends the thread.
-    ///
-    /// # Cancel safety
-    /// Dropping the future leaves the thread ending by itself.
+    /// Answers everybody who registered before and ends the thread; waits for its last sync.
     pub(crate) async fn stop(self) {
-        // An error means that the thread has ended already.
-        let _ = self.queue.waiters.send(Waiter::Stop).await;
-        let thread = self.thread;
-        if tokio::task::spawn_blocking(move || thread.join())
-            .await
-            .is_err()
-        {
+        let stopped = tokio::task::spawn_blocking(move || drop(self));
+        if stopped.await.is_err() {
             tracing::error!("log sync thread cannot be joined");
+        }
+    }
+
+    fn end(&self) {
+        // Full means that the thread is about to take everything.
+        while let Err(TrySendError::Full(_)) = self.queue.waiters.try_send(Waiter::Stop) {
+            thread::sleep(RETRY);
+        }
+    }
+}
+
+impl Drop for SyncThread {
+    /// Waits for the thread, so that the database is closed when its last owner lets it go.
+    fn drop(&mut self) {
+        self.end();
+        if self
+            .thread
+            .take()
+            .is_some_and(|thread| thread.join().is_err())
+        {
+            tracing::error!("log sync thread panicked");
         }
     }
 }
@@ -122,3 +137,5 @@ fn answer(waiter: Waiter, result: io::Result<()>) {
 
 /// Writers waiting at most; openraft itself keeps far fewer appends in flight.
 const WAITERS_MAX: usize = 4096;
+/// Between tries to enter a full queue while stopping.
+const RETRY: Duration = Duration::from_millis(1);

@@ -105,10 +105,11 @@ impl Dedup {
         lowest_unacked: u64,
         batch: &mut WriteBatch,
     ) -> Verdict {
-        if !self.clients.contains_key(&client) && self.clients.len() >= CLIENTS_MAX {
-            if let Some((_, unused)) = self.by_use.first().copied() {
-                self.remove(unused, batch);
-            }
+        if !self.clients.contains_key(&client)
+            && self.clients.len() >= CLIENTS_MAX
+            && let Some((_, unused)) = self.by_use.first().copied()
+        {
+            self.remove(unused, batch);
         }
         let window = self.clients.entry(client).or_default();
         self.by_use.remove(&(window.last_used_ms, client));
