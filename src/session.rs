@@ -13,6 +13,8 @@ mod feed;
 mod registry;
 mod service;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;
