@@ -8,6 +8,7 @@ mod status;
 mod stop;
 
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -58,6 +59,15 @@ impl Replica {
     /// The folder is in use or cannot be written; it is left as it was.
     pub fn init_cluster(config: &ReplicaConfig) -> Result<String, InitError> {
         init::init_cluster(config)
+    }
+
+    /// Whether the data folder belongs to a replica already: made by [`Self::init_cluster`] or
+    /// [`Self::join_cluster`].
+    ///
+    /// # Errors
+    /// The folder holds an identity that cannot be read.
+    pub fn is_initialised(data_dir: &Path) -> Result<bool, StartError> {
+        start::is_initialised(data_dir)
     }
 
     /// Spends a join token: asks the cluster for an id and a certificate and stores both in the

@@ -67,6 +67,12 @@ pub(super) fn settings_to_proto(settings: &Settings) -> v1::Settings {
     }
 }
 
+impl From<&Settings> for v1::Settings {
+    fn from(settings: &Settings) -> Self {
+        settings_to_proto(settings)
+    }
+}
+
 pub(super) fn relay_from_proto(relay: &v1::Relay) -> Result<Relay, FieldError> {
     let port = |port: u32| {
         u16::try_from(port).map_err(|_| FieldError(format!("derp_port {port} is above 65535")))
