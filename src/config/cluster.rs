@@ -35,6 +35,12 @@ pub struct ClusterConfig {
     pub join_token_file: Option<PathBuf>,
     /// Failure domain, shown to operators (`zone`); empty = none.
     pub zone: String,
+    /// There is a `cluster:` block. Without one an empty data folder becomes a new cluster of one,
+    /// as somebody who comes from headscale expects; with one it must be initialised or joined.
+    pub explicit: bool,
+    /// Every append waits for the disk by itself (`raft.sync_append`): slower, and one thing less
+    /// to trust.
+    pub sync_append: bool,
     /// Stretches Raft's timers for slow machines (`raft.timing_multiplier`), 1 to 10.
     pub timing_multiplier: u32,
     /// Log entries after which a snapshot is taken (`raft.snapshot_every`), default 20,000.
@@ -68,6 +74,8 @@ impl ClusterConfig {
                 .unwrap_or_else(|| default_advertise(peer_listen, host_name)),
             join_token_file: reader.path("cluster.join_token_file"),
             zone,
+            explicit: reader.lookup("cluster").is_some(),
+            sync_append: reader.bool("cluster.raft.sync_append").unwrap_or(false),
             timing_multiplier: reader
                 .integer("cluster.raft.timing_multiplier", 1, TIMING_MULTIPLIER_MAX)
                 .unwrap_or(1),
