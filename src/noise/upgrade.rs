@@ -143,7 +143,8 @@ mod tests {
         uri: &str,
         headers: &HeaderMap,
     ) -> Result<UpgradeRequest, UpgradeError> {
-        UpgradeRequest::parse(method, &uri.parse().unwrap(), headers)
+        let uri = uri.try_into().expect("the test's URI is well-formed");
+        UpgradeRequest::parse(method, &uri, headers)
     }
 
     #[test]
