@@ -15,6 +15,7 @@ mod dh;
 pub mod early;
 pub mod handshake;
 pub mod record;
+mod slices;
 pub mod stream;
 pub mod upgrade;
 pub mod websocket;

@@ -138,15 +138,6 @@ mod tests {
         headers
     }
 
-    fn parse(
-        method: &Method,
-        uri: &str,
-        headers: &HeaderMap,
-    ) -> Result<UpgradeRequest, UpgradeError> {
-        let uri = uri.try_into().expect("the test's URI is well-formed");
-        UpgradeRequest::parse(method, &uri, headers)
-    }
-
     #[test]
     fn post_upgrade_is_understood_also_in_absolute_form_and_mixed_case() {
         let text = BASE64.encode(&initiation());
@@ -155,7 +146,8 @@ mod tests {
             ("x-tailscale-handshake", &text),
         ]);
         for uri in ["/ts2021", "http://127.0.0.1:8080/ts2021"] {
-            let request = parse(&Method::POST, uri, &headers).unwrap();
+            let uri = Uri::from_static(uri);
+            let request = UpgradeRequest::parse(&Method::POST, &uri, &headers).unwrap();
             assert!(
                 matches!(request, UpgradeRequest::Raw(initiation) if initiation.capver() == 130)
             );
@@ -171,17 +163,21 @@ mod tests {
             .replace('=', "%3D");
         let headers = headers(&[("upgrade", "websocket")]);
         for value in [&text, &escaped] {
-            let uri = format!("/ts2021?a=b&X-Tailscale-Handshake={value}");
-            let request = parse(&Method::GET, &uri, &headers).unwrap();
+            let uri = format!("/ts2021?a=b&X-Tailscale-Handshake={value}")
+                .parse()
+                .unwrap();
+            let request = UpgradeRequest::parse(&Method::GET, &uri, &headers).unwrap();
             assert!(matches!(request, UpgradeRequest::WebSocket(_)));
         }
     }
 
     #[test]
     fn each_missing_or_wrong_part_is_named() {
-        let post = |pairs: &[(&'static str, &str)]| {
-            parse(&Method::POST, "/ts2021", &headers(pairs)).unwrap_err()
+        let uri = Uri::from_static("/ts2021");
+        let refused = |method: Method, pairs: &[(&'static str, &str)]| {
+            UpgradeRequest::parse(&method, &uri, &headers(pairs)).unwrap_err()
         };
+        let post = |pairs: &[(&'static str, &str)]| refused(Method::POST, pairs);
         assert_eq!(post(&[]), UpgradeError::MissingProtocol);
         assert_eq!(post(&[("upgrade", "h2c")]), UpgradeError::UnknownProtocol);
         assert_eq!(
@@ -195,12 +191,8 @@ mod tests {
             with("AAAA"),
             UpgradeError::Handshake(HandshakeError::Length(3))
         );
-        let get = parse(
-            &Method::GET,
-            "/ts2021",
-            &headers(&[("upgrade", "websocket")]),
-        );
-        assert_eq!(get, Err(UpgradeError::MissingHandshake));
+        let websocket = refused(Method::GET, &[("upgrade", "websocket")]);
+        assert_eq!(websocket, UpgradeError::MissingHandshake);
     }
 
     proptest! {
