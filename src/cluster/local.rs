@@ -28,6 +28,8 @@ struct LocalLog {
     index: Mutex<u64>,
     now_ms: AtomicI64,
     available: AtomicBool,
+    /// When the leader went, by the log's clock.
+    leaderless_since_ms: AtomicI64,
 }
 
 impl Cluster {
@@ -45,6 +47,7 @@ impl Cluster {
             index: Mutex::new(0),
             now_ms: AtomicI64::new(now.unix_ms()),
             available: AtomicBool::new(true),
+            leaderless_since_ms: AtomicI64::new(now.unix_ms()),
         });
         let cluster = Self::new(
             Arc::clone(&log) as Arc<dyn Consensus>,
@@ -78,8 +81,11 @@ impl LocalControl {
         Timestamp::from_unix_ms(self.log.now_ms.load(Ordering::Relaxed))
     }
 
-    /// Takes the leader away, or gives it back.
+    /// Takes the leader away, or gives it back. How long it has been away is measured by the log's
+    /// clock.
     pub fn set_available(&self, available: bool) {
+        let now_ms = self.log.now_ms.load(Ordering::Relaxed);
+        self.log.leaderless_since_ms.store(now_ms, Ordering::Relaxed);
         self.log.available.store(available, Ordering::Relaxed);
     }
 }
@@ -128,6 +134,8 @@ impl Consensus for LocalLog {
 
     fn status(&self) -> ClusterStatus {
         let available = self.available.load(Ordering::Relaxed);
+        let leaderless_ms = self.now_ms.load(Ordering::Relaxed)
+            - self.leaderless_since_ms.load(Ordering::Relaxed);
         let me = MemberStatus {
             id: 1,
             name: "local".to_owned(),
@@ -147,7 +155,7 @@ impl Consensus for LocalLog {
             leader: available.then_some(1),
             term: 1,
             applied_index: self.machine.applied_index(),
-            leaderless_ms: if available { 0 } else { 3_600_000 },
+            leaderless_ms: if available { 0 } else { u64::try_from(leaderless_ms).unwrap_or(0) },
             quorum: available,
             members: vec![me],
             ..Default::default()

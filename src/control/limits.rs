@@ -1,0 +1,57 @@
+//! Every bound on what a client may ask of a replica, with its reason. Each has a counter:
+//! `hydrascale_client_limit_hits_total{limit}`.
+
+use std::time::Duration;
+
+/// Connections to the client port, upgraded ones included: below common limits on open files.
+pub const CONNECTIONS_MAX: usize = 60_000;
+/// Request head on the client port, in bytes: real ones stay below 1 KiB.
+pub const HEAD_BYTES_MAX: usize = 16 * 1024;
+/// Time for a request's head, as headscale: nothing legitimate is slower.
+pub const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// Request bodies, as headscale; real ones take tens of KiB.
+pub const BODY_BYTES_MAX: usize = crate::tailcfg::MAX_REQUEST_BYTES;
+/// Time for a request's body: as long as for its head.
+pub const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// Body of `/verify`, as headscale and derper.
+pub const VERIFY_BODY_BYTES_MAX: usize = 4 * 1024;
+
+/// From the accepted TCP connection to the end of the TLS handshake, and from the 101 to the
+/// client's HTTP/2 preface: the client itself gives up after 10 s.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Noise handshakes that wait for their client: a herd's worth, at a few KiB each.
+pub const HANDSHAKES_MAX: usize = 4096;
+
+/// Requests that one session has open, as Go's server: clients never open a second connection, so
+/// a small number would lock them out.
+pub const REQUESTS_PER_SESSION_MAX: u32 = 250;
+/// Bodies that one session sends at once; others wait in HTTP/2's flow control.
+pub const BODIES_PER_SESSION_MAX: usize = 8;
+/// A body longer than this many bytes needs one of [`LARGE_BODIES_MAX`] places.
+pub const LARGE_BODY_BYTES: usize = 64 * 1024;
+/// Long bodies under way in the whole process: bounds what strangers can make it hold to 32 MiB.
+pub const LARGE_BODIES_MAX: usize = 32;
+/// A session without requests is asked to leave after this time; a client that wants to say
+/// something redials.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(600);
+/// Request head inside a session, in bytes.
+pub const INNER_HEAD_BYTES_MAX: u32 = 16 * 1024;
+
+/// Interactive logins that this replica starts per second: each is a write that anybody can cause.
+pub const LOGINS_PER_SECOND: u32 = 20;
+/// Logins that may start at once after a quiet time: an office that comes to work.
+pub const LOGINS_BURST: u32 = 200;
+
+/// How long a map stream waits for this replica to catch up before it is served what is there.
+pub const BARRIER_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a replica without a leader goes on serving what it knows; longer would show a tailnet
+/// that administrators have long changed.
+pub const STALE_SERVICE_MAX: Duration = Duration::from_secs(15 * 60);
+/// How long a replica may lack a leader and count as ready: elections take less.
+pub const LEADERLESS_READY_MAX: Duration = Duration::from_secs(3);
+
+/// A draining replica asks its sessions to leave at random moments of this time, so that the
+/// others are not all called at once.
+pub const DRAIN_SPREAD: Duration = Duration::from_secs(5);
+/// Short requests may finish this long after their session was asked to leave.
+pub const DRAIN_GRACE: Duration = Duration::from_secs(2);

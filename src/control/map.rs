@@ -1,0 +1,113 @@
+//! `/machine/map`: a client's report about itself, one map, or a map stream.
+//!
+//! ```text
+//! Stream                 long poll: headers at once, then frames until either side leaves
+//! !Stream, OmitPeers     report: stored soon, answered with a bare 200
+//! !Stream, !OmitPeers    one full map
+//! ```
+//!
+//! Maps themselves are made by `session`; this is who may have one and how its bytes leave.
+
+mod sink;
+mod update;
+
+use std::sync::Arc;
+
+use axum::http::{Response, StatusCode};
+use bytes::Bytes;
+use h2::RecvStream;
+use h2::server::SendResponse;
+use tokio::time::timeout;
+
+use self::sink::H2Sink;
+use super::inner::{Answer, Reply, Session};
+use super::limits::BARRIER_TIMEOUT;
+use super::metrics::Limit;
+use super::{auth, hostinfo};
+use crate::session::{MapKind, StreamRequest};
+use crate::tailcfg::MapRequest;
+
+/// A map stream, or a single map, whose node is authenticated and whose start barrier is passed.
+pub(super) struct Stream {
+    session: Arc<Session>,
+    request: StreamRequest,
+}
+
+pub(super) async fn handle(session: &Arc<Session>, body: RecvStream) -> Answer {
+    match answer(session, body).await {
+        Ok(Some(stream)) => Answer::Stream(Box::new(stream)),
+        Ok(None) => Answer::Whole(Reply::empty(StatusCode::OK)),
+        Err(reply) => Answer::Whole(reply),
+    }
+}
+
+/// A map to send, or `None` for a report.
+async fn answer(session: &Arc<Session>, body: RecvStream) -> Result<Option<Stream>, Reply> {
+    let body = session
+        .read_body(body)
+        .await
+        .map_err(|error| error.reply())?;
+    let request: MapRequest = auth::decode(&body)?;
+    session.refuse_if_too_stale()?;
+    let node = session.authenticate(&request.node_key).await?;
+    let is_report = !request.stream && request.omit_peers;
+    if is_report {
+        session.note_separate_update();
+    }
+    if !request.read_only && (is_report || !session.has_updated_separately()) {
+        let hostinfo_json = hostinfo::raw_member(&body);
+        let update = update::build_update(&node, &request, hostinfo_json, is_report);
+        if let Some(update) = update {
+            session.control.cluster().update_node(update);
+        }
+    }
+    if is_report {
+        return Ok(None);
+    }
+    let stale = !pass_barrier(session).await;
+    let request = StreamRequest {
+        node_id: node.id,
+        kind: if request.stream {
+            MapKind::Stream
+        } else {
+            MapKind::Once
+        },
+        zstd: request.compress == "zstd",
+        capver: session.peer.capver,
+        stale,
+    };
+    Ok(Some(Stream {
+        session: Arc::clone(session),
+        request,
+    }))
+}
+
+/// Waits until this replica has applied what was committed when the request came; `false` when no
+/// leader confirms that in time, and the client is served what is there.
+async fn pass_barrier(session: &Session) -> bool {
+    let fresh = timeout(BARRIER_TIMEOUT, session.control.cluster().linearizable()).await;
+    match fresh {
+        Ok(Ok(_)) => return true,
+        Ok(Err(error)) => tracing::debug!(%error, "map stream starts from a stale state"),
+        Err(_) => tracing::debug!("map stream starts from a stale state: no answer in time"),
+    }
+    session.control.metrics().limit_hit(Limit::Barrier);
+    false
+}
+
+impl Stream {
+    /// Sends frames until the client, the registry of map streams or the replica ends it.
+    pub(super) async fn run(self, mut respond: SendResponse<Bytes>) {
+        // The status leaves before the first map is made: the client gives up on silence.
+        let stream = match respond.send_response(Response::new(()), false) {
+            Ok(stream) => stream,
+            Err(error) => return tracing::debug!(%error, "map stream not started"),
+        };
+        let mut sink = H2Sink::new(stream);
+        self.session
+            .control
+            .streams()
+            .serve(self.request, &mut sink)
+            .await;
+    }
+}

@@ -1,0 +1,120 @@
+//! The frames of a map stream onto HTTP/2, as fast as the client reads and no faster.
+
+use std::future::poll_fn;
+
+use bytes::Bytes;
+use h2::SendStream;
+
+use crate::session::{FrameSink, SinkClosed};
+
+/// The sending half of one request. Dropping it ends the response in order, where a reset would
+/// look like a fault to the client.
+pub(super) struct H2Sink {
+    stream: SendStream<Bytes>,
+}
+
+impl H2Sink {
+    pub(super) const fn new(stream: SendStream<Bytes>) -> Self {
+        Self { stream }
+    }
+}
+
+impl FrameSink for H2Sink {
+    /// # Cancel safety
+    /// A frame that was begun stays torn: send nothing more after dropping the future.
+    async fn send(&mut self, mut frame: Bytes) -> Result<(), SinkClosed> {
+        while !frame.is_empty() {
+            self.stream.reserve_capacity(frame.len());
+            let capacity = poll_fn(|cx| self.stream.poll_capacity(cx)).await;
+            let Some(Ok(capacity)) = capacity else {
+                return Err(SinkClosed);
+            };
+            let piece = frame.split_to(capacity.min(frame.len()));
+            self.stream
+                .send_data(piece, false)
+                .map_err(|_| SinkClosed)?;
+        }
+        Ok(())
+    }
+
+    async fn closed(&mut self) {
+        // A reset and a lost connection are the same to a map stream.
+        let _ = poll_fn(|cx| self.stream.poll_reset(cx)).await;
+    }
+}
+
+impl Drop for H2Sink {
+    fn drop(&mut self) {
+        if let Err(error) = self.stream.send_data(Bytes::new(), true) {
+            tracing::trace!(%error, "map stream was over already");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::{Request, Response};
+    use h2::RecvStream;
+    use tokio::io::duplex;
+    use tokio::task::JoinSet;
+
+    use super::*;
+
+    /// The two ends of one answer, over connections that run in `tasks`.
+    async fn pair(tasks: &mut JoinSet<()>) -> (H2Sink, RecvStream) {
+        let (near, far) = duplex(16 * 1024);
+        let server = tokio::spawn(async move { h2::server::handshake(far).await.unwrap() });
+        let (mut requests, connection) = h2::client::handshake(near).await.unwrap();
+        tasks.spawn(async move { drop(connection.await) });
+        let (answer, _) = requests.send_request(Request::new(()), true).unwrap();
+        let mut server = server.await.unwrap();
+        let (_, mut respond) = server.accept().await.unwrap().unwrap();
+        tasks.spawn(async move { while server.accept().await.is_some() {} });
+        let sink = H2Sink::new(respond.send_response(Response::new(()), false).unwrap());
+        (sink, answer.await.unwrap().into_body())
+    }
+
+    #[tokio::test]
+    async fn a_frame_longer_than_every_window_waits_for_its_reader_and_arrives_whole() {
+        let mut tasks = JoinSet::new();
+        let (mut sink, mut body) = pair(&mut tasks).await;
+        let frame = Bytes::from(vec![7; 3_000_000]);
+        let sending = async move {
+            sink.send(frame).await.unwrap();
+            sink
+        };
+        let receiving = async {
+            let mut len = 0;
+            while len < 3_000_000 {
+                let chunk = body.data().await.unwrap().unwrap();
+                body.flow_control().release_capacity(chunk.len()).unwrap();
+                len += chunk.len();
+            }
+        };
+        let (sink, ()) = tokio::join!(sending, receiving);
+        drop(sink);
+        let end = body.data().await.transpose().unwrap().unwrap_or_default();
+        assert!(end.is_empty() && body.is_end_stream());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_frame_waits_while_nobody_reads() {
+        let mut tasks = JoinSet::new();
+        let (mut sink, _body) = pair(&mut tasks).await;
+        let sending = sink.send(Bytes::from(vec![7; 3_000_000]));
+        let waited = tokio::time::timeout(std::time::Duration::from_secs(3600), sending).await;
+        assert!(waited.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_client_that_left_closes_the_sink() {
+        let mut tasks = JoinSet::new();
+        let (mut sink, body) = pair(&mut tasks).await;
+        drop(body);
+        sink.closed().await;
+        assert_eq!(
+            sink.send(Bytes::from_static(b"late")).await,
+            Err(SinkClosed)
+        );
+    }
+}

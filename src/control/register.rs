@@ -1,0 +1,261 @@
+//! `/machine/register`: login, logout, and the return of a known node.
+//!
+//! [`step`] decides, this module acts. What a person should see goes into `Error` with status 200;
+//! another status means "come back", and clients do.
+
+mod answer;
+mod limiter;
+mod step;
+mod watch;
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::http::StatusCode;
+use bytes::Bytes;
+use h2::RecvStream;
+use hydrascale_proto::state::v1::{self as pb, RefusalCode, command::Op};
+
+pub(super) use self::limiter::LoginLimiter;
+use self::step::Step;
+pub(super) use self::watch::LoginWatch;
+use super::inner::{Reply, Session};
+use super::metrics::Limit;
+use crate::cluster::ProposeError;
+use crate::state::secret::{AuthId, SecretText};
+use crate::state::{Node, State};
+use crate::tailcfg::{RegisterRequest, RegisterResponse};
+
+/// When to come back to a replica that cannot take changes: elections take a second or two.
+const RETRY_AFTER: Duration = Duration::from_secs(2);
+
+pub(super) async fn handle(session: &Arc<Session>, body: RecvStream) -> Reply {
+    let registration = match read(session, body).await {
+        Ok(registration) => registration,
+        Err(reply) => return reply,
+    };
+    match registration.run().await {
+        Ok(response) => Reply::json(&response),
+        Err(reply) => reply,
+    }
+}
+
+async fn read(session: &Arc<Session>, body: RecvStream) -> Result<Registration, Reply> {
+    let body = session
+        .read_body(body)
+        .await
+        .map_err(|error| error.reply())?;
+    session.refuse_if_too_stale()?;
+    let request: RegisterRequest = super::auth::decode(&body)?;
+    if request.node_key.is_zero() {
+        return Err(Reply::text(StatusCode::BAD_REQUEST, "NodeKey is missing"));
+    }
+    let hostinfo_json = super::hostinfo::raw_member(&body);
+    Ok(Registration {
+        session: Arc::clone(session),
+        request,
+        hostinfo_json,
+    })
+}
+
+/// One request of one client.
+struct Registration {
+    session: Arc<Session>,
+    request: RegisterRequest,
+    /// As the client wrote it, so that fields which we do not know survive.
+    hostinfo_json: Bytes,
+}
+
+impl Registration {
+    async fn run(&self) -> Result<RegisterResponse, Reply> {
+        let cluster = self.session.control.cluster();
+        let mut state = cluster.state();
+        let mut step = self.decide(&state);
+        if step.rests_on_ignorance() {
+            state = cluster
+                .linearizable()
+                .await
+                .map_err(|error| unavailable(error.to_string()))?;
+            step = self.decide(&state);
+        }
+        match step {
+            Step::Logout => self.log_out().await,
+            Step::Known(node) => Ok(answer::authorized(&state, &node)),
+            Step::KeyExpired => Ok(answer::key_expired()),
+            Step::Refuse(text) => Ok(answer::refused(text)),
+            Step::Refresh(node) => self.register(None, Some(node)).await,
+            Step::Admit(key, known) => self.register(Some(key), known).await,
+            Step::Wait(auth_id) => self.wait(auth_id).await,
+            Step::Begin => self.begin().await,
+        }
+    }
+
+    fn decide(&self, state: &State) -> Step {
+        let now = self.session.control.now();
+        step::decide(state, self.session.peer.machine_key, &self.request, now)
+    }
+
+    async fn log_out(&self) -> Result<RegisterResponse, Reply> {
+        let op = Op::LogoutNode(pb::LogoutNode {
+            machine_key: self.machine_key(),
+            node_key: self.node_key(),
+        });
+        let done = match self.session.control.cluster().propose(op).await {
+            Ok(done) => done,
+            // Another request was faster.
+            Err(ProposeError::Refused(refusal)) if refusal.code() == RefusalCode::NotFound => {
+                return Ok(answer::key_expired());
+            }
+            Err(error) => return answer_error(error),
+        };
+        tracing::info!(node.id = done.id, "node logged out");
+        Ok(answer::key_expired())
+    }
+
+    /// Lets a node in with an auth key, or refreshes it. `known` is the node when it is in already:
+    /// a cluster that takes no changes still serves it.
+    async fn register(
+        &self,
+        key: Option<SecretText>,
+        known: Option<Arc<Node>>,
+    ) -> Result<RegisterResponse, Reply> {
+        let cluster = self.session.control.cluster();
+        let op = Op::RegisterNode(pb::RegisterNode {
+            machine_key: self.machine_key(),
+            node_key: self.node_key(),
+            hostinfo_json: self.hostinfo_json.clone(),
+            capver: self.capver(),
+            ephemeral: self.request.ephemeral,
+            requested_expiry_ms: self.requested_expiry_ms(),
+            auth_key: key.and_then(|key| self.proof(&key)),
+            entropy: rand::random(),
+        });
+        match cluster.propose(op).await {
+            Ok(done) => {
+                tracing::info!(node.id = done.id, "node registered");
+                self.answer_for(&cluster.state(), done.id)
+            }
+            Err(ProposeError::Refused(refusal)) => Ok(answer::from_refusal(&refusal)),
+            Err(error) => match known {
+                Some(node) => Ok(answer::authorized(&cluster.state(), &node)),
+                None => answer_error(error),
+            },
+        }
+    }
+
+    fn answer_for(&self, state: &State, node_id: u64) -> Result<RegisterResponse, Reply> {
+        let node = state.node(crate::types::NodeId(node_id));
+        // Deleted in the same moment: the client asks again.
+        let node = node.ok_or_else(|| unavailable("the node was deleted meanwhile"))?;
+        Ok(answer::authorized(state, node))
+    }
+
+    /// Starts an interactive login and answers where to go.
+    async fn begin(&self) -> Result<RegisterResponse, Reply> {
+        let control = &self.session.control;
+        if let Err(wait) = control.login_limiter().check() {
+            control.metrics().limit_hit(Limit::Logins);
+            let reply = Reply::text(StatusCode::TOO_MANY_REQUESTS, "too many logins at once");
+            return Err(reply.with_retry_after(wait));
+        }
+        let auth_id = AuthId::from_random(rand::random());
+        let op = Op::StartLogin(pb::StartLogin {
+            auth_id: auth_id.to_string(),
+            machine_key: self.machine_key(),
+            node_key: self.node_key(),
+            hostinfo_json: self.hostinfo_json.clone(),
+            capver: self.capver(),
+            ephemeral: self.request.ephemeral,
+            requested_expiry_ms: self.requested_expiry_ms(),
+        });
+        match control.cluster().propose(op).await {
+            Ok(_) => {
+                tracing::info!("interactive login began");
+                Ok(answer::log_in_at(&control.options().server_url, &auth_id))
+            }
+            Err(error) => answer_error(error),
+        }
+    }
+
+    /// Waits until the login is decided, here or on any other replica.
+    async fn wait(&self, auth_id: AuthId) -> Result<RegisterResponse, Reply> {
+        let control = &self.session.control;
+        let waiter = control.logins().subscribe(auth_id.as_str());
+        loop {
+            let mut decided = pin!(waiter.decided());
+            // From here on no decision is missed.
+            decided.as_mut().enable();
+            let state = control.cluster().state();
+            let Some(login) = state.pending_login(auth_id.as_str()) else {
+                return self.begin_unless_known().await;
+            };
+            if login.machine_key != self.session.peer.machine_key
+                || login.node_key != self.request.node_key
+                || login.rejected
+            {
+                return self.begin().await;
+            }
+            if login.approved_node.is_some() {
+                return self.begin_unless_known().await;
+            }
+            decided.await;
+        }
+    }
+
+    /// The login is over, one way or another: if it let the node in, so be it.
+    async fn begin_unless_known(&self) -> Result<RegisterResponse, Reply> {
+        let newest = self.session.control.cluster().linearizable().await;
+        let state = newest.map_err(|error| unavailable(error.to_string()))?;
+        match state.node_by_node_key(&self.request.node_key) {
+            Some(node) if node.machine_key == self.session.peer.machine_key => {
+                Ok(answer::authorized(&state, node))
+            }
+            Some(_) | None => self.begin().await,
+        }
+    }
+
+    fn proof(&self, key: &SecretText) -> Option<pb::PreAuthKeyProof> {
+        let state = self.session.control.cluster().state();
+        let secret_hash = key.hash(state.secret_pepper()?).to_vec().into();
+        Some(pb::PreAuthKeyProof {
+            prefix: key.prefix().to_owned(),
+            secret_hash,
+        })
+    }
+
+    fn machine_key(&self) -> Bytes {
+        Bytes::copy_from_slice(self.session.peer.machine_key.as_bytes())
+    }
+
+    fn node_key(&self) -> Bytes {
+        Bytes::copy_from_slice(self.request.node_key.as_bytes())
+    }
+
+    fn capver(&self) -> u32 {
+        u32::from(self.session.peer.capver)
+    }
+
+    fn requested_expiry_ms(&self) -> Option<i64> {
+        let now = self.session.control.now();
+        self.request
+            .expiry
+            .filter(|at| *at > now)
+            .map(crate::types::Timestamp::unix_ms)
+    }
+}
+
+/// What to answer when a proposal has no result.
+fn answer_error(error: ProposeError) -> Result<RegisterResponse, Reply> {
+    match error {
+        ProposeError::Refused(refusal) => Ok(answer::from_refusal(&refusal)),
+        ProposeError::Unavailable { .. } | ProposeError::Unknown { .. } => {
+            Err(unavailable(error.to_string()))
+        }
+    }
+}
+
+fn unavailable(reason: impl Into<String>) -> Reply {
+    let seconds = u32::try_from(RETRY_AFTER.as_secs()).unwrap_or(u32::MAX);
+    Reply::text(StatusCode::SERVICE_UNAVAILABLE, reason).with_retry_after(seconds)
+}

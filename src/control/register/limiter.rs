@@ -1,0 +1,44 @@
+//! How many interactive logins may begin: each is a replicated write that a stranger can cause.
+
+use std::num::NonZeroU32;
+
+use governor::clock::{Clock, DefaultClock};
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+
+use crate::control::limits::{LOGINS_BURST, LOGINS_PER_SECOND};
+
+/// Counts the logins of all clients of this replica.
+#[derive(Debug)]
+pub(in crate::control) struct LoginLimiter {
+    limiter: DefaultDirectRateLimiter,
+}
+
+impl LoginLimiter {
+    pub(in crate::control) fn new() -> Self {
+        const RATE: NonZeroU32 = NonZeroU32::new(LOGINS_PER_SECOND).expect("the rate is not zero");
+        const BURST: NonZeroU32 = NonZeroU32::new(LOGINS_BURST).expect("the burst is not zero");
+        Self {
+            limiter: RateLimiter::direct(Quota::per_second(RATE).allow_burst(BURST)),
+        }
+    }
+
+    /// Takes one login; else the seconds after which one is free.
+    pub(in crate::control) fn check(&self) -> Result<(), u32> {
+        self.limiter.check().map_err(|not_until| {
+            let wait = not_until.wait_time_from(DefaultClock::default().now());
+            u32::try_from(wait.as_secs().saturating_add(1)).unwrap_or(u32::MAX)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn beyond_the_burst_a_login_is_told_when_to_come_back() {
+        let limiter = LoginLimiter::new();
+        let refused = (0..=LOGINS_BURST).find_map(|_| limiter.check().err());
+        assert_eq!(refused, Some(1));
+    }
+}

@@ -1,0 +1,297 @@
+//! Map requests: who gets a map, what a report changes, and how streams end.
+
+use std::time::Duration;
+
+use axum::http::{Method, StatusCode};
+use hydrascale_proto::state::v1::{self as pb, command::Op};
+use serde_json::{Value, json};
+
+use super::super::limits;
+use super::super::testing::{PATIENCE, TestClient, TestFrames, TestServer, TestSession, within};
+use crate::state::Node;
+use crate::types::DiscoKey;
+
+/// A server with a reusable key.
+async fn server_with_key() -> (TestServer, String) {
+    let server = TestServer::start().await;
+    let key = server
+        .create_key(server.create_user("ann").await, |key| key.reusable = true)
+        .await;
+    (server, key)
+}
+
+async fn join(server: &TestServer, key: &str, seed: u8) -> (TestClient, TestSession) {
+    let client = TestClient::new(seed);
+    let session = client.dial(server).await;
+    let request = client.register_request(json!({ "Auth": { "AuthKey": key } }));
+    session.register(&request).await;
+    (client, session)
+}
+
+/// A server, a registered client and its session.
+async fn registered() -> (TestServer, TestClient, TestSession) {
+    let (server, key) = server_with_key().await;
+    let (client, session) = join(&server, &key, 1).await;
+    (server, client, session)
+}
+
+fn report(client: &TestClient, edit: Value) -> Value {
+    let mut request = client.map_request(json!({ "Stream": false, "OmitPeers": true }));
+    request
+        .as_object_mut()
+        .unwrap()
+        .extend(edit.as_object().unwrap().clone());
+    request
+}
+
+/// Waits until the node is stored as the test wants it.
+async fn stored(server: &TestServer, client: &TestClient, wanted: impl Fn(&Node) -> bool) {
+    let mut changes = server.cluster.subscribe();
+    let is_stored = || {
+        server
+            .cluster
+            .state()
+            .node_by_node_key(&client.node_key)
+            .is_some_and(|n| wanted(n))
+    };
+    let waiting = async {
+        while !is_stored() {
+            changes.recv().await.unwrap();
+        }
+    };
+    tokio::time::timeout(PATIENCE, waiting)
+        .await
+        .expect("the report is stored");
+}
+
+/// Reads on until a message has what the test looks for.
+async fn until(frames: &mut TestFrames, wanted: impl Fn(&Value) -> bool) -> Value {
+    loop {
+        let message = frames.next().await.expect("the stream goes on");
+        if wanted(&message) {
+            return message;
+        }
+    }
+}
+
+#[tokio::test]
+async fn from_key_to_delta_in_both_encodings_and_across_replicas() {
+    let (server, key) = server_with_key().await;
+    let sibling = server.sibling();
+    let (client, session) = join(&server, &key, 1).await;
+    let mut plain = session.map(&client.map_request(json!({}))).await;
+    let first = plain.next().await.unwrap();
+    assert_eq!(first["Node"]["Key"], client.node_key.to_string());
+    assert_eq!(first["Node"]["MachineAuthorized"], true);
+    let (other, other_session) = join(&sibling, &key, 2).await;
+    let added = until(&mut plain, |message| message["PeersChanged"].is_array()).await;
+    assert_eq!(added["PeersChanged"][0]["Key"], other.node_key.to_string());
+    let mut packed = other_session
+        .map(&other.map_request(json!({ "Compress": "zstd" })))
+        .await;
+    let first = packed.next().await.unwrap();
+    assert_eq!(first["Peers"][0]["Key"], client.node_key.to_string());
+    let report = report(
+        &client,
+        json!({ "Endpoints": ["192.0.2.7:41641"], "EndpointTypes": [1] }),
+    );
+    session.post("/machine/map", &report).await;
+    let patched = until(&mut packed, |message| {
+        message.to_string().contains("192.0.2.7")
+    })
+    .await;
+    assert!(patched.get("Node").is_none(), "{patched}");
+}
+
+#[tokio::test]
+async fn one_map_is_one_frame() {
+    let (_server, client, session) = registered().await;
+    let mut frames = session
+        .map(&client.map_request(json!({ "Stream": false })))
+        .await;
+    assert!(frames.next().await.is_some());
+    assert_eq!(frames.next().await, None);
+}
+
+#[tokio::test]
+async fn a_newer_stream_of_the_node_ends_the_older_and_only_that() {
+    let (server, client, session) = registered().await;
+    let mut older = session.map(&client.map_request(json!({}))).await;
+    older.next().await.unwrap();
+    let mut newer = client
+        .dial(&server)
+        .await
+        .map(&client.map_request(json!({})))
+        .await;
+    newer.next().await.unwrap();
+    while older.next().await.is_some() {}
+    let (status, _) = session.exchange(Method::GET, "/machine/whoami", "").await;
+    assert_eq!(status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_lost_connection_ends_the_stream_and_starts_the_grace() {
+    let (server, client, session) = registered().await;
+    let mut frames = session.map(&client.map_request(json!({}))).await;
+    frames.next().await.unwrap();
+    let mut changes = server.cluster.subscribe();
+    let has = |closed: bool| {
+        let state = server.cluster.state();
+        state
+            .sessions()
+            .any(|session| session.closed_at.is_some() == closed)
+    };
+    within(async {
+        while !has(false) {
+            changes.recv().await.unwrap();
+        }
+    })
+    .await;
+    drop((frames, session));
+    within(async {
+        while !has(true) {
+            // A close alone alters nothing that others see.
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_deleted_nodes_stream_ends() {
+    let (server, client, session) = registered().await;
+    let mut frames = session.map(&client.map_request(json!({}))).await;
+    frames.next().await.unwrap();
+    server
+        .cluster
+        .propose(Op::DeleteNode(pb::DeleteNode { node_id: 1 }))
+        .await
+        .unwrap();
+    while frames.next().await.is_some() {}
+    let (status, _) = session
+        .post("/machine/map", &client.map_request(json!({})))
+        .await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn a_node_unknown_or_of_another_machine_is_not_found() {
+    let (server, client, session) = registered().await;
+    let stranger = TestClient {
+        node_key: TestClient::node_key(7),
+        ..client.clone()
+    };
+    let (status, _) = session
+        .post("/machine/map", &stranger.map_request(json!({})))
+        .await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
+    let thief = TestClient {
+        node_key: client.node_key,
+        ..TestClient::new(2)
+    };
+    let session = thief.dial(&server).await;
+    let (status, _) = session
+        .post("/machine/map", &thief.map_request(json!({})))
+        .await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn a_report_is_stored_and_answered_with_nothing() {
+    let (server, client, session) = registered().await;
+    let disco = DiscoKey::from_bytes([5; 32]);
+    let request = report(
+        &client,
+        json!({
+            "DiscoKey": disco,
+            "Endpoints": ["192.0.2.7:41641", "nonsense", "[2001:db8::1]:41641"],
+            "EndpointTypes": [1, 0, 2],
+            // The official Rust client's spelling.
+            "HostInfo": { "Os": "linux", "NetInfo": { "PreferredDerp": 901 } },
+        }),
+    );
+    let answer = session.post("/machine/map", &request).await;
+    assert_eq!(answer, (StatusCode::OK, String::new()));
+    stored(&server, &client, |node| {
+        let kinds: Vec<u8> = node
+            .endpoints
+            .iter()
+            .map(|endpoint| endpoint.kind)
+            .collect();
+        node.disco_key == Some(disco)
+            && kinds == [1, 2]
+            && node.home_derp.is_some_and(|region| region.0 == 901)
+    })
+    .await;
+    // A report without endpoints takes them away; a streaming request after it changes nothing.
+    session
+        .post("/machine/map", &report(&client, json!({})))
+        .await;
+    stored(&server, &client, |node| node.endpoints.is_empty()).await;
+    let index = server.cluster.applied_index();
+    let late = json!({ "Endpoints": ["192.0.2.9:1"], "Stream": false, "OmitPeers": false });
+    session
+        .map(&client.map_request(late))
+        .await
+        .next()
+        .await
+        .unwrap();
+    assert_eq!(server.cluster.applied_index(), index);
+}
+
+#[tokio::test]
+async fn a_streaming_request_alone_reports_what_it_knows() {
+    let (server, client, session) = registered().await;
+    let request = client.map_request(json!({
+        "DiscoKey": DiscoKey::default(),
+        "Endpoints": ["192.0.2.7:41641"],
+    }));
+    let _frames = session.map(&request).await;
+    stored(&server, &client, |node| node.endpoints.len() == 1).await;
+    assert_eq!(
+        server
+            .cluster
+            .state()
+            .node_by_node_key(&client.node_key)
+            .unwrap()
+            .disco_key,
+        None
+    );
+}
+
+#[tokio::test]
+async fn a_replica_without_a_leader_serves_known_nodes_with_a_warning_but_not_for_ever() {
+    let (server, client, session) = registered().await;
+    server.log.set_available(false);
+    let mut frames = session.map(&client.map_request(json!({}))).await;
+    let first = frames.next().await.unwrap();
+    assert!(first.to_string().contains("degraded"), "{first}");
+    let stranger = TestClient {
+        node_key: TestClient::node_key(7),
+        ..client.clone()
+    };
+    let (status, _) = session
+        .post("/machine/map", &stranger.map_request(json!({})))
+        .await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    server
+        .log
+        .advance(limits::STALE_SERVICE_MAX + Duration::from_secs(1));
+    let (status, _) = session
+        .post("/machine/map", &client.map_request(json!({})))
+        .await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_draining_replica_ends_its_map_streams() {
+    let (server, client, session) = registered().await;
+    let mut frames = session.map(&client.map_request(json!({}))).await;
+    frames.next().await.unwrap();
+    let control = server.control.clone();
+    let draining = tokio::spawn(async move { control.shut_down().await });
+    // The patience of the test is longer than a drain takes.
+    while frames.next().await.is_some() {}
+    drop((frames, session));
+    draining.await.unwrap();
+}
