@@ -1,1 +1,151 @@
-//! What clients reach: plain HTTP routes and the routes inside Noise.
+//! The client's side of a replica: plain HTTP on the client port, and the routes inside Noise.
+//!
+//! ```text
+//! listener -> plain (key, health, pages, verify)
+//!          -> ts2021 -> noise -> inner (HTTP/2) -> register, map, small requests
+//! ```
+//!
+//! Thin: state is read from and changed through `cluster`, maps come from `session`. Not here:
+//! the API for administrators, the relay.
+
+mod auth;
+mod hostinfo;
+mod inner;
+pub mod limits;
+mod listener;
+mod map;
+mod metrics;
+mod options;
+mod plain;
+mod register;
+mod ts2021;
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use self::listener::{Connection, serve, serve_connection};
+pub use self::metrics::{ControlMetrics, Limit};
+pub use self::options::{
+    BootstrapNames, Clock, ControlOptions, NoiseKeySource, ToolchainInfo, VersionInfo,
+};
+pub use self::plain::{router, with_security_headers};
+use self::register::{LoginLimiter, LoginWatch};
+use crate::cluster::Cluster;
+use crate::session::MapStreams;
+use crate::types::{MachinePrivateKey, Timestamp};
+
+/// Everything that a request needs. Cloning is cheap.
+#[derive(Clone)]
+pub struct Control {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    cluster: Cluster,
+    streams: MapStreams,
+    options: ControlOptions,
+    metrics: ControlMetrics,
+    logins: LoginWatch,
+    login_limiter: LoginLimiter,
+    handshakes: Arc<Semaphore>,
+    large_bodies: Semaphore,
+    drain: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Control {
+    /// Binds the client's side to the cluster and to the map streams of this replica.
+    pub fn new(
+        cluster: Cluster,
+        streams: MapStreams,
+        options: ControlOptions,
+        metrics: ControlMetrics,
+    ) -> Self {
+        let inner = Inner {
+            logins: LoginWatch::spawn(&cluster),
+            login_limiter: LoginLimiter::new(),
+            handshakes: Arc::new(Semaphore::new(limits::HANDSHAKES_MAX)),
+            large_bodies: Semaphore::new(limits::LARGE_BODIES_MAX),
+            drain: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            cluster,
+            streams,
+            options,
+            metrics,
+        };
+        Self {
+            inner: Arc::new(inner),
+        }
+    }
+
+    /// Stops accepting, asks every client to go elsewhere, spread over some seconds, and waits
+    /// until they have left.
+    pub async fn shut_down(&self) {
+        self.inner.drain.cancel();
+        self.inner.tasks.close();
+        self.inner.tasks.wait().await;
+    }
+
+    fn cluster(&self) -> &Cluster {
+        &self.inner.cluster
+    }
+
+    fn streams(&self) -> &MapStreams {
+        &self.inner.streams
+    }
+
+    fn options(&self) -> &ControlOptions {
+        &self.inner.options
+    }
+
+    fn metrics(&self) -> &ControlMetrics {
+        &self.inner.metrics
+    }
+
+    fn logins(&self) -> &LoginWatch {
+        &self.inner.logins
+    }
+
+    fn login_limiter(&self) -> &LoginLimiter {
+        &self.inner.login_limiter
+    }
+
+    fn handshakes(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.inner.handshakes)
+    }
+
+    fn large_bodies(&self) -> &Semaphore {
+        &self.inner.large_bodies
+    }
+
+    fn drain(&self) -> &CancellationToken {
+        &self.inner.drain
+    }
+
+    fn tasks(&self) -> &TaskTracker {
+        &self.inner.tasks
+    }
+
+    fn now(&self) -> Timestamp {
+        (self.inner.options.clock)()
+    }
+
+    /// The cluster's Noise key; `None` before the cluster's first command.
+    fn noise_key(&self) -> Option<MachinePrivateKey> {
+        (self.inner.options.noise_key)(&self.inner.cluster.state())
+    }
+
+    /// How long this replica has known no leader; zero when it knows one.
+    fn leaderless(&self) -> Duration {
+        Duration::from_millis(self.inner.cluster.status().leaderless_ms)
+    }
+}
