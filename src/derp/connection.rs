@@ -1,0 +1,257 @@
+//! From a TCP connection to an admitted client: TLS, HTTP upgrade, introduction, admission.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::BytesMut;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout};
+use tracing::Instrument;
+
+use super::admission::{DenyReason, Verdict};
+use super::client::{self, Client, CloseReason, ConnectionId, Surroundings};
+use super::doorkeeper::Place;
+use super::frame::{self, ClientInfoFrame, FrameError};
+use super::handshake::{HandshakeError, Introduction};
+use super::http::{self, HttpError, Outcome, Site};
+use super::limits::{
+    ADMISSION_TIMEOUT, CLIENT_INFO_BUDGET_BYTES, CLIENT_INFO_TIMEOUT, CLOSE_TIMEOUT,
+    TLS_HANDSHAKE_TIMEOUT, WRITE_STALL_TIMEOUT,
+};
+use super::progress::{Counted, Progress};
+use super::server::Relay;
+use crate::types::NodeKey;
+
+/// Why a connection did not become a client's.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConnectError {
+    #[error("client kept out: {}", .0.as_str())]
+    Denied(DenyReason),
+    #[error("broken client info frame")]
+    Frame(#[from] FrameError),
+    #[error("client info refused")]
+    Handshake(#[from] HandshakeError),
+    #[error("connection ended or stalled before the client introduced itself")]
+    HandshakeIo(#[source] io::Error),
+    #[error("request refused")]
+    Http(#[from] HttpError),
+    #[error("tls handshake failed")]
+    Tls(#[source] io::Error),
+}
+
+/// Serves one accepted connection to its end. `place` is given back then.
+pub(crate) async fn serve(
+    relay: Arc<Relay>,
+    stream: TcpStream,
+    remote: SocketAddr,
+    mut place: Place,
+) {
+    let (counted, progress) = Counted::new(stream);
+    let tls = async {
+        let accept = relay.tls_acceptor().accept(counted);
+        let io = timeout(TLS_HANDSHAKE_TIMEOUT, accept).await;
+        io.unwrap_or_else(|elapsed| Err(elapsed.into()))
+            .map_err(ConnectError::Tls)
+    };
+    let served = async {
+        let mut io = tls.await?;
+        let opened = open(&relay, &mut io, remote, &mut place).await?;
+        if let Some((client, read_ahead)) = opened {
+            relay_packets(&relay, io, read_ahead, progress, &client).await;
+        } else {
+            let _ = timeout(CLOSE_TIMEOUT, io.shutdown()).await;
+        }
+        Ok(())
+    };
+    let span = tracing::debug_span!("derp_client", remote.addr = %remote);
+    if let Err(error) = served.instrument(span.clone()).await {
+        let _entered = span.enter();
+        report(&relay, &error);
+    }
+}
+
+/// Runs an admitted client's connection and takes it out of the registry.
+async fn relay_packets<S>(
+    relay: &Relay,
+    io: S,
+    read_ahead: BytesMut,
+    progress: Progress,
+    client: &Arc<Client>,
+) where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let around = Surroundings {
+        clients: &relay.clients,
+        metrics: &relay.metrics,
+    };
+    let registered = Registered { relay, client };
+    let reason = client::serve(io, read_ahead, progress, client, &around).await;
+    drop(registered);
+    tracing::debug!(
+        node.key = %client.key.short(), reason = reason.as_str(), "relay client left"
+    );
+}
+
+/// Takes a connection out of the registry when its task ends, in whatever way.
+struct Registered<'a> {
+    relay: &'a Relay,
+    client: &'a Arc<Client>,
+}
+
+impl Drop for Registered<'_> {
+    fn drop(&mut self) {
+        self.client.queue.discard(
+            super::metrics::DropReason::GoneDisconnected,
+            &self.relay.metrics,
+        );
+        self.relay.clients.remove(self.client);
+    }
+}
+
+/// HTTP, introduction, admission and registration; `None` when the connection was for HTTP only.
+async fn open<S>(
+    relay: &Relay,
+    io: &mut S,
+    remote: SocketAddr,
+    place: &mut Place,
+) -> Result<Option<(Arc<Client>, BytesMut)>, ConnectError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let site = Site {
+        public_key_hex: &relay.public_key_hex,
+        bootstrap: &*relay.bootstrap,
+        metrics: &relay.metrics,
+    };
+    let mut read_ahead = match http::serve(io, &site).await? {
+        Outcome::Done => return Ok(None),
+        Outcome::Upgraded(read_ahead) => read_ahead,
+    };
+    let introduction = introduce(relay, io, &mut read_ahead).await?;
+    let closings = relay.clients.closings();
+    admit(relay, introduction.key(), remote).await?;
+    let client = register(relay, &introduction, remote);
+    let settled = settle(relay, io, &client, &introduction, closings).await;
+    if let Err(error) = settled {
+        drop(Registered {
+            relay,
+            client: &client,
+        });
+        return Err(error);
+    }
+    place.admitted();
+    Ok(Some((client, read_ahead)))
+}
+
+/// Sends our key and takes the client's.
+async fn introduce<S>(
+    relay: &Relay,
+    io: &mut S,
+    read_ahead: &mut BytesMut,
+) -> Result<Introduction, ConnectError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let exchange = async {
+        write(io, &frame::server_key(&relay.key.public())).await?;
+        loop {
+            if let Some(frame) = ClientInfoFrame::take(read_ahead, CLIENT_INFO_BUDGET_BYTES)? {
+                return Ok(frame);
+            }
+            read_ahead.reserve(1024);
+            if io
+                .read_buf(read_ahead)
+                .await
+                .map_err(ConnectError::HandshakeIo)?
+                == 0
+            {
+                return Err(ConnectError::HandshakeIo(
+                    io::ErrorKind::UnexpectedEof.into(),
+                ));
+            }
+        }
+    };
+    let timed_out = |_| Err(ConnectError::HandshakeIo(io::ErrorKind::TimedOut.into()));
+    let frame = timeout(CLIENT_INFO_TIMEOUT, exchange)
+        .await
+        .unwrap_or_else(timed_out)?;
+    Ok(Introduction::open(&relay.key, &frame)?)
+}
+
+/// Asks whether the client may come in.
+async fn admit(relay: &Relay, key: NodeKey, remote: SocketAddr) -> Result<(), ConnectError> {
+    let verdict = timeout(ADMISSION_TIMEOUT, relay.admission.admit(key, remote.ip())).await;
+    match verdict.unwrap_or(Verdict::Deny(DenyReason::Unavailable)) {
+        Verdict::Allow => Ok(()),
+        Verdict::Deny(reason) => Err(ConnectError::Denied(reason)),
+    }
+}
+
+/// Puts the client into the registry.
+fn register(relay: &Relay, introduction: &Introduction, remote: SocketAddr) -> Arc<Client> {
+    let id = ConnectionId(relay.next_connection.fetch_add(1, Ordering::Relaxed));
+    let client = Arc::new(Client::new(id, introduction.key(), remote, Instant::now()));
+    relay.clients.insert(&client);
+    if relay.is_draining() {
+        client.queue.close(CloseReason::Draining);
+    }
+    let info = introduction.info();
+    tracing::debug!(
+        node.key = %client.key.short(),
+        version = info.version,
+        can_ack_pings = info.can_ack_pings,
+        is_prober = info.is_prober,
+        "relay client joined"
+    );
+    client
+}
+
+/// Asks again if a node lost its right while this one was between admission and registry, where
+/// [`super::clients::Clients::close_peer`] does not see it; then welcomes the client.
+async fn settle<S>(
+    relay: &Relay,
+    io: &mut S,
+    client: &Client,
+    introduction: &Introduction,
+    closings_before: u64,
+) -> Result<(), ConnectError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    if relay.clients.closings() != closings_before {
+        admit(relay, client.key, client.remote).await?;
+    }
+    let welcome = introduction.answer(rand::random())?;
+    let written = timeout(WRITE_STALL_TIMEOUT, write(io, &welcome)).await;
+    written.unwrap_or_else(|_| Err(ConnectError::HandshakeIo(io::ErrorKind::TimedOut.into())))
+}
+
+async fn write<S>(io: &mut S, wire: &[u8]) -> Result<(), ConnectError>
+where
+    S: AsyncWrite + Unpin,
+{
+    io.write_all(wire)
+        .await
+        .map_err(ConnectError::HandshakeIo)?;
+    io.flush().await.map_err(ConnectError::HandshakeIo)
+}
+
+/// Counts and logs why a connection failed. Anybody can cause these: no louder than debug.
+fn report(relay: &Relay, error: &ConnectError) {
+    let metrics = &relay.metrics;
+    match error {
+        ConnectError::Denied(reason) => metrics.deny(*reason),
+        ConnectError::Frame(_) | ConnectError::Handshake(_) | ConnectError::HandshakeIo(_) => {
+            metrics.handshake_errors.increment();
+        }
+        ConnectError::Http(_) => metrics.http_errors.increment(),
+        ConnectError::Tls(_) => metrics.tls_handshake_errors.increment(),
+    }
+    let cause = std::error::Error::source(error)
+        .map(ToString::to_string)
+        .unwrap_or_default();
+    tracing::debug!(%error, cause, "relay connection failed");
+}

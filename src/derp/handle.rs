@@ -1,0 +1,133 @@
+//! What the rest of the replica sees of its relay.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::client::CloseReason;
+use super::health::RelayHealth;
+use super::metrics::RelayMetrics;
+use super::server::Relay;
+use crate::types::NodeKey;
+
+/// Cheap to clone; does not keep the relay running.
+#[derive(Clone)]
+pub struct RelayHandle(Arc<Relay>);
+
+/// A relay at a glance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RelayStats {
+    /// Keys with a connection.
+    pub clients: u64,
+    /// Connections of admitted clients.
+    pub connections: u64,
+    /// Connections whose owner calls this relay home.
+    pub home_connections: u64,
+    /// Connections that are not admitted yet.
+    pub pending: usize,
+    /// STUN answers, and clients should come.
+    pub healthy: bool,
+    /// Clients are being sent elsewhere.
+    pub draining: bool,
+}
+
+/// One connection of an admitted client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RelaySession {
+    /// Whose.
+    pub key: NodeKey,
+    /// From where.
+    pub remote: SocketAddr,
+    /// For how long.
+    pub age: Duration,
+    /// It gets the packets for its key.
+    pub active: bool,
+    /// Its owner calls this relay home.
+    pub home: bool,
+}
+
+impl RelayHandle {
+    pub(crate) fn new(relay: Arc<Relay>) -> Self {
+        Self(relay)
+    }
+
+    /// The relay's public key.
+    pub fn public_key(&self) -> [u8; 32] {
+        self.0.key.public()
+    }
+
+    /// Ends all connections of a node that was deleted, expired or changed its key. Returns how
+    /// many there were. Call it after the change shows in what [`super::Admission`] answers.
+    pub fn close_peer(&self, key: &NodeKey) -> usize {
+        self.0.clients.close_peer(key, CloseReason::Removed)
+    }
+
+    /// Whether a node is connected.
+    pub fn is_connected(&self, key: &NodeKey) -> bool {
+        self.0.clients.active(key).is_some()
+    }
+
+    /// Silences STUN, so that clients look for another relay, or lets it speak again. Connections
+    /// are accepted all the same.
+    pub fn set_quiet(&self, quiet: bool) {
+        self.0.health.set_quiet(quiet);
+    }
+
+    /// Whether clients should come here.
+    pub fn health(&self) -> RelayHealth {
+        self.0.health.clone()
+    }
+
+    /// The relay at a glance.
+    pub fn stats(&self) -> RelayStats {
+        let metrics = &self.0.metrics;
+        RelayStats {
+            clients: metrics.current_clients.value(),
+            connections: metrics.current_connections.value(),
+            home_connections: metrics.current_home_connections.value(),
+            pending: self.0.door.pending(),
+            healthy: self.0.health.is_healthy(),
+            draining: self.0.is_draining(),
+        }
+    }
+
+    /// All connections, by key.
+    pub fn sessions(&self) -> Vec<RelaySession> {
+        let session = |client: Arc<super::client::Client>| RelaySession {
+            key: client.key,
+            remote: client.remote,
+            age: client.since.elapsed(),
+            active: client.is_active(),
+            home: client.home.load(Ordering::Relaxed),
+        };
+        let mut sessions = self
+            .0
+            .clients
+            .all()
+            .into_iter()
+            .map(session)
+            .collect::<Vec<_>>();
+        sessions.sort_unstable_by_key(|session| (session.key, session.remote));
+        sessions
+    }
+
+    /// Counters and gauges.
+    pub fn metrics(&self) -> Arc<RelayMetrics> {
+        Arc::clone(&self.0.metrics)
+    }
+
+    /// What `DERPNode.CertName` must say, and every change of it: publish it in the DERP map.
+    pub fn cert_name(&self) -> watch::Receiver<Option<String>> {
+        self.0.cert_name.subscribe()
+    }
+}
+
+impl fmt::Debug for RelayHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("RelayHandle").field(&self.stats()).finish()
+    }
+}
