@@ -31,14 +31,18 @@ check: setup-build setup-tools
 	@RUSTDOCFLAGS="-D warnings" $(STAGE) docs cargo doc --locked --workspace --no-deps
 	@$(STAGE) deny $(CARGO_DENY) --locked check licenses bans sources
 
-test: setup-build setup-test build
+# Binaries and tests in one go: cargo resolves features over everything that it is asked to build,
+# so that a binary built alone would be compiled once more.
+test: setup-build setup-test
+	@$(STAGE) test-build cargo build --locked --workspace --bins --tests
 	@$(STAGE) unit-tests cargo test --locked --workspace --exclude hydrascale-chaos-tests
 	@$(STAGE) chaos-tests cargo test --locked -p hydrascale-chaos-tests
 
 run: setup-build build
 	@exec $(SERVER) demo
 
-crash-loop: setup-build setup-test build
+crash-loop: setup-build setup-test
+	@$(STAGE) test-build cargo build --locked --workspace --bins --tests
 	HYDRASCALE_CRASH_ROUNDS=$(CRASH_ROUNDS) cargo test --locked -p hydrascale-chaos-tests --test crash
 
 build: setup-build
