@@ -1,6 +1,7 @@
 # make check   everything that must be clean before landing; writes nothing
 # make test    all tests, the real clients and the kill tests among them
 # make run     three replicas on loopback behind one port
+# make bench   the figures of the README, from a release build
 #
 # Whatever is missing is installed first, on Debian as root; elsewhere the line to run is printed.
 # HYDRASCALE_TEST_CACHE holds the build, tools and client wheels, so that checkouts share them.
@@ -20,10 +21,10 @@ CARGO_DENY := $(HYDRASCALE_TEST_CACHE)/tools/bin/cargo-deny
 SERVER := $(CARGO_TARGET_DIR)/debug/hydrascale
 
 .DEFAULT_GOAL := help
-.PHONY: help check test run crash-loop build setup-build setup-test setup-tools
+.PHONY: help check test run bench crash-loop build setup-build setup-test setup-tools
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 6
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 7
 
 check: setup-build setup-tools
 	@$(STAGE) format cargo fmt --all --check
@@ -44,6 +45,11 @@ run: setup-build build
 crash-loop: setup-build setup-test
 	@$(STAGE) test-build cargo build --locked --workspace --bins --tests
 	HYDRASCALE_CRASH_ROUNDS=$(CRASH_ROUNDS) cargo test --locked -p hydrascale-chaos-tests --test crash
+
+bench: setup-build
+	@.ci/packages test
+	@$(STAGE) bench-build cargo build --locked --release --bin hydrascale -p hydrascale -p hydrascale-chaos-tests --bin hs-figures
+	@$(STAGE) bench $(CARGO_TARGET_DIR)/release/hs-figures
 
 build: setup-build
 	@$(STAGE) build cargo build --locked --bin hydrascale

@@ -13,6 +13,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
+pub use config::Options;
 pub use replica::Replica;
 pub use state::{Node, check_addresses, nodes_of};
 
@@ -36,14 +37,16 @@ pub fn server_program() -> PathBuf {
     env::var_os(SERVER).map_or_else(built_server, PathBuf::from)
 }
 
-/// Beside the test executables: `target/debug/deps/TEST` -> `target/debug/hydrascale`.
+/// Beside this executable, or one folder above it: tests are in `target/debug/deps`.
 fn built_server() -> PathBuf {
     let own = env::current_exe().unwrap_or_default();
-    let folder = own
-        .parent()
-        .and_then(Path::parent)
-        .unwrap_or_else(|| Path::new("."));
-    folder.join("hydrascale")
+    let folders = own
+        .ancestors()
+        .skip(1)
+        .take(2)
+        .map(|folder| folder.join("hydrascale"));
+    let found = folders.clone().find(|path| path.is_file());
+    found.or_else(|| folders.last()).unwrap_or_default()
 }
 
 /// Replicas that form one cluster. They end when it is dropped.
@@ -59,25 +62,20 @@ impl Cluster {
     /// # Errors
     /// When one does not start or join.
     pub async fn start(context: &Context, size: usize) -> Result<Self> {
-        Self::start_with(context, size, None).await
+        Self::start_with(context, size, Options::default()).await
     }
 
-    /// As [`Cluster::start`], with a snapshot after every so many log entries instead of the usual
-    /// number, and no log kept before it.
+    /// As [`Cluster::start`], with other options than the usual ones.
     ///
     /// # Errors
     /// When one does not start or join.
-    pub async fn start_with(
-        context: &Context,
-        size: usize,
-        snapshot_every: Option<u64>,
-    ) -> Result<Self> {
+    pub async fn start_with(context: &Context, size: usize, options: Options) -> Result<Self> {
         // A copy, so that a build in the meantime does not change what is tested.
         let program = context.scratch().join("hydrascale");
         let built = server_program();
         fs::copy(&built, &program).with_context(|| format!("copy {}", built.display()))?;
         let replicas: Result<Vec<Replica>> = (0..size)
-            .map(|index| Replica::prepare(context.scratch(), index, &program, snapshot_every))
+            .map(|index| Replica::prepare(context.scratch(), index, &program, &options))
             .collect();
         let mut cluster = Self {
             context: context.clone(),

@@ -74,6 +74,11 @@ impl Process {
         &self.name
     }
 
+    /// Its process id.
+    pub const fn pid(&self) -> u32 {
+        self.pid
+    }
+
     /// What it has written.
     pub const fn log(&self) -> &Log {
         &self.log

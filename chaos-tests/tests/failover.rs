@@ -13,7 +13,7 @@ use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
 use hydrascale_benches::client::{CAPVER, Connection, Identity, Registration, fetch_server_key};
 use hydrascale_chaos_tests::balancer::Balancer;
 use hydrascale_chaos_tests::clients::{self, Ark, Caddy, Forwarder, Launch, Program};
-use hydrascale_chaos_tests::cluster::{CLIENT_PORT, Cluster};
+use hydrascale_chaos_tests::cluster::{CLIENT_PORT, Cluster, Options};
 use hydrascale_chaos_tests::http::{Loop, Samples};
 use hydrascale_chaos_tests::log::{Log, Mark};
 use hydrascale_chaos_tests::observer::{Observer, What};
@@ -224,7 +224,11 @@ async fn snapshot(context: Context) -> Result<()> {
     const SNAPSHOT_EVERY: u64 = 100;
     const JOINS: usize = 400;
     const AT_ONCE: usize = 8;
-    let mut cluster = Cluster::start_with(&context, 3, Some(SNAPSHOT_EVERY)).await?;
+    let options = Options {
+        snapshot_every: Some(SNAPSHOT_EVERY),
+        ..Options::default()
+    };
+    let mut cluster = Cluster::start_with(&context, 3, options).await?;
     let auth_key = cluster.create_auth_key("people").await?;
     cluster.kill(2).await?;
     let server = cluster.replica(0)?.client_address();
@@ -238,16 +242,29 @@ async fn snapshot(context: Context) -> Result<()> {
             ..Registration::default()
         };
         let registered = connection.register(&registration).await?;
-        ensure!(registered.authorized, "n{number} was refused: {}", registered.error);
+        ensure!(
+            registered.authorized,
+            "n{number} was refused: {}",
+            registered.error
+        );
         Ok(())
     };
-    stream::iter((0..JOINS).map(join)).buffer_unordered(AT_ONCE).try_collect::<Vec<()>>().await?;
+    stream::iter((0..JOINS).map(join))
+        .buffer_unordered(AT_ONCE)
+        .try_collect::<Vec<()>>()
+        .await?;
     let ready = cluster.up(2).await?;
     let nodes = cluster.wait_equal(Duration::from_secs(30)).await?;
     ensure!(nodes.len() == JOINS, "{} nodes of {JOINS}", nodes.len());
-    let received = cluster.replica(2)?.metric("hydrascale_raft_snapshots_received_total").await?;
+    let received = cluster
+        .replica(2)?
+        .metric("hydrascale_raft_snapshots_received_total")
+        .await?;
     ensure!(received >= 1.0, "it caught up, but not from a snapshot");
-    context.measured("a replica that needs a snapshot is ready after", format!("{ready:.1?}"));
+    context.measured(
+        "a replica that needs a snapshot is ready after",
+        format!("{ready:.1?}"),
+    );
     cluster.check_alive()
 }
 

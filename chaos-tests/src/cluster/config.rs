@@ -5,23 +5,43 @@ use std::path::Path;
 use super::{CLIENT_PORT, METRICS_PORT, PEER_PORT, RELAY_PORT};
 use crate::{balancer::Balancer, homes::STUN_PORT, netns::replica_address};
 
-/// Virtual machines with two cores stall for longer than Raft's timers allow.
-const TIMING_MULTIPLIER: u32 = 3;
 /// MagicDNS suffix of the tailnet under test.
 pub(super) const BASE_DOMAIN: &str = "tail.test";
 
-/// The text of `config.yaml` for replica `index`, whose files are in `folder`. With
-/// `snapshot_every` set, snapshots come after so many entries and the log before them is dropped.
-pub(super) fn text(
-    index: usize,
-    name: &str,
-    folder: &Path,
-    snapshot_every: Option<u64>,
-) -> String {
+/// What differs between clusters under test.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Stretches Raft's timers. Virtual machines with two cores stall for longer than production
+    /// timers allow.
+    pub timing_multiplier: u32,
+    /// Takes a snapshot after so many log entries, instead of the usual number, and keeps as many.
+    pub snapshot_every: Option<u64>,
+    /// `log.level`.
+    pub log_level: &'static str,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            timing_multiplier: 3,
+            snapshot_every: None,
+            log_level: "debug",
+        }
+    }
+}
+
+/// The text of `config.yaml` for replica `index`, whose files are in `folder`.
+pub(super) fn text(index: usize, name: &str, folder: &Path, options: &Options) -> String {
     let address = replica_address(index);
     let url = Balancer::url();
     let folder = folder.display();
-    let snapshots = snapshot_every
+    let Options {
+        timing_multiplier,
+        log_level,
+        ..
+    } = options;
+    let snapshots = options
+        .snapshot_every
         .map(|entries| format!("\n    snapshot_every: {entries}\n    log_kept: {entries}"))
         .unwrap_or_default();
     let token = if index == 0 {
@@ -48,14 +68,14 @@ derp:
   server:
     stun_listen_addr: {address}:{STUN_PORT}
 log:
-  level: debug
+  level: {log_level}
 cluster:
   data_dir: data
   replica_name: {name}
   peer_listen_addr: {address}:{PEER_PORT}
   peer_advertise_addr: {address}:{PEER_PORT}{token}
   raft:
-    timing_multiplier: {TIMING_MULTIPLIER}{snapshots}
+    timing_multiplier: {timing_multiplier}{snapshots}
   derp:
     listen_addr: {address}:{RELAY_PORT}
     public_host: {address}

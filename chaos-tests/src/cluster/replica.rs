@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use tokio::process::Command;
 
-use super::{CLIENT_PORT, METRICS_PORT, READY_LIMIT, config};
+use super::{CLIENT_PORT, METRICS_PORT, Options, READY_LIMIT, config};
 use crate::{
     http,
     log::{Log, Mark},
@@ -43,7 +43,7 @@ impl Replica {
         root: &Path,
         index: usize,
         program: &Path,
-        snapshot_every: Option<u64>,
+        options: &Options,
     ) -> Result<Self> {
         let name = ["a", "b", "c", "d", "e"]
             .get(index)
@@ -52,7 +52,7 @@ impl Replica {
         fs::create_dir(&folder)?;
         fs::write(
             folder.join("config.yaml"),
-            config::text(index, name, &folder, snapshot_every),
+            config::text(index, name, &folder, options),
         )?;
         Ok(Self {
             index,
@@ -87,6 +87,11 @@ impl Replica {
     /// Whether the process has been started and not been ended by the test.
     pub const fn is_up(&self) -> bool {
         self.process.is_some()
+    }
+
+    /// The process id, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::pid)
     }
 
     /// Whether the process ended by itself.
