@@ -49,9 +49,10 @@ impl Txn<'_> {
     }
 
     fn announce_expiry(&mut self, id: NodeId) {
-        let now = self.now();
+        let expires_at = self.state.node(id).and_then(|node| node.expires_at);
         self.expiry_came(id);
-        self.announced_until(now);
+        // Not up to now: what else is due in this sweep may refresh a node whose turn is yet to come.
+        self.announced_until(expires_at.unwrap_or_else(|| self.now()));
         self.state.refresh_node_dues(id);
     }
 }
