@@ -1,13 +1,17 @@
 //! MagicDNS names and the DNS part of a netmap (`tailcfg.DNSConfig`).
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{Ipv4Net, Ipv6Net};
 
 use crate::config::DnsConfig;
 use crate::state::{Node, Settings};
 use crate::tailcfg::{self, DnsRecord, Resolver};
+use crate::types::Timestamp;
+
+/// Resolvers whose URL tells which device asks.
+const NEXTDNS: &str = "https://dns.nextdns.io";
 
 /// The range whose reverse zones clients serve by themselves.
 const CGNAT: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(100, 64, 0, 0), 10);
@@ -25,42 +29,80 @@ pub fn node_name(node: &Node, base_domain: &str) -> String {
     }
 }
 
-/// What every node is told about name resolution. A node whose key has expired is told nothing.
+/// What a node is told about name resolution. A node whose key has expired is told nothing.
 pub fn dns_config(
     config: &DnsConfig,
     settings: Option<&Settings>,
-    expired: bool,
+    viewer: &Node,
+    now: Timestamp,
 ) -> tailcfg::DnsConfig {
-    if expired {
+    if viewer.is_expired(now) {
         return tailcfg::DnsConfig::default();
     }
-    let global: Vec<_> = config.global.iter().map(resolver).collect();
+    let device = Device { viewer };
+    let global = device.resolvers(&config.global);
     let (resolvers, fallback_resolvers) = if config.override_local_dns {
         (global, vec![])
     } else {
         (vec![], global)
     };
-    let mut domains = Vec::new();
-    if config.magic_dns && !config.base_domain.is_empty() {
-        domains.push(config.base_domain.clone());
-    }
-    domains.extend(config.search_domains.iter().cloned());
+    let magic = config.magic_dns && !config.base_domain.is_empty();
+    let base = magic.then(|| config.base_domain.clone());
     tailcfg::DnsConfig {
         resolvers,
-        routes: Some(routes(config, settings)),
+        routes: Some(routes(config, settings, device)),
         fallback_resolvers,
-        domains,
+        domains: base
+            .into_iter()
+            .chain(config.search_domains.iter().cloned())
+            .collect(),
         proxied: config.magic_dns,
         extra_records: config.extra_records.iter().map(record).collect(),
         ..Default::default()
     }
 }
 
-fn resolver(addr: &String) -> Resolver {
-    Resolver {
-        addr: addr.clone(),
-        ..Resolver::default()
+/// The node that asks, as NextDNS wants to know it.
+#[derive(Clone, Copy)]
+struct Device<'a> {
+    viewer: &'a Node,
+}
+
+impl Device<'_> {
+    fn resolvers(self, addresses: &[String]) -> Vec<Resolver> {
+        addresses.iter().map(|addr| self.resolver(addr)).collect()
     }
+
+    /// A resolver; one of NextDNS is told which device asks, as headscale does.
+    fn resolver(self, addr: &str) -> Resolver {
+        let addr = if addr.starts_with(NEXTDNS) {
+            let node = self.viewer;
+            let ip = node.ipv4.map(IpAddr::from).or(node.ipv6.map(IpAddr::from));
+            format!(
+                "{addr}?device_ip={}&device_model={}&device_name={}",
+                ip.map(|ip| escaped(&ip.to_string())).unwrap_or_default(),
+                escaped(&node.hostinfo.os),
+                escaped(&node.hostname),
+            )
+        } else {
+            addr.to_owned()
+        };
+        Resolver {
+            addr,
+            ..Resolver::default()
+        }
+    }
+}
+
+/// Query text: everything but unreserved characters is percent-encoded (RFC 3986 section 2.3).
+fn escaped(text: &str) -> String {
+    let escape = |byte: u8| match byte {
+        b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+            char::from(byte).to_string()
+        }
+        _ => format!("%{byte:02X}"),
+    };
+    text.bytes().map(escape).collect()
 }
 
 fn record(record: &crate::config::ExtraRecord) -> DnsRecord {
@@ -73,11 +115,14 @@ fn record(record: &crate::config::ExtraRecord) -> DnsRecord {
 
 /// Split DNS, and the reverse zones of prefixes that clients do not know by themselves; an empty
 /// list means that the client answers from the netmap.
-fn routes(config: &DnsConfig, settings: Option<&Settings>) -> BTreeMap<String, Vec<Resolver>> {
-    let mut routes: BTreeMap<_, Vec<_>> = config
-        .split
-        .iter()
-        .map(|(domain, servers)| (domain.clone(), servers.iter().map(resolver).collect()))
+fn routes(
+    config: &DnsConfig,
+    settings: Option<&Settings>,
+    device: Device<'_>,
+) -> BTreeMap<String, Vec<Resolver>> {
+    let split = config.split.iter();
+    let mut routes: BTreeMap<_, Vec<_>> = split
+        .map(|(domain, servers)| (domain.clone(), device.resolvers(servers)))
         .collect();
     if let Some(settings) = settings.filter(|_| config.magic_dns) {
         let v4 = settings
@@ -87,56 +132,109 @@ fn routes(config: &DnsConfig, settings: Option<&Settings>) -> BTreeMap<String, V
             .ipv6_prefix
             .filter(|prefix| !TAILSCALE_ULA.contains(prefix));
         let zones = v4.map(reverse_zones_v4).into_iter().flatten();
-        for zone in zones.chain(v6.map(reverse_zone_v6)) {
+        for zone in zones.chain(v6.map(reverse_zones_v6).into_iter().flatten()) {
             routes.entry(zone).or_default();
         }
     }
     routes
 }
 
-/// Zones below `in-addr.arpa`, one for each value of the last byte that the prefix touches.
+/// Zones below `in-addr.arpa`: a label is a byte.
 fn reverse_zones_v4(prefix: Ipv4Net) -> Vec<String> {
-    let octets = prefix.network().octets();
-    let whole = usize::from(prefix.prefix_len() / 8).min(3);
-    let fixed: Vec<_> = octets.iter().take(whole).map(u8::to_string).collect();
-    let last = octets.get(whole).copied().unwrap_or(0);
-    let spread = (prefix.broadcast().octets().get(whole).copied().unwrap_or(0)).max(last);
-    (last..=spread)
-        .map(|byte| {
-            let mut labels = vec![byte.to_string()];
-            labels.extend(fixed.iter().rev().cloned());
-            format!("{}.in-addr.arpa", labels.join("."))
-        })
-        .collect()
+    let bytes = prefix.network().octets().map(u16::from);
+    let label = |byte: u16| format!("{byte}.");
+    reverse_zones(&bytes, 8, prefix.prefix_len(), label, "in-addr.arpa")
 }
 
-/// The zone below `ip6.arpa`, cut at the last whole hex digit.
-fn reverse_zone_v6(prefix: Ipv6Net) -> String {
-    let digits = usize::from(prefix.prefix_len() / 4);
-    let hex = prefix
-        .network()
-        .octets()
-        .map(|byte| format!("{byte:02x}"))
-        .concat();
-    let labels: Vec<_> = hex.chars().take(digits).collect();
-    let reversed: Vec<_> = labels.iter().rev().map(char::to_string).collect();
-    format!("{}.ip6.arpa", reversed.join("."))
+/// Zones below `ip6.arpa`: a label is a hex digit.
+fn reverse_zones_v6(prefix: Ipv6Net) -> Vec<String> {
+    let bytes = prefix.network().octets();
+    let digits: Vec<_> = bytes
+        .iter()
+        .flat_map(|byte| [byte >> 4, byte & 15])
+        .map(u16::from)
+        .collect();
+    let label = |digit: u16| format!("{digit:x}.");
+    reverse_zones(&digits, 4, prefix.prefix_len(), label, "ip6.arpa")
+}
+
+/// The zones that cover a network and nothing beside it: one when the prefix ends between two
+/// labels, else one for each value of the label in which it ends.
+fn reverse_zones(
+    network: &[u16],
+    label_bits: u8,
+    prefix_len: u8,
+    label: impl Fn(u16) -> String,
+    root: &str,
+) -> Vec<String> {
+    let whole = usize::from(prefix_len / label_bits);
+    let fixed: Vec<_> = network
+        .iter()
+        .take(whole)
+        .map(|value| label(*value))
+        .collect();
+    let zone: String = fixed.into_iter().rev().chain([root.to_owned()]).collect();
+    let spare_bits = label_bits - prefix_len % label_bits;
+    if spare_bits == label_bits {
+        return vec![zone];
+    }
+    let first = network.get(whole).copied().unwrap_or_default();
+    let values = first..first + (1 << spare_bits);
+    values.map(|value| label(value) + &zone).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use ipnet::IpNet;
+
     use super::*;
+    use crate::netmap::testing::node;
+
+    fn zones(prefix: &str) -> Vec<String> {
+        match prefix.parse::<IpNet>().unwrap() {
+            IpNet::V4(net) => reverse_zones_v4(net),
+            IpNet::V6(net) => reverse_zones_v6(net),
+        }
+    }
+
+    fn told(config: &DnsConfig) -> tailcfg::DnsConfig {
+        dns_config(config, None, &node(1), Timestamp::default())
+    }
 
     #[test]
-    fn reverse_zones_cover_the_prefix() {
+    fn reverse_zones_cover_the_prefix_and_no_more() {
+        assert_eq!(zones("10.0.0.0/8"), ["10.in-addr.arpa"]);
         assert_eq!(
-            reverse_zones_v4("10.20.30.0/23".parse().unwrap()),
+            zones("10.20.30.0/23"),
             ["30.20.10.in-addr.arpa", "31.20.10.in-addr.arpa"]
         );
-        assert_eq!(reverse_zones_v4("10.0.0.0/8".parse().unwrap()).len(), 256);
         assert_eq!(
-            reverse_zone_v6("fd00:1234::/32".parse().unwrap()),
-            "4.3.2.1.0.0.d.f.ip6.arpa"
+            zones("192.0.2.6/31"),
+            ["6.2.0.192.in-addr.arpa", "7.2.0.192.in-addr.arpa"]
+        );
+        assert_eq!(zones("100.64.0.0/10").len(), 64);
+        assert_eq!(zones("fd00:1234::/32"), ["4.3.2.1.0.0.d.f.ip6.arpa"]);
+        assert_eq!(zones("fd00::/7").len(), 2);
+        assert_eq!(zones("fd00::/7"), ["c.f.ip6.arpa", "d.f.ip6.arpa"]);
+    }
+
+    #[test]
+    fn prefixes_that_clients_know_need_no_reverse_zones_and_others_do() {
+        let config = DnsConfig {
+            magic_dns: true,
+            ..DnsConfig::default()
+        };
+        let mut settings = crate::netmap::testing::settings();
+        let routes = |settings: &Settings| {
+            dns_config(&config, Some(settings), &node(1), Timestamp::default())
+                .routes
+                .unwrap()
+        };
+        assert!(routes(&settings).is_empty());
+        settings.ipv4_prefix = Some("10.9.0.0/16".parse().unwrap());
+        assert_eq!(
+            routes(&settings),
+            BTreeMap::from([("9.10.in-addr.arpa".to_owned(), vec![])])
         );
     }
 
@@ -146,13 +244,58 @@ mod tests {
             global: vec!["1.1.1.1".to_owned()],
             ..DnsConfig::default()
         };
-        assert_eq!(dns_config(&config, None, false).fallback_resolvers.len(), 1);
+        assert_eq!(told(&config).fallback_resolvers.len(), 1);
         config.override_local_dns = true;
-        let dns = dns_config(&config, None, false);
+        let dns = told(&config);
         assert_eq!((dns.resolvers.len(), dns.fallback_resolvers.len()), (1, 0));
+    }
+
+    #[test]
+    fn the_base_domain_leads_the_search_list_only_with_magic_dns() {
+        let mut config = DnsConfig {
+            magic_dns: true,
+            base_domain: "net.example.com".to_owned(),
+            search_domains: vec!["corp.example".to_owned()],
+            ..DnsConfig::default()
+        };
+        assert_eq!(told(&config).domains, ["net.example.com", "corp.example"]);
+        config.magic_dns = false;
+        assert_eq!(told(&config).domains, ["corp.example"]);
+    }
+
+    #[test]
+    fn an_expired_node_is_told_nothing() {
+        let config = DnsConfig {
+            global: vec!["1.1.1.1".to_owned()],
+            ..DnsConfig::default()
+        };
+        let mut viewer = node(1);
+        viewer.expires_at = Some(Timestamp::from_unix_ms(5));
+        let dns = dns_config(&config, None, &viewer, Timestamp::from_unix_ms(5));
+        assert_eq!(dns, tailcfg::DnsConfig::default());
+    }
+
+    #[test]
+    fn nextdns_is_told_which_device_asks() {
+        let config = DnsConfig {
+            global: vec![format!("{NEXTDNS}/abc")],
+            ..DnsConfig::default()
+        };
+        let mut viewer = node(1);
+        viewer.hostname = "Ann's laptop".to_owned();
+        let dns = dns_config(&config, None, &viewer, Timestamp::default());
         assert_eq!(
-            dns_config(&config, None, true),
-            tailcfg::DnsConfig::default()
+            dns.fallback_resolvers[0].addr,
+            "https://dns.nextdns.io/abc?device_ip=100.64.0.1&device_model=linux&device_name=Ann%27s%20laptop"
         );
+    }
+
+    #[test]
+    fn without_a_base_domain_the_host_name_is_the_whole_name() {
+        assert_eq!(
+            node_name(&node(1), "net.example.com"),
+            "host1.net.example.com."
+        );
+        assert_eq!(node_name(&node(1), ""), "host1.");
     }
 }

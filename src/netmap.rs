@@ -1,19 +1,34 @@
 //! Full maps and deltas as pure functions of the state.
 //!
 //! A change is encoded once per visibility class and wire form, and its bytes are shared by all
-//! receivers; only a receiver that is itself touched gets bytes of its own.
+//! receivers; only a receiver that must be told something of itself gets bytes of its own. What must
+//! hold and why it is built so: `DESIGN.md` in the folder of the same name.
 
 mod delta;
+mod dial_plan;
 mod frame;
 mod full;
 mod node;
+mod profile;
+mod routes;
+mod text;
+
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 
 pub use self::delta::Delta;
 pub use self::frame::{KeepAlive, Wire, encode};
-pub use self::full::full_map;
-pub use self::node::{TAGGED_DEVICES, user_profile};
+pub use self::full::{full_map, logged_out, visible_peers};
+pub use self::profile::{TAGGED_DEVICES, user_profile};
+pub use self::routes::RouteTable;
 
 use crate::config::{DnsConfig, FeatureConfig};
+use crate::policy::Policy;
+
+/// Name of the only chunk of the packet filter (`tailcfg.MapResponse.PacketFilters`).
+const BASE_FILTER: &str = "base";
 
 /// What the configuration says about netmaps; equal on all replicas.
 #[derive(Clone, Debug, Default)]
@@ -22,6 +37,10 @@ pub struct NetmapConfig {
     pub dns: DnsConfig,
     /// Features that clients are told about.
     pub features: FeatureConfig,
+    /// Clients that dial a replica's public address on the port of `server_url` reach the control
+    /// plane there, so that they may be told to (`tailcfg.MapResponse.ControlDialPlan`). Not so
+    /// behind a balancer that listens on another port than the replicas.
+    pub replicas_serve_server_url: bool,
 }
 
 impl NetmapConfig {
@@ -29,4 +48,13 @@ impl NetmapConfig {
     fn domain(&self) -> &str {
         &self.dns.base_domain
     }
+}
+
+/// What shapes netmaps beside the state.
+#[derive(Clone, Copy)]
+pub struct View<'a> {
+    /// What the configuration says.
+    pub config: &'a NetmapConfig,
+    /// Who sees whom.
+    pub policy: &'a dyn Policy,
 }

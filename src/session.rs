@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 pub use self::driver::StreamEnd;
@@ -63,6 +64,8 @@ struct Inner {
     feed: Feed,
     registry: Registry,
     keep_alive: KeepAlive,
+    /// Set once streams are to leave, each at a moment of its own within this time.
+    leaving: watch::Sender<Option<Duration>>,
     _tasks: JoinSet<()>,
 }
 
@@ -84,6 +87,7 @@ impl MapStreams {
             feed,
             registry: Registry::default(),
             keep_alive: KeepAlive::default(),
+            leaving: watch::Sender::new(None),
             _tasks: tasks,
         };
         Self {
@@ -98,6 +102,12 @@ impl MapStreams {
     /// Dropping the future ends the stream; its session is closed all the same.
     pub async fn serve(&self, request: StreamRequest, sink: &mut impl FrameSink) -> StreamEnd {
         driver::run(&self.inner, request, sink).await
+    }
+
+    /// Ends all streams, each at a random moment within `spread`, so that their clients do not all
+    /// come to the other replicas at once. Streams that begin later are ended alike.
+    pub fn hand_off(&self, spread: Duration) {
+        self.inner.leaving.send_replace(Some(spread));
     }
 
     /// Streams that are open here.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use rand::Rng;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, watch};
@@ -9,11 +10,11 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::feed::Item;
-use super::registry::Place;
 use super::service::Service;
-use super::stream::{MapKind, MapStream, Step, StreamRequest, View};
+use super::stream::{MapKind, MapStream, Step, StreamRequest};
 use super::{FrameSink, Inner, SinkClosed};
 use crate::cluster::{Cluster, ProposeError};
+use crate::netmap::View;
 use crate::state::SessionNo;
 use crate::types::NodeId;
 
@@ -35,7 +36,7 @@ pub enum StreamEnd {
     Closed,
     /// The node was deleted, or has taken another key.
     Gone,
-    /// This replica is cut off; the client finds another.
+    /// This replica is cut off or about to stop; the client finds another.
     HandedOff,
     /// A newer stream of the same node came.
     Replaced,
@@ -59,6 +60,7 @@ pub(super) async fn run(
         // Before the state is read: nothing that changes it later is missed.
         items: inner.feed.subscribe(),
         service: inner.feed.service(),
+        leaving: inner.leaving.subscribe(),
         assume_degraded: request.stale,
         stream: MapStream::new(request, &inner.cluster.state()),
         keep_alive_at: Instant::now(),
@@ -73,9 +75,11 @@ pub(super) async fn run(
         MapKind::Stream => {
             let place = inner.registry.enter(node);
             let _session = RecordedSession::spawn(inner.cluster.clone(), node);
-            match driver.send_full(sink).await {
-                Ok(()) => driver.follow(&place, sink).await,
-                Err(end) => end,
+            tokio::select! {
+                biased;
+                // Also in the middle of a frame: nothing more is sent behind it.
+                () = place.replaced() => StreamEnd::Replaced,
+                end = driver.stream(sink) => end,
             }
         }
     };
@@ -88,6 +92,7 @@ struct Driver<'a> {
     stream: MapStream,
     items: broadcast::Receiver<Item>,
     service: watch::Receiver<Service>,
+    leaving: watch::Receiver<Option<Duration>>,
     /// The first map could not be confirmed as current, whatever this replica thinks of itself.
     assume_degraded: bool,
     keep_alive_at: Instant,
@@ -95,18 +100,24 @@ struct Driver<'a> {
 }
 
 impl Driver<'_> {
-    async fn follow(&mut self, place: &Place<'_>, sink: &mut impl FrameSink) -> StreamEnd {
+    async fn stream(&mut self, sink: &mut impl FrameSink) -> StreamEnd {
+        if self.leaving.borrow().is_some() {
+            self.leaving.mark_changed();
+        }
+        if let Err(end) = self.send_full(sink).await {
+            return end;
+        }
         loop {
             let leave_at = self.leave_at;
             let event = tokio::select! {
                 biased;
-                () = place.replaced() => return StreamEnd::Replaced,
                 () = sink.closed() => return StreamEnd::Closed,
                 () = sleep_until(leave_at.unwrap_or_else(Instant::now)), if leave_at.is_some() => {
                     return StreamEnd::HandedOff;
                 }
                 item = self.items.recv() => Event::Item(item),
                 Ok(()) = self.service.changed() => Event::Service,
+                Ok(()) = self.leaving.changed() => Event::Leave,
                 () = sleep_until(self.keep_alive_at) => Event::KeepAlive,
             };
             if let Err(end) = self.handle(event, sink).await {
@@ -116,25 +127,36 @@ impl Driver<'_> {
     }
 
     async fn handle(&mut self, event: Event, sink: &mut impl FrameSink) -> Result<(), StreamEnd> {
-        match event {
+        let step = match event {
             Event::Item(Ok(Item::Delta(delta))) => {
-                let step = self.stream.delta(self.view(), &delta);
-                self.take(step, sink).await
+                self.stream.delta(self.view(), &delta, (self.inner.clock)())
             }
-            Event::Item(Ok(Item::Reset) | Err(RecvError::Lagged(_))) => self.send_full(sink).await,
-            Event::Item(Err(RecvError::Closed)) => Err(StreamEnd::Stopped),
+            Event::Item(Ok(Item::Reset) | Err(RecvError::Lagged(_))) => {
+                return self.send_full(sink).await;
+            }
+            Event::Item(Err(RecvError::Closed)) => return Err(StreamEnd::Stopped),
             Event::Service => {
                 let service = *self.service.borrow_and_update();
-                self.leave_at = (service == Service::CutOff)
-                    .then(|| Instant::now() + HAND_OFF_SPREAD.mul_f64(rand::rng().random()));
-                let step = self.stream.service(service);
-                self.take(step, sink).await
+                self.plan_leave((service == Service::CutOff).then_some(HAND_OFF_SPREAD));
+                self.stream.service(service)
             }
-            Event::KeepAlive => {
-                let frame = self.inner.keep_alive.frame(self.stream.wire());
-                self.take(Step::Send(frame), sink).await
+            Event::Leave => {
+                self.plan_leave(None);
+                Step::Idle
             }
-        }
+            Event::KeepAlive => Step::Send(self.inner.keep_alive.frame(self.stream.wire())),
+        };
+        self.take(step, sink).await
+    }
+
+    /// Draws the moment at which the stream leaves this replica, if it must: some time within
+    /// `spread`, or within the spread that all streams were given. Once drawn, it stays.
+    fn plan_leave(&mut self, spread: Option<Duration>) {
+        let told = *self.leaving.borrow_and_update();
+        self.leave_at = spread.or(told).map(|spread| {
+            let drawn = Instant::now() + spread.mul_f64(rand::rng().random());
+            self.leave_at.map_or(drawn, |earlier| earlier.min(drawn))
+        });
     }
 
     async fn send_full(&mut self, sink: &mut impl FrameSink) -> Result<(), StreamEnd> {
@@ -155,11 +177,18 @@ impl Driver<'_> {
     }
 
     async fn take(&mut self, step: Step, sink: &mut impl FrameSink) -> Result<(), StreamEnd> {
-        let frame = match step {
-            Step::Send(frame) => frame,
-            Step::Idle => return Ok(()),
-            Step::End => return Err(StreamEnd::Gone),
-        };
+        match step {
+            Step::Idle => Ok(()),
+            Step::Send(frame) => self.send(frame, sink).await,
+            Step::SendLast(frame) => {
+                self.send(frame, sink).await?;
+                Err(StreamEnd::Gone)
+            }
+            Step::End => Err(StreamEnd::Gone),
+        }
+    }
+
+    async fn send(&mut self, frame: Bytes, sink: &mut impl FrameSink) -> Result<(), StreamEnd> {
         match timeout(SEND_TIMEOUT, sink.send(frame)).await {
             Ok(Ok(())) => {
                 let spread = KEEP_ALIVE_SPREAD.mul_f64(rand::rng().random());
@@ -185,6 +214,7 @@ impl Driver<'_> {
 enum Event {
     Item(Result<Item, RecvError>),
     Service,
+    Leave,
     KeepAlive,
 }
 

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use super::GATHER_WINDOW;
 use super::service::Service;
 use crate::cluster::{Applied, Cluster, What};
-use crate::netmap::Delta;
+use crate::netmap::{Delta, RouteTable};
 use crate::state::Change;
 use crate::types::Timestamp;
 
@@ -43,7 +43,12 @@ impl Feed {
         tasks: &mut JoinSet<()>,
     ) -> Self {
         let items = broadcast::channel(DELTAS_KEPT).0;
-        tasks.spawn(gather(cluster.subscribe(), items.clone(), clock));
+        tasks.spawn(gather(
+            cluster.clone(),
+            cluster.subscribe(),
+            items.clone(),
+            clock,
+        ));
         let (judged, service) = watch::channel(Service::Normal);
         tasks.spawn(judge(cluster.clone(), judged));
         Self { items, service }
@@ -61,13 +66,14 @@ impl Feed {
 }
 
 async fn gather(
+    cluster: Cluster,
     mut changes: broadcast::Receiver<Arc<Applied>>,
     items: broadcast::Sender<Item>,
     clock: fn() -> Timestamp,
 ) {
+    let mut gathered = Gathered::new(&cluster);
     let mut quiet_until = Instant::now();
     loop {
-        let mut gathered = Gathered::default();
         if !gathered.take(changes.recv().await) {
             return;
         }
@@ -76,7 +82,7 @@ async fn gather(
                 return;
             }
         }
-        if let Some(item) = gathered.into_item(clock()) {
+        if let Some(item) = gathered.take_item(&cluster, clock()) {
             // Nobody streams: fine.
             let _ = items.send(item);
             quiet_until = Instant::now() + GATHER_WINDOW;
@@ -85,20 +91,34 @@ async fn gather(
 }
 
 /// Changes on their way into one item.
-#[derive(Default)]
 struct Gathered {
     change: Change,
     newest: Option<Arc<Applied>>,
     reset: bool,
+    /// Who carries which route after all that was gathered.
+    routes: RouteTable,
 }
 
 impl Gathered {
+    fn new(cluster: &Cluster) -> Self {
+        Self {
+            change: Change::default(),
+            newest: None,
+            reset: false,
+            routes: RouteTable::of(&cluster.state()),
+        }
+    }
+
     /// Adds what came; false when nothing more will come.
     fn take(&mut self, received: Result<Arc<Applied>, RecvError>) -> bool {
         match received {
             Ok(applied) => {
                 match &applied.what {
-                    What::Change(change) => self.change.merge(change.clone()),
+                    What::Change(change) => {
+                        let mut change = change.clone();
+                        self.routes.follow(&applied.state, &mut change);
+                        self.change.merge(change);
+                    }
                     What::Reset => self.reset = true,
                 }
                 self.newest = Some(applied);
@@ -112,18 +132,21 @@ impl Gathered {
         }
     }
 
-    fn into_item(self, now: Timestamp) -> Option<Item> {
-        if self.reset {
+    /// What streams are told of all that came; `None` when nothing of it concerns them.
+    fn take_item(&mut self, cluster: &Cluster, now: Timestamp) -> Option<Item> {
+        let change = std::mem::take(&mut self.change);
+        let newest = self.newest.take();
+        // Settings reach into every message, and change once in a blue moon.
+        if std::mem::take(&mut self.reset) || change.settings {
+            self.routes = RouteTable::of(&cluster.state());
             return Some(Item::Reset);
         }
-        let newest = self.newest?;
-        let told = !self.change.nodes.is_empty()
-            || !self.change.users.is_empty()
-            || self.change.derp_map
-            || self.change.settings;
+        let newest = newest?;
+        let told = !change.nodes.is_empty() || !change.users.is_empty() || change.derp_map;
         told.then(|| {
             let state = Arc::clone(&newest.state);
-            Item::Delta(Arc::new(Delta::new(newest.index, self.change, state, now)))
+            let delta = Delta::new(newest.index, change, state, self.routes.clone(), now);
+            Item::Delta(Arc::new(delta))
         })
     }
 }

@@ -1,10 +1,11 @@
 //! One map stream as a pure machine: what is told to a node, given what changed.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::service::Service;
-use crate::netmap::{Delta, NetmapConfig, Wire, encode, full_map};
-use crate::policy::Policy;
+use crate::netmap::{Delta, View, Wire, encode, full_map, logged_out, visible_peers};
 use crate::state::{Node, State};
 use crate::tailcfg::MapResponse;
 use crate::types::{NodeId, NodeKey, Timestamp};
@@ -33,13 +34,6 @@ pub enum MapKind {
     Stream,
 }
 
-/// What a stream needs beside the state.
-#[derive(Clone, Copy)]
-pub(super) struct View<'a> {
-    pub(super) config: &'a NetmapConfig,
-    pub(super) policy: &'a dyn Policy,
-}
-
 /// A stream's memory: how far it is, and what it last said about this replica's health.
 pub(super) struct MapStream {
     request: StreamRequest,
@@ -47,6 +41,9 @@ pub(super) struct MapStream {
     node_key: Option<NodeKey>,
     /// Log index that the client has been told about.
     served: u64,
+    /// The state that the client has been told about. Streams that keep up share the newest, so this
+    /// costs each a pointer, and no list of the peers that were sent is needed.
+    known: Option<Arc<State>>,
     service: Service,
 }
 
@@ -57,7 +54,9 @@ pub(super) enum Step {
     Send(Bytes),
     /// Nothing to tell.
     Idle,
-    /// The node is gone or has taken another key: the stream is over.
+    /// The node is gone: send this frame, then the stream is over.
+    SendLast(Bytes),
+    /// The node has taken another key: the stream is over.
     End,
 }
 
@@ -68,6 +67,7 @@ impl MapStream {
             request,
             node_key,
             served: 0,
+            known: None,
             service: Service::Normal,
         }
     }
@@ -84,33 +84,39 @@ impl MapStream {
     pub(super) fn full(
         &mut self,
         view: View<'_>,
-        state: &State,
+        state: &Arc<State>,
         index: u64,
         service: Service,
         now: Timestamp,
     ) -> Step {
         let Some(viewer) = self.viewer(state) else {
-            return Step::End;
+            return self.end(view, state, now);
         };
-        let mut message = full_map(state, view.config, view.policy, viewer, now);
+        let mut message = full_map(state, view, viewer, now);
+        if message.peers.is_empty() {
+            // An empty list clears nothing: peers that are gone must be named.
+            message.peers_removed = self.known_peers(view);
+        }
         if service != Service::Normal || self.service != Service::Normal {
             service.announce(&mut message, self.request.capver);
         }
         self.service = service;
         self.served = index;
+        self.known = Some(Arc::clone(state));
         Step::Send(encode(&message, self.wire()))
     }
 
     /// What a delta means for this stream.
-    pub(super) fn delta(&mut self, view: View<'_>, delta: &Delta) -> Step {
+    pub(super) fn delta(&mut self, view: View<'_>, delta: &Delta, now: Timestamp) -> Step {
         if delta.index <= self.served {
             return Step::Idle;
         }
         let Some(viewer) = self.viewer(&delta.state) else {
-            return Step::End;
+            return self.end(view, &delta.state, now);
         };
         self.served = delta.index;
-        let frame = delta.frame(view.config, view.policy, viewer, self.wire());
+        self.known = Some(Arc::clone(&delta.state));
+        let frame = delta.frame(view, viewer, self.wire());
         frame.map_or(Step::Idle, Step::Send)
     }
 
@@ -123,6 +129,34 @@ impl MapStream {
         let mut message = MapResponse::default();
         service.announce(&mut message, self.request.capver);
         Step::Send(encode(&message, self.wire()))
+    }
+
+    /// How a stream ends whose node has lost its key or is gone altogether.
+    fn end(&self, view: View<'_>, state: &State, now: Timestamp) -> Step {
+        let id = self.request.node_id;
+        let was = self
+            .known
+            .as_ref()
+            .and_then(|known| Some((known, known.node(id)?)));
+        match was {
+            Some((known, node)) if state.node(id).is_none() => {
+                Step::SendLast(encode(&logged_out(known, view, node, now), self.wire()))
+            }
+            Some(_) | None => Step::End,
+        }
+    }
+
+    /// The peers that the client knows.
+    fn known_peers(&self, view: View<'_>) -> Vec<NodeId> {
+        let Some(known) = &self.known else {
+            return Vec::new();
+        };
+        let Some(viewer) = known.node(self.request.node_id) else {
+            return Vec::new();
+        };
+        visible_peers(known, view, viewer)
+            .map(|peer| peer.id)
+            .collect()
     }
 
     /// The node, as long as it still has the key of this stream.

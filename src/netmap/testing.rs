@@ -1,0 +1,217 @@
+//! A small tailnet for tests: commands in, states and changes out.
+
+pub(crate) mod client;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use hydrascale_proto::state::v1::{self as pb, command::Op, outcome};
+use ipnet::{Ipv4Net, Ipv6Net};
+
+use super::{Delta, NetmapConfig, RouteTable, View};
+use crate::config::{DnsConfig, FeatureConfig};
+use crate::policy::AllowAll;
+use crate::state::{ApplyContext, Change, Node, RegisterMethod, Settings, State};
+use crate::tailcfg::Hostinfo;
+use crate::types::{MachineKey, NodeId, NodeKey, Timestamp, UserId};
+
+/// A row as tests of single functions need it.
+pub(crate) fn node(number: u8) -> Node {
+    let hostinfo = Hostinfo {
+        os: "linux".to_owned(),
+        ..Hostinfo::default()
+    };
+    Node {
+        id: NodeId(number.into()),
+        machine_key: MachineKey::from_bytes([number; 32]),
+        node_key: NodeKey::from_bytes([number + 100; 32]),
+        disco_key: None,
+        user_id: Some(UserId(1)),
+        register_method: RegisterMethod::AuthKey,
+        hostname: format!("host{number}"),
+        given_name: format!("host{number}"),
+        ipv4: Some([100, 64, 0, number].into()),
+        ipv6: Some([0xfd7a, 0x115c, 0xa1e0, 0, 0, 0, 0, number.into()].into()),
+        hostinfo_json: Arc::from(&b"{\"OS\":\"linux\"}"[..]),
+        hostinfo: Arc::new(hostinfo),
+        endpoints: Arc::new([]),
+        home_derp: None,
+        capver: 130,
+        tags: vec![],
+        approved_routes: vec![],
+        pre_auth_key_id: None,
+        ephemeral: false,
+        expires_at: None,
+        created_at: Timestamp::default(),
+        last_seen: None,
+    }
+}
+
+/// Settings with the prefixes that clients know.
+pub(crate) fn settings() -> Settings {
+    let v4: Ipv4Net = "100.64.0.0/10".parse().unwrap();
+    let v6: Ipv6Net = "fd7a:115c:a1e0::/48".parse().unwrap();
+    let second = std::time::Duration::from_secs(1);
+    Settings {
+        ipv4_prefix: Some(v4),
+        ipv6_prefix: Some(v6),
+        random_allocation: false,
+        ephemeral_inactivity: 120 * second,
+        node_expiry: None,
+        login_ttl: 900 * second,
+        session_grace: 10 * second,
+        replica_grace: 25 * second,
+    }
+}
+
+/// The configuration of the tailnet `net.example.com`.
+pub(crate) fn config() -> NetmapConfig {
+    NetmapConfig {
+        dns: DnsConfig {
+            magic_dns: true,
+            base_domain: "net.example.com".to_owned(),
+            ..DnsConfig::default()
+        },
+        features: FeatureConfig {
+            taildrop: true,
+            ..FeatureConfig::default()
+        },
+        ..NetmapConfig::default()
+    }
+}
+
+/// A tailnet and what changed in it since somebody looked.
+pub(crate) struct World {
+    pub(crate) state: State,
+    pub(crate) index: u64,
+    pub(crate) now: Timestamp,
+    pub(crate) config: NetmapConfig,
+    change: Change,
+    routes: RouteTable,
+}
+
+impl World {
+    /// One user with a key that lets in any number of nodes.
+    pub(crate) fn new() -> Self {
+        let mut world = Self {
+            state: State::default(),
+            index: 0,
+            now: "2026-11-21T02:00:00Z".parse().unwrap(),
+            config: config(),
+            change: Change::default(),
+            routes: RouteTable::default(),
+        };
+        world.run(Op::InitTailnet(pb::InitTailnet {
+            settings: Some(pb::Settings {
+                ipv4_prefix: "100.64.0.0/10".into(),
+                ipv6_prefix: "fd7a:115c:a1e0::/48".into(),
+                ephemeral_inactivity_ms: 120_000,
+                login_ttl_ms: 900_000,
+                session_grace_ms: 10_000,
+                replica_grace_ms: 25_000,
+                ..Default::default()
+            }),
+            noise_private_key: vec![1; 32].into(),
+            secret_pepper: vec![2; 32].into(),
+        }));
+        for name in ["alice", "bob"] {
+            let user = pb::CreateUser {
+                name: name.into(),
+                ..Default::default()
+            };
+            let user_id = world.run(Op::CreateUser(user)).map(|done| done.id);
+            world.run(Op::CreatePreAuthKey(pb::CreatePreAuthKey {
+                prefix: key_prefix(name),
+                secret_hash: vec![3; 32].into(),
+                user_id,
+                reusable: true,
+                expires_at_ms: Some(i64::MAX),
+                ..Default::default()
+            }));
+        }
+        world.take_delta();
+        world
+    }
+
+    /// Applies a command; `None` when it was refused.
+    pub(crate) fn run(&mut self, op: Op) -> Option<pb::Done> {
+        self.index += 1;
+        let ctx = ApplyContext {
+            index: self.index,
+            now: self.now,
+        };
+        let applied = self
+            .state
+            .apply(&ctx, &pb::Command { op: Some(op) })
+            .unwrap();
+        let mut change = applied.change;
+        self.routes.follow(&self.state, &mut change);
+        self.change.merge(change);
+        match applied.outcome.result {
+            Some(outcome::Result::Done(done)) => Some(done),
+            Some(outcome::Result::Refusal(_) | outcome::Result::Batch(_)) | None => None,
+        }
+    }
+
+    /// Registers a device of a user, or logs it in again under another node key.
+    pub(crate) fn register(&mut self, device: u8, node_key: u8, user: &str) -> Option<NodeId> {
+        let hostinfo = format!(r#"{{"OS":"linux","Hostname":"host{device}"}}"#);
+        let register = pb::RegisterNode {
+            machine_key: vec![device; 32].into(),
+            node_key: vec![node_key; 32].into(),
+            hostinfo_json: hostinfo.into_bytes().into(),
+            capver: 130,
+            auth_key: Some(pb::PreAuthKeyProof {
+                prefix: key_prefix(user),
+                secret_hash: vec![3; 32].into(),
+            }),
+            ..Default::default()
+        };
+        self.run(Op::RegisterNode(register))
+            .map(|done| NodeId(done.id))
+    }
+
+    pub(crate) fn update(&mut self, node: NodeId, update: pb::UpdateNode) {
+        self.run(Op::UpdateNode(pb::UpdateNode {
+            node_id: node.0,
+            ..update
+        }));
+    }
+
+    /// Lets time pass, with what is due in it.
+    pub(crate) fn pass(&mut self, ms: i64) {
+        self.now = Timestamp::from_unix_ms(self.now.unix_ms() + ms);
+        self.run(Op::Tick(pb::Tick {}));
+    }
+
+    /// What changed since this was last called.
+    pub(crate) fn take_delta(&mut self) -> Delta {
+        let change = std::mem::take(&mut self.change);
+        let state = Arc::new(self.state.clone());
+        Delta::new(self.index, change, state, self.routes.clone(), self.now)
+    }
+
+    /// Everybody sees everybody.
+    pub(crate) fn view(&self) -> View<'_> {
+        View {
+            config: &self.config,
+            policy: &AllowAll,
+        }
+    }
+}
+
+fn key_prefix(user: &str) -> String {
+    let first = user.bytes().next().unwrap_or_default();
+    format!("{first:012x}")
+}
+
+pub(crate) fn endpoints(addresses: &[&str]) -> pb::Endpoints {
+    pb::Endpoints {
+        addresses: addresses.iter().map(|addr| (*addr).to_owned()).collect(),
+        types: vec![1; addresses.len()],
+    }
+}
+
+pub(crate) fn key(byte: u8) -> Bytes {
+    vec![byte; 32].into()
+}

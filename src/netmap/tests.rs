@@ -1,0 +1,4 @@
+//! Netmaps as clients end up with them.
+
+mod convergence;
+mod messages;
