@@ -137,7 +137,18 @@ impl Config {
         NetmapConfig {
             dns: self.dns.clone(),
             features: self.features.clone(),
+            replicas_serve_server_url: self.serves_server_url(),
         }
+    }
+
+    /// Whether clients that dial a replica itself on the port of `server_url` are served: the
+    /// replica ends TLS there, and no balancer stands on another port.
+    fn serves_server_url(&self) -> bool {
+        let listener = self.listeners.client;
+        self.server_url.is_https()
+            && self.tls.is_some()
+            && listener.port() == self.server_url.port()
+            && !listener.ip().is_loopback()
     }
 
     /// A digest of what must be equal on all replicas: 32 hex digits. Replicas announce it, so
