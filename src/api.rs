@@ -25,7 +25,7 @@ mod users;
 #[cfg(test)]
 mod conformance;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 

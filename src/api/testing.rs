@@ -19,14 +19,14 @@ use crate::types::Timestamp;
 
 const PEPPER: [u8; 32] = [7; 32];
 
-pub(super) struct World {
-    pub(super) cluster: Cluster,
-    pub(super) control: LocalControl,
+pub(crate) struct World {
+    pub(crate) cluster: Cluster,
+    pub(crate) control: LocalControl,
     devices: u8,
 }
 
 impl World {
-    pub(super) async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let init = InitTailnet {
             settings: Some(Settings {
                 ipv4_prefix: "100.64.0.0/10".to_owned(),
@@ -48,7 +48,7 @@ impl World {
         }
     }
 
-    pub(super) fn router(&self, access: Access) -> Router {
+    pub(crate) fn router(&self, access: Access) -> Router {
         let control = self.control.clone();
         let clock = Clock::new(move || control.now());
         router(ApiState {
@@ -59,19 +59,19 @@ impl World {
     }
 
     /// A request with local trust; the body of the answer is null when it is empty.
-    pub(super) async fn call(&self, method: &str, path: &str, body: Option<Value>) -> (u16, Value) {
+    pub(crate) async fn call(&self, method: &str, path: &str, body: Option<Value>) -> (u16, Value) {
         let (response, body) = self.send(Access::LocalTrust, method, path, &[], body).await;
         (response.status().as_u16(), body)
     }
 
     /// A request that must succeed.
-    pub(super) async fn ok(&self, method: &str, path: &str, body: Value) -> Value {
+    pub(crate) async fn ok(&self, method: &str, path: &str, body: Value) -> Value {
         let (status, answer) = self.call(method, path, Some(body)).await;
         assert_eq!(status, 200, "{method} {path}: {answer}");
         answer
     }
 
-    pub(super) async fn send(
+    pub(crate) async fn send(
         &self,
         access: Access,
         method: &str,
@@ -97,21 +97,21 @@ impl World {
         (Response::from_parts(parts, ()), json)
     }
 
-    pub(super) async fn propose(&self, op: Op) -> Done {
+    pub(crate) async fn propose(&self, op: Op) -> Done {
         self.cluster.propose(op).await.unwrap()
     }
 
     /// A time from now on the log's clock.
-    pub(super) fn after(&self, by: Duration) -> Timestamp {
+    pub(crate) fn after(&self, by: Duration) -> Timestamp {
         self.control.now().saturating_add(by)
     }
 
-    pub(super) async fn user(&self, name: &str) {
+    pub(crate) async fn user(&self, name: &str) {
         self.ok("POST", "/user", json!({ "name": name })).await;
     }
 
     /// A user of that name with a node that a fresh key let in.
-    pub(super) async fn node(&mut self, user: &str, hostname: &str, tags: &[&str]) {
+    pub(crate) async fn node(&mut self, user: &str, hostname: &str, tags: &[&str]) {
         let created = self.ok("POST", "/user", json!({ "name": user })).await;
         let body = json!({
             "user": created["user"]["id"], "aclTags": tags,
@@ -139,7 +139,7 @@ impl World {
         .await;
     }
 
-    pub(super) async fn pending_login(&mut self, auth_id: &str, hostname: &str) {
+    pub(crate) async fn pending_login(&mut self, auth_id: &str, hostname: &str) {
         self.devices += 1;
         self.propose(Op::StartLogin(StartLogin {
             auth_id: auth_id.to_owned(),
@@ -156,7 +156,7 @@ impl World {
     }
 
     /// Stores an API key as it is and returns its text.
-    pub(super) async fn api_key(&self, seed: u8, expires_at: Option<Timestamp>) -> String {
+    pub(crate) async fn api_key(&self, seed: u8, expires_at: Option<Timestamp>) -> String {
         let secret = SecretText::from_random(SecretKind::ApiKey, [seed; 6], &[seed; 32]);
         self.propose(Op::CreateApiKey(CreateApiKey {
             prefix: secret.prefix().to_owned(),

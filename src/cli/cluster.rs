@@ -1,0 +1,200 @@
+//! `cluster`: make one, grow it, look at it.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::{Args, Subcommand};
+use hydrascale_raft::{JoinToken, Replica, ReplicaConfig};
+use serde_json::json;
+
+use crate::config::ClusterConfig;
+
+use super::args::parse_life;
+use super::context::Context;
+use super::table::{Cell, Table};
+use super::time;
+use super::value::Value;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ClusterCommand {
+    /// Make a new cluster with this machine as its first replica
+    Init,
+    /// Make this machine a replica of a cluster
+    Join(Join),
+    /// Tokens that admit new replicas
+    #[command(subcommand)]
+    JoinToken(JoinTokenCommand),
+    /// Show the replicas and how they are doing
+    Status,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Join {
+    /// The token, made on a replica by `cluster join-token create`
+    #[arg(required_unless_present = "token_file")]
+    token: Option<String>,
+    /// Read the token from a file
+    #[arg(long, value_name = "FILE", conflicts_with = "token")]
+    token_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum JoinTokenCommand {
+    /// Make a token that admits one new replica; this is the only time that it is shown
+    #[command(visible_aliases = ["c", "new"])]
+    Create {
+        /// Life of the token, 7d at most
+        #[arg(short, long, default_value = "1h", value_parser = parse_life)]
+        expiration: Duration,
+    },
+}
+
+pub(super) async fn run(
+    command: ClusterCommand,
+    context: &mut Context<'_, '_>,
+) -> anyhow::Result<()> {
+    match command {
+        ClusterCommand::Init => init(context),
+        ClusterCommand::Join(args) => join(args, context).await,
+        ClusterCommand::JoinToken(JoinTokenCommand::Create { expiration }) => {
+            let body = json!({ "expiration": time::after(expiration) });
+            let made = context.api()?.post("/cluster/join-token", body).await?;
+            context.out.result(&made.text("joinToken"), &made)
+        }
+        ClusterCommand::Status => status(context).await,
+    }
+}
+
+fn init(context: &mut Context<'_, '_>) -> anyhow::Result<()> {
+    let config = context.config()?.cluster;
+    let cluster_id = Replica::init_cluster(&raft_config(&config))?;
+    made(context, &config, &cluster_id, "1", "Made")
+}
+
+async fn join(args: Join, context: &mut Context<'_, '_>) -> anyhow::Result<()> {
+    let text = match (&args.token, &args.token_file) {
+        (Some(token), _) => token.clone(),
+        (None, Some(path)) => read_token(path)?,
+        (None, None) => anyhow::bail!("name the token"),
+    };
+    let token: JoinToken = text.parse()?;
+    let config = context.config()?.cluster;
+    context.out.note(&format!(
+        "joining cluster {} through {}",
+        token.cluster_id(),
+        token.addrs().join(", ")
+    ));
+    let replica = Replica::join_cluster(&raft_config(&config), &token).await?;
+    made(
+        context,
+        &config,
+        token.cluster_id(),
+        &replica.to_string(),
+        "Joined",
+    )
+}
+
+fn read_token(path: &Path) -> anyhow::Result<String> {
+    let unreadable = || format!("the token file {} cannot be read", path.display());
+    std::fs::read_to_string(path).with_context(unreadable)
+}
+
+fn made(
+    context: &mut Context<'_, '_>,
+    config: &ClusterConfig,
+    cluster_id: &str,
+    replica_id: &str,
+    verb: &str,
+) -> anyhow::Result<()> {
+    let folder = config.data_dir.display().to_string();
+    let sentence = format!(
+        "{verb} cluster {cluster_id} as replica {replica_id}, in {folder}: start it with `serve`"
+    );
+    let members = [
+        ("clusterId", cluster_id),
+        ("replicaId", replica_id),
+        ("dataDir", folder.as_str()),
+    ];
+    context.out.result(&sentence, &Value::object(&members))
+}
+
+/// What the consensus layer needs to know of the configuration.
+fn raft_config(config: &ClusterConfig) -> ReplicaConfig {
+    let advertise = config.peer_advertise.to_string();
+    let mut raft = ReplicaConfig::new(&config.data_dir, &config.replica_name, advertise);
+    raft.timing_multiplier = config.timing_multiplier;
+    raft
+}
+
+async fn status(context: &mut Context<'_, '_>) -> anyhow::Result<()> {
+    let status = context.api()?.get("/cluster/status").await?;
+    let leader = status.text("leader");
+    let mut table = Table::new(&[
+        "ID",
+        "Name",
+        "Address",
+        "Role",
+        "Reachable",
+        "Log index",
+        "Heard",
+    ]);
+    for member in status.get("members").items() {
+        let reachable = member.flag("reachable");
+        let heard = member.text("lastContactMs");
+        table.row([
+            member.text("id").into(),
+            member.text("name").into(),
+            member.text("addr").into(),
+            role(member, &leader).into(),
+            Cell::judged(if reachable { "yes" } else { "no" }, reachable),
+            member.text("matchedIndex").into(),
+            if heard.is_empty() {
+                "".into()
+            } else {
+                format!("{heard} ms ago").into()
+            },
+        ]);
+    }
+    let table = table.render(context.out.has_color());
+    context
+        .out
+        .result(&format!("{}\n{table}", headline(&status)), &status)
+}
+
+fn role(member: &Value, leader: &str) -> &'static str {
+    if member.text("id") == leader {
+        "leader"
+    } else if member.flag("voter") {
+        "voter"
+    } else {
+        "learner"
+    }
+}
+
+fn headline(status: &Value) -> String {
+    let leader = status.text("leader");
+    let lead = if leader.is_empty() {
+        let seconds = status.text("leaderlessMs").parse::<u64>().unwrap_or(0) / 1000;
+        format!("NO LEADER for {seconds} s")
+    } else {
+        format!("leader {leader}")
+    };
+    let health = if status.flag("quorum") {
+        match status.text("toleratedFailures").as_str() {
+            "0" => "takes changes, and would not survive a failure".to_owned(),
+            "1" => "takes changes, also after 1 failure".to_owned(),
+            count => format!("takes changes, also after {count} failures"),
+        }
+    } else {
+        "TAKES NO CHANGES: too few replicas answer".to_owned()
+    };
+    format!(
+        "Cluster {} as replica {} sees it: {lead}, term {}, applied {} of {}; {health}",
+        status.text("clusterId"),
+        status.text("replicaId"),
+        status.text("term"),
+        status.text("appliedIndex"),
+        status.text("committedIndex"),
+    )
+}

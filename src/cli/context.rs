@@ -1,0 +1,61 @@
+//! What a command works with: the configuration's client part, a connection, the output.
+
+use anyhow::Context as _;
+
+use crate::config::{ClientConfig, Config, Environment};
+
+use super::args::Global;
+use super::client::ApiClient;
+use super::output::Output;
+use super::value::Value;
+
+pub(super) struct Context<'a, 'b> {
+    environment: &'a Environment,
+    global: Global,
+    pub(super) out: &'a mut Output<'b>,
+    client: Option<ApiClient>,
+}
+
+impl<'a, 'b> Context<'a, 'b> {
+    pub(super) const fn new(
+        environment: &'a Environment,
+        global: Global,
+        out: &'a mut Output<'b>,
+    ) -> Self {
+        Self {
+            environment,
+            global,
+            out,
+            client: None,
+        }
+    }
+
+    /// The whole configuration, for commands that work on a replica's data.
+    pub(super) fn config(&mut self) -> anyhow::Result<Config> {
+        let config = Config::load(self.environment, self.global.config.as_deref())?;
+        for notice in &config.notices {
+            self.out.note(&format!("notice: {notice}"));
+        }
+        Ok(config)
+    }
+
+    /// The way to a replica; made at the first call.
+    pub(super) fn api(&mut self) -> anyhow::Result<&ApiClient> {
+        if self.client.is_none() {
+            let file = self.global.config.as_deref();
+            let (config, _) = ClientConfig::load(self.environment, file)?;
+            self.client = Some(ApiClient::new(config)?);
+        }
+        self.client.as_ref().context("there is no client")
+    }
+
+    /// Asks, unless `--force` says that nobody wants to be asked; says so when declined.
+    pub(super) fn confirm(&mut self, question: &str, declined: &str) -> anyhow::Result<bool> {
+        if self.global.force || self.out.confirm(question)? {
+            return Ok(true);
+        }
+        self.out
+            .result(declined, &Value::object(&[("Result", declined)]))?;
+        Ok(false)
+    }
+}
