@@ -1,3 +1,84 @@
-//! The `hydrascale` executable.
+//! The `hydrascale` executable, which also answers to the name `headscale`.
 
-fn main() {}
+use std::env;
+use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use hydrascale::cli::{self, DemoArgs, Hooks, Output};
+use hydrascale::config::{Config, Environment};
+use hydrascale::{demo, server, telemetry};
+use mimalloc::MiMalloc;
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
+
+fn main() -> ExitCode {
+    let argv: Vec<_> = env::args_os().collect();
+    let environment = Environment::new(text_variables(), host_name());
+    let hooks = Hooks {
+        serve,
+        demo: run_demo,
+        version: server::version(),
+    };
+    let (mut stdout, mut stderr) = (io::stdout(), io::stderr());
+    let mut stdin = io::stdin().lock();
+    let color = stdout.is_terminal();
+    let mut out = Output::new(&mut stdout, &mut stderr, &mut stdin, color);
+    ExitCode::from(cli::run(&argv, &environment, &hooks, &mut out))
+}
+
+/// The variables whose names and values are text; others are none of ours.
+fn text_variables() -> Vec<(String, String)> {
+    let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
+        Some((name.into_string().ok()?, value.into_string().ok()?))
+    };
+    env::vars_os().filter_map(text).collect()
+}
+
+fn host_name() -> Option<String> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
+    Some(name.trim().to_owned()).filter(|name| !name.is_empty())
+}
+
+fn serve(config: Config) -> anyhow::Result<()> {
+    runtime()?.block_on(async {
+        let name = config.cluster.replica_name.clone();
+        let _telemetry = telemetry::init(&config.log, config.otlp.as_ref(), &name)?;
+        let stop = CancellationToken::new();
+        let _guard = tokio::spawn(stop_on_signal(stop.clone())?);
+        Ok(server::serve(config, stop).await?)
+    })
+}
+
+/// Resolves into the watch for the signals that ask a process to end.
+fn stop_on_signal(stop: CancellationToken) -> anyhow::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be watched")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be watched")?;
+    let mut quit = signal(SignalKind::quit()).context("SIGQUIT cannot be watched")?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            _ = quit.recv() => {}
+        }
+        stop.cancel();
+    })
+}
+
+fn run_demo(args: DemoArgs, _environment: &Environment) -> anyhow::Result<()> {
+    let mut out = io::stdout();
+    let outcome = runtime()?.block_on(demo::run(args, &mut out));
+    out.flush()?;
+    outcome
+}
+
+fn runtime() -> anyhow::Result<Runtime> {
+    Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("the runtime cannot start")
+}

@@ -1,1 +1,257 @@
-//! The composition root: configuration in, running replica out.
+//! The composition root: binds listeners early, builds each part in dependency order, serves, and
+//! drains in the opposite order.
+
+mod boot;
+mod clock;
+mod local_socket;
+mod relay;
+mod tls;
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hydrascale_proto::state::v1 as pb;
+use hydrascale_raft::Replica;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+pub use self::boot::BootError;
+pub(crate) use self::clock::now;
+pub use self::tls::ClientTlsError;
+use crate::api::{self, ApiState};
+use crate::cluster::{Announcement, Cluster, Machine, spawn_announcer, spawn_presence};
+use crate::config::Config;
+use crate::control::{self, Control, ControlMetrics, ControlOptions, ToolchainInfo, VersionInfo};
+use crate::derp::{RelayHandle, RelayKeyError, RelayListener, RelayServer, TlsError};
+
+use crate::policy::AllowAll;
+use crate::session::MapStreams;
+use crate::stun::{StunServer, StunSockets};
+use crate::telemetry::{MetricsSources, metrics_router};
+use crate::types::ReplicaId;
+
+/// Feature levels of commands, snapshots and RPCs that this program speaks.
+pub const FEATURE_LEVELS: (u32, u32) = (1, 1);
+/// Relayed connections are closed one after another over this time when the replica drains.
+const RELAY_DRAIN: Duration = Duration::from_secs(2);
+/// What is left of the relay after that is cut off.
+const RELAY_END: Duration = Duration::from_secs(1);
+/// Clients get this long to leave before the consensus layer stops under them.
+const CLIENT_DRAIN: Duration = Duration::from_secs(12);
+
+/// Why a replica did not come up, or had to stop.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// An address is in use or not ours.
+    #[error("{what} cannot listen on {addr}")]
+    Listen {
+        /// For whom.
+        what: &'static str,
+        /// Where.
+        addr: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The socket for local administration.
+    #[error("the local socket {} cannot be made; set unix_socket to a writable place", path.display())]
+    Socket {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The certificate of the client port.
+    #[error(transparent)]
+    Tls(#[from] ClientTlsError),
+    /// The place in the cluster.
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    /// The relay's key.
+    #[error("the relay cannot start")]
+    RelayKey(#[from] RelayKeyError),
+    /// The relay's certificate.
+    #[error("the relay cannot start")]
+    RelayTls(#[from] TlsError),
+    /// The consensus layer or the store gave up.
+    #[error("this replica cannot go on: {0}")]
+    Fatal(String),
+}
+
+/// Ports and the socket, bound before anything else so that a mistake shows at once.
+struct Bound {
+    client: TcpListener,
+    peer: TcpListener,
+    metrics: Option<TcpListener>,
+    relay: RelayListener,
+    stun: StunSockets,
+    socket: UnixListener,
+}
+
+/// Runs a replica until `stop` is cancelled, then drains it.
+///
+/// # Errors
+/// See [`ServeError`].
+pub async fn serve(config: Config, stop: CancellationToken) -> Result<(), ServeError> {
+    for notice in &config.notices {
+        tracing::warn!("{}", notice.0);
+    }
+    let tls = config.tls.as_ref().map(tls::acceptor).transpose()?;
+    let bound = bind(&config).await?;
+    let machine = Arc::new(Machine::new());
+    let replica = boot::start_replica(&config.cluster, bound.peer, machine.clone()).await?;
+    let cluster = Cluster::new(
+        Arc::new(replica.clone()),
+        machine,
+        ReplicaId(replica.id().0),
+        replica.incarnation(),
+    );
+    // Relay and STUN come before catching up: clients without a direct path need them most.
+    let relay = relay::start(&config, bound.relay, &cluster)?;
+    let stun = StunServer::start(bound.stun, &relay.handle().health());
+    let mut tasks = JoinSet::new();
+    spawn_cluster_tasks(&config, &cluster, &relay.handle(), &mut tasks)?;
+
+    let netmap = config.netmap();
+    let streams = MapStreams::new(cluster.clone(), netmap, Arc::new(AllowAll), now);
+    let metrics = ControlMetrics::default();
+    let options = ControlOptions::new(config.server_url.as_str(), version());
+    let control = Control::new(cluster.clone(), streams.clone(), options, metrics.clone());
+    let router = control::router(control.clone()).merge(api::router(ApiState::remote(&cluster)));
+    tasks.spawn(control::serve(
+        control.clone(),
+        bound.client,
+        tls,
+        control::with_security_headers(router),
+    ));
+    let local = control::router(control.clone()).merge(api::router(ApiState::local(&cluster)));
+    tasks.spawn(local_socket::serve(bound.socket, local));
+    if let Some(listener) = bound.metrics {
+        let sources = MetricsSources {
+            cluster: cluster.clone(),
+            replica: replica.clone(),
+            relay: relay.handle().metrics(),
+            stun: stun.metrics(),
+            streams: streams.clone(),
+            control: metrics,
+        };
+        tasks.spawn(serve_http(listener, metrics_router(sources)));
+    }
+    tracing::info!(replica.id = replica.id().0, "replica serves");
+
+    let outcome = tokio::select! {
+        () = stop.cancelled() => Ok(()),
+        fatal = replica.fatal() => Err(ServeError::Fatal(fatal.to_string())),
+    };
+    drain(control, relay, &replica).await;
+    stun.shutdown().await;
+    outcome
+}
+
+async fn bind(config: &Config) -> Result<Bound, ServeError> {
+    let listeners = &config.listeners;
+    let metrics = match listeners.metrics {
+        Some(addr) => Some(listen("metrics", addr).await?),
+        None => None,
+    };
+    let relay_addr = config.derp.listen;
+    let stun_addr = config.derp.stun_listen;
+    Ok(Bound {
+        client: listen("the client port", listeners.client).await?,
+        peer: listen("the replica port", config.cluster.peer_listen).await?,
+        metrics,
+        relay: RelayListener::bind(relay_addr).map_err(|source| ServeError::Listen {
+            what: "the relay",
+            addr: relay_addr,
+            source,
+        })?,
+        stun: StunSockets::bind(stun_addr).map_err(|source| ServeError::Listen {
+            what: "STUN",
+            addr: stun_addr,
+            source,
+        })?,
+        socket: local_socket::bind(&listeners.unix_socket, listeners.unix_socket_mode)
+            .await
+            .map_err(|source| ServeError::Socket {
+                path: listeners.unix_socket.clone(),
+                source,
+            })?,
+    })
+}
+
+async fn listen(what: &'static str, addr: SocketAddr) -> Result<TcpListener, ServeError> {
+    TcpListener::bind(addr)
+        .await
+        .map_err(|source| ServeError::Listen { what, addr, source })
+}
+
+/// Starts what keeps the cluster's records of this replica and its nodes true.
+fn spawn_cluster_tasks(
+    config: &Config,
+    cluster: &Cluster,
+    relay: &RelayHandle,
+    tasks: &mut JoinSet<()>,
+) -> Result<(), ServeError> {
+    let up = pb::ReplicaUp {
+        replica_id: cluster.replica_id().0,
+        incarnation: cluster.incarnation(),
+        name: config.cluster.replica_name.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        level_min: FEATURE_LEVELS.0,
+        level_max: FEATURE_LEVELS.1,
+        config_digest: config.shared_digest(),
+        relay: Some(relay::announcement(config, relay)),
+    };
+    let announcement = Announcement {
+        init: boot::init_tailnet(config)?,
+        up,
+    };
+    spawn_announcer(cluster.clone(), announcement, tasks);
+    spawn_presence(
+        cluster.clone(),
+        config.cluster.timing_multiplier,
+        now,
+        tasks,
+    );
+    relay::spawn_evictor(cluster.clone(), relay.clone(), tasks);
+    Ok(())
+}
+
+/// What `/version` and `hydrascale version` say.
+pub fn version() -> VersionInfo {
+    VersionInfo {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        toolchain: ToolchainInfo {
+            os: std::env::consts::OS.to_owned(),
+            arch: std::env::consts::ARCH.to_owned(),
+            ..ToolchainInfo::default()
+        },
+        ..VersionInfo::default()
+    }
+}
+
+async fn serve_http(listener: TcpListener, router: Router) {
+    if let Err(error) = axum::serve(listener, router).await {
+        tracing::error!(%error, "http listener stopped");
+    }
+}
+
+/// Sends everybody elsewhere, hands leadership over, and closes the store.
+async fn drain(control: Control, relay: RelayServer, replica: &Replica) {
+    tracing::info!("replica drains");
+    relay.handle().set_quiet(true);
+    let clients = tokio::time::timeout(CLIENT_DRAIN, control.shut_down());
+    let (left, _) = tokio::join!(clients, relay.drain(RELAY_DRAIN));
+    if left.is_err() {
+        tracing::warn!("some clients did not leave in time");
+    }
+    relay.shutdown(RELAY_END).await;
+    replica.shutdown().await;
+    tracing::info!("replica stopped");
+}

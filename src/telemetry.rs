@@ -5,5 +5,7 @@
 
 pub mod fields;
 mod logs;
+mod metrics;
 
 pub use self::logs::{Telemetry, TelemetryError, init};
+pub use self::metrics::{MetricsSources, metrics_router};

@@ -8,6 +8,7 @@ use axum::extract::State as AxumState;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use hydrascale_raft::Replica;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
@@ -17,33 +18,58 @@ use prometheus_client::registry::Registry;
 
 use crate::cluster::{Cluster, Role};
 use crate::control::ControlMetrics;
-use crate::derp::{RelayHandle, Sample};
+use crate::derp::{RelayMetrics, Sample};
+use crate::session::MapStreams;
+use crate::stun::StunMetrics;
+
+/// Reads some values.
+type Sampler = Box<dyn Fn() -> Vec<Sample> + Send + Sync>;
 
 /// The parts of a replica that count something.
 pub struct MetricsSources {
     /// Role, indexes, nodes.
     pub cluster: Cluster,
+    /// Consensus and storage.
+    pub replica: Replica,
     /// Relay traffic.
-    pub relay: RelayHandle,
+    pub relay: Arc<RelayMetrics>,
+    /// STUN answers.
+    pub stun: Arc<StunMetrics>,
+    /// Open map streams.
+    pub streams: MapStreams,
     /// The client's side.
     pub control: ControlMetrics,
-    /// Other values that are read at each scrape.
-    pub samplers: Vec<Arc<dyn Fn() -> Vec<Sample> + Send + Sync>>,
 }
 
 /// The routes of the metrics listener.
 pub fn metrics_router(sources: MetricsSources) -> Router {
-    let mut registry = Registry::with_prefix("hydrascale");
-    sources.control.register(&mut registry);
-    let mut samplers = sources.samplers;
-    let relay = sources.relay.metrics();
-    samplers.push(Arc::new(move || relay.samples()));
-    let cluster = sources.cluster;
-    samplers.push(Arc::new(move || cluster_samples(&cluster)));
-    let mut unprefixed = Registry::default();
-    unprefixed.register_collector(Box::new(Samplers(samplers)));
-    let registries = Arc::new([registry, unprefixed]);
-    Router::new().route("/metrics", get(scrape)).with_state(registries)
+    let MetricsSources {
+        cluster,
+        replica,
+        relay,
+        stun,
+        streams,
+        control,
+    } = sources;
+    let mut own = Registry::with_prefix("hydrascale");
+    control.register(&mut own);
+    register(
+        &mut own,
+        Box::new(move || cluster_samples(&cluster, &streams)),
+    );
+    let raft = own.sub_registry_with_prefix("raft");
+    register(raft, Box::new(move || raft_samples(&replica)));
+    // The relay's names are derper's, which dashboards know.
+    let mut derp = Registry::default();
+    register(&mut derp, Box::new(move || relay.samples()));
+    register(&mut derp, Box::new(move || stun.samples()));
+    Router::new()
+        .route("/metrics", get(scrape))
+        .with_state(Arc::new([own, derp]))
+}
+
+fn register(registry: &mut Registry, sampler: Sampler) {
+    registry.register_collector(Box::new(Sampled(sampler)));
 }
 
 async fn scrape(AxumState(registries): AxumState<Arc<[Registry; 2]>>) -> Response {
@@ -60,30 +86,67 @@ async fn scrape(AxumState(registries): AxumState<Arc<[Registry; 2]>>) -> Respons
     }
 }
 
-fn cluster_samples(cluster: &Cluster) -> Vec<Sample> {
+fn raft_samples(replica: &Replica) -> Vec<Sample> {
+    let counter = |(name, value)| Sample {
+        name,
+        help: "Counter of the consensus layer",
+        labels: &[],
+        is_gauge: false,
+        value,
+    };
+    replica.metrics().entries().map(counter).collect()
+}
+
+fn cluster_samples(cluster: &Cluster, streams: &MapStreams) -> Vec<Sample> {
     let status = cluster.status();
     let state = cluster.state();
-    let online = state.sessions().filter(|session| state.is_online(session.node_id)).count();
-    let gauge = |name, help, value| Sample { name, help, labels: &[], is_gauge: true, value };
+    let online = state
+        .sessions()
+        .filter(|session| state.is_online(session.node_id))
+        .count();
+    let gauge = |name, help, value| Sample {
+        name,
+        help,
+        labels: &[],
+        is_gauge: true,
+        value,
+    };
     vec![
-        gauge("hydrascale_nodes", "Nodes of the tailnet", count(state.node_count())),
-        gauge("hydrascale_nodes_online", "Nodes with a map stream on a live replica", count(online)),
-        gauge("hydrascale_raft_applied_index", "Last applied log entry", status.applied_index),
-        gauge("hydrascale_raft_committed_index", "Last committed log entry", status.committed_index),
-        gauge("hydrascale_raft_last_log_index", "Last log entry", status.last_log_index),
-        gauge("hydrascale_raft_term", "Consensus term", status.term),
+        gauge("map_streams", "Open map streams", count(streams.count())),
+        gauge("nodes", "Nodes of the tailnet", count(state.node_count())),
         gauge(
-            "hydrascale_raft_is_leader",
+            "nodes_online",
+            "Nodes with a map stream on a live replica",
+            count(online),
+        ),
+        gauge(
+            "raft_applied_index",
+            "Last applied log entry",
+            status.applied_index,
+        ),
+        gauge(
+            "raft_committed_index",
+            "Last committed log entry",
+            status.committed_index,
+        ),
+        gauge(
+            "raft_last_log_index",
+            "Last log entry",
+            status.last_log_index,
+        ),
+        gauge("raft_term", "Consensus term", status.term),
+        gauge(
+            "raft_is_leader",
             "Whether this replica leads",
             u64::from(status.role == Role::Leader),
         ),
         gauge(
-            "hydrascale_raft_has_leader",
+            "raft_has_leader",
             "Whether this replica knows a leader",
             u64::from(status.leader.is_some()),
         ),
         gauge(
-            "hydrascale_raft_tolerated_failures",
+            "raft_tolerated_failures",
             "Voters that may fail before the cluster stops taking changes",
             count(status.tolerated_failures),
         ),
@@ -95,29 +158,32 @@ fn count(number: usize) -> u64 {
 }
 
 /// Reads values when somebody looks.
-struct Samplers(Vec<Arc<dyn Fn() -> Vec<Sample> + Send + Sync>>);
+struct Sampled(Sampler);
 
-impl fmt::Debug for Samplers {
+impl fmt::Debug for Sampled {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Samplers").field(&self.0.len()).finish()
+        f.write_str("Sampled")
     }
 }
 
-impl Collector for Samplers {
+impl Collector for Sampled {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        for sampler in &self.0 {
-            let samples = sampler();
-            for family in samples.chunk_by(|a, b| a.name == b.name) {
-                encode_family(&mut encoder, family)?;
-            }
+        for family in (self.0)().chunk_by(|a, b| a.name == b.name) {
+            encode_family(&mut encoder, family)?;
         }
         Ok(())
     }
 }
 
 fn encode_family(encoder: &mut DescriptorEncoder<'_>, family: &[Sample]) -> fmt::Result {
-    let Some(first) = family.first() else { return Ok(()) };
-    let kind = if first.is_gauge { MetricType::Gauge } else { MetricType::Counter };
+    let Some(first) = family.first() else {
+        return Ok(());
+    };
+    let kind = if first.is_gauge {
+        MetricType::Gauge
+    } else {
+        MetricType::Counter
+    };
     let mut metric = encoder.encode_descriptor(first.name, first.help, None, kind)?;
     for sample in family {
         if sample.is_gauge {
