@@ -10,7 +10,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     collect(Path::new("hydrascale"), &mut files)?;
     files.sort();
     let descriptors = protox::compile(&files, ["."])?;
-    tonic_prost_build::configure().bytes(".").compile_fds(descriptors)?;
+    tonic_prost_build::configure()
+        .bytes(".")
+        .compile_fds(descriptors)?;
     Ok(())
 }
 

@@ -33,8 +33,8 @@ pub use self::machine::{
     ApplyContext, Effects, MachineError, ReplicaId, Row, RowWrite, StateMachine,
 };
 pub use self::replica::{
-    AdminError, Cause, Clock, DialOverrides, DiskFailure, Fatal, InitError, JoinError, MemberStatus,
-    ProposeError, Proposed, QuorumHealth, ReadError, Replica, ReplicaConfig, Role, StartError,
-    Status,
+    AdminError, Cause, Clock, DialOverrides, DiskFailure, Fatal, InitError, JoinError,
+    MemberStatus, ProposeError, Proposed, QuorumHealth, ReadError, Replica, ReplicaConfig, Role,
+    StartError, Status,
 };
 pub use self::token::{JoinToken, JoinTokenError};

@@ -85,7 +85,9 @@ impl LocalControl {
     /// clock.
     pub fn set_available(&self, available: bool) {
         let now_ms = self.log.now_ms.load(Ordering::Relaxed);
-        self.log.leaderless_since_ms.store(now_ms, Ordering::Relaxed);
+        self.log
+            .leaderless_since_ms
+            .store(now_ms, Ordering::Relaxed);
         self.log.available.store(available, Ordering::Relaxed);
     }
 }
@@ -134,8 +136,8 @@ impl Consensus for LocalLog {
 
     fn status(&self) -> ClusterStatus {
         let available = self.available.load(Ordering::Relaxed);
-        let leaderless_ms = self.now_ms.load(Ordering::Relaxed)
-            - self.leaderless_since_ms.load(Ordering::Relaxed);
+        let leaderless_ms =
+            self.now_ms.load(Ordering::Relaxed) - self.leaderless_since_ms.load(Ordering::Relaxed);
         let me = MemberStatus {
             id: 1,
             name: "local".to_owned(),
@@ -155,7 +157,11 @@ impl Consensus for LocalLog {
             leader: available.then_some(1),
             term: 1,
             applied_index: self.machine.applied_index(),
-            leaderless_ms: if available { 0 } else { u64::try_from(leaderless_ms).unwrap_or(0) },
+            leaderless_ms: if available {
+                0
+            } else {
+                u64::try_from(leaderless_ms).unwrap_or(0)
+            },
             quorum: available,
             members: vec![me],
             ..Default::default()

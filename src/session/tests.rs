@@ -57,7 +57,10 @@ impl Tailnet {
             secret_pepper: vec![2; 32].into(),
         };
         let (cluster, control) = Cluster::local(init, NOW).await.unwrap();
-        let user = pb::CreateUser { name: "alice".to_owned(), ..Default::default() };
+        let user = pb::CreateUser {
+            name: "alice".to_owned(),
+            ..Default::default()
+        };
         cluster.propose(Op::CreateUser(user)).await.unwrap();
         let key = pb::CreatePreAuthKey {
             prefix: "0123456789ab".to_owned(),
@@ -68,9 +71,18 @@ impl Tailnet {
             ..Default::default()
         };
         cluster.propose(Op::CreatePreAuthKey(key)).await.unwrap();
-        let streams =
-            MapStreams::new(cluster.clone(), NetmapConfig::default(), Arc::new(AllowAll), || NOW);
-        let tailnet = Self { cluster, control, streams, tasks: JoinSet::new() };
+        let streams = MapStreams::new(
+            cluster.clone(),
+            NetmapConfig::default(),
+            Arc::new(AllowAll),
+            || NOW,
+        );
+        let tailnet = Self {
+            cluster,
+            control,
+            streams,
+            tasks: JoinSet::new(),
+        };
         for seed in 1..=count {
             tailnet.register(seed).await;
         }
@@ -81,7 +93,9 @@ impl Tailnet {
         let register = pb::RegisterNode {
             machine_key: vec![seed; 32].into(),
             node_key: vec![seed + 100; 32].into(),
-            hostinfo_json: format!(r#"{{"Hostname":"host{seed}"}}"#).into_bytes().into(),
+            hostinfo_json: format!(r#"{{"Hostname":"host{seed}"}}"#)
+                .into_bytes()
+                .into(),
             capver: 130,
             auth_key: Some(pb::PreAuthKeyProof {
                 prefix: "0123456789ab".to_owned(),
@@ -89,23 +103,41 @@ impl Tailnet {
             }),
             ..Default::default()
         };
-        NodeId(self.cluster.propose(Op::RegisterNode(register)).await.unwrap().id)
+        NodeId(
+            self.cluster
+                .propose(Op::RegisterNode(register))
+                .await
+                .unwrap()
+                .id,
+        )
     }
 
     fn stream(&mut self, node_id: NodeId) -> mpsc::Receiver<Bytes> {
         let (sender, frames) = mpsc::channel(16);
         let streams = self.streams.clone();
-        let request =
-            StreamRequest { node_id, kind: MapKind::Stream, zstd: false, capver: 130, stale: false };
-        self.tasks.spawn(async move { streams.serve(request, &mut TestSink(sender)).await });
+        let request = StreamRequest {
+            node_id,
+            kind: MapKind::Stream,
+            zstd: false,
+            capver: 130,
+            stale: false,
+        };
+        self.tasks
+            .spawn(async move { streams.serve(request, &mut TestSink(sender)).await });
         frames
     }
 }
 
 async fn next(frames: &mut mpsc::Receiver<Bytes>) -> MapResponse {
-    let frame = timeout(PATIENCE, frames.recv()).await.expect("a frame").expect("a stream");
+    let frame = timeout(PATIENCE, frames.recv())
+        .await
+        .expect("a frame")
+        .expect("a stream");
     let (len, payload) = frame.split_at(4);
-    assert_eq!(u32::from_le_bytes(len.try_into().unwrap()) as usize, payload.len());
+    assert_eq!(
+        u32::from_le_bytes(len.try_into().unwrap()) as usize,
+        payload.len()
+    );
     decode(payload).unwrap()
 }
 
@@ -130,7 +162,12 @@ async fn the_first_message_is_whole_and_peers_are_sorted_without_the_viewer() {
     assert_eq!(first.node.as_ref().map(|node| node.id), Some(NodeId(2)));
     let peers: Vec<_> = first.peers.iter().map(|peer| peer.id.0).collect();
     assert_eq!(peers, [1, 3]);
-    assert!(first.peers.iter().all(|peer| peer.online == Some(false) && peer.machine.is_none()));
+    assert!(
+        first
+            .peers
+            .iter()
+            .all(|peer| peer.online == Some(false) && peer.machine.is_none())
+    );
     assert!(first.derp_map.is_some() && first.dns_config.is_some() && first.ssh_policy.is_some());
     assert_eq!(first.user_profiles.len(), 1);
     assert!(first.packet_filters.contains_key("base"));
@@ -154,11 +191,18 @@ async fn a_new_node_an_update_and_a_removal_reach_a_stream_as_deltas() {
         }),
         ..Default::default()
     });
-    let moved = next_matching(&mut frames, |message| !message.peers_changed_patch.is_empty()).await;
+    let moved = next_matching(&mut frames, |message| {
+        !message.peers_changed_patch.is_empty()
+    })
+    .await;
     let patch = moved.peers_changed_patch.first().unwrap();
     assert_eq!(patch.endpoints.as_ref().map(Vec::len), Some(1));
     assert!(patch.online.is_none() && moved.peers_changed.is_empty());
-    tailnet.cluster.propose(Op::DeleteNode(pb::DeleteNode { node_id: id.0 })).await.unwrap();
+    tailnet
+        .cluster
+        .propose(Op::DeleteNode(pb::DeleteNode { node_id: id.0 }))
+        .await
+        .unwrap();
     let gone = next_matching(&mut frames, |message| !message.peers_removed.is_empty()).await;
     assert_eq!(gone.peers_removed, [id]);
 }
@@ -169,9 +213,15 @@ async fn a_node_that_streams_is_online_for_its_peers() {
     let mut frames = tailnet.stream(NodeId(1));
     next(&mut frames).await;
     let _other = tailnet.stream(NodeId(2));
-    let online = next_matching(&mut frames, |message| !message.peers_changed_patch.is_empty()).await;
+    let online = next_matching(&mut frames, |message| {
+        !message.peers_changed_patch.is_empty()
+    })
+    .await;
     let patch = online.peers_changed_patch.first().unwrap();
-    assert_eq!((patch.node_id, patch.online, patch.last_seen), (NodeId(2), Some(true), None));
+    assert_eq!(
+        (patch.node_id, patch.online, patch.last_seen),
+        (NodeId(2), Some(true), None)
+    );
 }
 
 #[tokio::test]
@@ -181,7 +231,11 @@ async fn a_newer_stream_of_the_node_ends_the_older() {
     next(&mut older).await;
     let mut newer = tailnet.stream(NodeId(1));
     next(&mut newer).await;
-    let ended = timeout(PATIENCE, tailnet.tasks.join_next()).await.unwrap().unwrap().unwrap();
+    let ended = timeout(PATIENCE, tailnet.tasks.join_next())
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap();
     assert_eq!(ended, StreamEnd::Replaced);
     assert_eq!(tailnet.streams.count(), 1);
 }
@@ -191,8 +245,16 @@ async fn a_deleted_node_loses_its_stream() {
     let mut tailnet = Tailnet::with_nodes(1).await;
     let mut frames = tailnet.stream(NodeId(1));
     next(&mut frames).await;
-    tailnet.cluster.propose(Op::DeleteNode(pb::DeleteNode { node_id: 1 })).await.unwrap();
-    let ended = timeout(PATIENCE, tailnet.tasks.join_next()).await.unwrap().unwrap().unwrap();
+    tailnet
+        .cluster
+        .propose(Op::DeleteNode(pb::DeleteNode { node_id: 1 }))
+        .await
+        .unwrap();
+    let ended = timeout(PATIENCE, tailnet.tasks.join_next())
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap();
     assert_eq!(ended, StreamEnd::Gone);
 }
 

@@ -139,7 +139,9 @@ fn check_config(config: &ReplicaConfig) -> Result<(), StartError> {
 /// Whether the folder holds the identity of a replica.
 pub(super) fn is_initialised(data_dir: &Path) -> Result<bool, StartError> {
     let folder = Folder::new(data_dir);
-    let identity = folder.identity().map_err(|error| unreadable(folder.path(), error))?;
+    let identity = folder
+        .identity()
+        .map_err(|error| unreadable(folder.path(), error))?;
     Ok(identity.is_some())
 }
 
