@@ -24,6 +24,10 @@ mod store;
 mod tailnet;
 
 #[cfg(test)]
+mod golden;
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod testing;
 
 pub use self::apply::{Applied, ApplyContext, ApplyError};

@@ -7,7 +7,7 @@ use hydrascale_raft::Row;
 use prost::Message;
 
 use super::convert::{endpoints_to_proto, relay_to_proto, settings_to_proto};
-use super::{ApiKey, Node, PendingLogin, PreAuthKey, Replica, Session, Tailnet, User};
+use super::{ApiKey, Node, PendingLogin, PreAuthKey, Replica, Session, State, Tailnet, User};
 
 /// A kind of row. The number is the first byte of the key: rows load in this order, so a table
 /// stands behind those that it refers to.
@@ -67,6 +67,33 @@ impl Table {
         key.put_u8(self as u8);
         key.put_slice(name.as_bytes());
         key.freeze()
+    }
+}
+
+impl State {
+    /// All rows in key order: what the commands so far left in the store.
+    pub fn rows(&self) -> impl Iterator<Item = Row> + '_ {
+        let first = self.tailnet.iter().map(|row| tailnet(row));
+        first
+            .chain(self.users.values().map(|row| user(row)))
+            .chain(self.replicas.values().map(|row| replica(row)))
+            .chain(self.nodes.values().map(|row| node(row)))
+            .chain(self.pre_auth_keys.values().map(|row| pre_auth_key(row)))
+            .chain(self.api_keys.values().map(|row| api_key(row)))
+            .chain(self.pending_logins.values().map(|row| pending_login(row)))
+            .chain(self.sessions.values().map(session))
+    }
+
+    /// A hash over all rows, equal on replicas that applied the same commands.
+    pub fn digest(&self) -> [u8; 32] {
+        let mut hasher = blake3::Hasher::new();
+        for row in self.rows() {
+            for part in [&row.key, &row.value] {
+                hasher.update(&(part.len() as u64).to_be_bytes());
+                hasher.update(part);
+            }
+        }
+        *hasher.finalize().as_bytes()
     }
 }
 

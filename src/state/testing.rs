@@ -66,6 +66,8 @@ pub(super) struct World {
     pub(super) state: State,
     pub(super) now: Timestamp,
     pub(super) index: u64,
+    /// All commands so far.
+    pub(super) log: Vec<(ApplyContext, Command)>,
     rows: BTreeMap<Bytes, Bytes>,
 }
 
@@ -79,6 +81,7 @@ impl World {
             state: State::default(),
             now,
             index: 0,
+            log: Vec::new(),
             rows: BTreeMap::new(),
         }
     }
@@ -113,6 +116,7 @@ impl World {
         })
     }
 
+    /// The rows as the writes of all commands left them.
     pub(super) fn rows(&self) -> Vec<Row> {
         let row = |(key, value): (&Bytes, &Bytes)| Row {
             key: key.clone(),
@@ -133,12 +137,14 @@ impl World {
             op: Some(op.into().0),
         };
         let applied = self.state.apply(&ctx, &command).unwrap();
+        self.log.push((ctx, command));
         for write in &applied.writes {
             match write {
                 RowWrite::Put(row) => self.rows.insert(row.key.clone(), row.value.clone()),
                 RowWrite::Delete(key) => self.rows.remove(key),
             };
         }
+        assert_eq!(self.state.rows().collect::<Vec<_>>(), self.rows());
         assert_eq!(
             State::load(self.rows()).unwrap(),
             self.state,

@@ -1,0 +1,288 @@
+//! Pins what apply does: a recorded command log and the state's hash after each command. Replicas
+//! of two builds run side by side during an upgrade, so an old command must keep its effect.
+//!
+//! A difference on purpose needs a new feature level; then
+//! `HYDRASCALE_UPDATE_GOLDEN=1 cargo test -p hydrascale --lib state::golden` records anew.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::PathBuf;
+
+use data_encoding::HEXLOWER;
+use hydrascale_proto::state::v1::{self, Command};
+use prost::Message;
+
+use super::testing::{World, registration, settings};
+use super::{ApplyContext, State};
+use crate::types::{NodeId, Timestamp};
+
+fn fixture() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src/state/testdata/commands.log")
+}
+
+/// `<index> <milliseconds> <hash of the state after it> <command in hex>`
+fn line(ctx: &ApplyContext, digest: &[u8; 32], command: &Command) -> String {
+    let (digest, command) = (
+        HEXLOWER.encode(digest),
+        HEXLOWER.encode(&command.encode_to_vec()),
+    );
+    format!("{} {} {digest} {command}\n", ctx.index, ctx.now.unix_ms())
+}
+
+#[test]
+fn the_recorded_log_gives_the_recorded_states() {
+    if std::env::var_os("HYDRASCALE_UPDATE_GOLDEN").is_some() {
+        fs::write(fixture(), record()).unwrap();
+    }
+    let recorded = fs::read_to_string(fixture()).unwrap();
+    let mut state = State::default();
+    for text in recorded.lines() {
+        let mut fields = text.split(' ');
+        let mut next = || fields.next().unwrap();
+        let index = next().parse().unwrap();
+        let now = Timestamp::from_unix_ms(next().parse().unwrap());
+        let digest = next();
+        let command = HEXLOWER.decode(next().as_bytes()).unwrap();
+        let command = Command::decode(command.as_slice()).unwrap();
+        state.apply(&ApplyContext { index, now }, &command).unwrap();
+        assert_eq!(
+            HEXLOWER.encode(&state.digest()),
+            digest,
+            "after {command:?}"
+        );
+    }
+    assert!(state.node_count() > 0);
+}
+
+#[test]
+fn the_scenario_still_is_the_recorded_one() {
+    let commands = |log: &str| -> Vec<String> {
+        log.lines()
+            .filter_map(|line| line.rsplit(' ').next().map(str::to_owned))
+            .collect()
+    };
+    let recorded = fs::read_to_string(fixture()).unwrap();
+    assert_eq!(
+        commands(&record()),
+        commands(&recorded),
+        "record it anew, see above"
+    );
+}
+
+/// Runs the scenario and writes down its log.
+fn record() -> String {
+    let world = scenario();
+    let mut state = State::default();
+    let mut log = String::new();
+    for (ctx, command) in &world.log {
+        state.apply(ctx, command).unwrap();
+        log.write_str(&line(ctx, &state.digest(), command)).unwrap();
+    }
+    log
+}
+
+/// Every operation, done and refused.
+fn scenario() -> World {
+    let mut world = World::empty();
+    world.apply(v1::CreateUser {
+        name: "early".into(),
+        ..Default::default()
+    });
+    world.init();
+    world.apply(v1::InitTailnet::default());
+    for id in 1..=3 {
+        world.replica_up(id, 1);
+    }
+    users_and_keys(&mut world);
+    nodes(&mut world);
+    presence(&mut world);
+    endings(&mut world);
+    world
+}
+
+fn users_and_keys(world: &mut World) {
+    for name in ["alice", "bob", "alice", "x"] {
+        world.apply(v1::CreateUser {
+            name: name.into(),
+            ..Default::default()
+        });
+    }
+    world.ok(v1::CreateUser {
+        name: "alice".into(),
+        display_name: "Alice A.".into(),
+        email: "alice@example.com".into(),
+        provider: "oidc".into(),
+        provider_id: "https://idp/1".into(),
+        ..Default::default()
+    });
+    world.ok(v1::RenameUser {
+        user_id: 2,
+        name: "robert".into(),
+    });
+    world.apply(v1::RenameUser {
+        user_id: 3,
+        name: "carol".into(),
+    });
+    for prefix in ["0123456789ab", "ba9876543210", "0123456789ab"] {
+        world.apply(v1::CreateApiKey {
+            prefix: prefix.into(),
+            secret_hash: vec![4; 32].into(),
+            expires_at_ms: None,
+        });
+    }
+    world.ok(v1::ExpireApiKey { key_id: 1 });
+    world.ok(v1::DeleteApiKey { key_id: 2 });
+}
+
+fn nodes(world: &mut World) {
+    let forever = Some(i64::MAX);
+    let reusable = v1::CreatePreAuthKey {
+        user_id: Some(1),
+        reusable: true,
+        expires_at_ms: forever,
+        ..Default::default()
+    };
+    let one_time = v1::CreatePreAuthKey {
+        reusable: false,
+        ..reusable.clone()
+    };
+    let tagged = v1::CreatePreAuthKey {
+        user_id: None,
+        tags: vec!["tag:web".into(), "tag:db".into()],
+        ..reusable.clone()
+    };
+    let reusable = world.create_key(reusable);
+    let one_time = world.create_key(one_time);
+    let tagged = world.create_key(tagged);
+    for (device, key) in [(1, &reusable), (2, &one_time), (3, &tagged), (4, &one_time)] {
+        world.apply(registration(device, device, key));
+        world.pass(1_500);
+    }
+    world.ok(registration(1, 21, &reusable));
+    world.apply(v1::RegisterNode {
+        node_key: vec![21; 32].into(),
+        ..registration(5, 5, &tagged)
+    });
+    world.ok(v1::RegisterNode {
+        ephemeral: true,
+        ..registration(6, 6, &reusable)
+    });
+    let auth_id = world.start_login(7, 7);
+    let approve = world.approve(&auth_id, crate::types::UserId(2));
+    world.ok(approve);
+    let rejected = world.start_login(8, 8);
+    world.ok(v1::RejectLogin { auth_id: rejected });
+    world.ok(v1::UpdateNode {
+        node_id: 1,
+        disco_key: vec![8; 32].into(),
+        endpoints: Some(v1::Endpoints {
+            addresses: vec!["192.0.2.7:41641".into(), "[2001:db8::7]:41641".into()],
+            types: vec![1, 2],
+        }),
+        hostinfo_json: br#"{"Hostname":"Bob's Mac","NetInfo":{"PreferredDERP":902}}"#
+            .to_vec()
+            .into(),
+        home_derp: None,
+        capver: Some(140),
+    });
+    let json = br#"{"Hostname":"Bob's Mac","OS":"macOS"}"#.to_vec().into();
+    world.ok(v1::UpdateNode {
+        node_id: 1,
+        hostinfo_json: json,
+        ..Default::default()
+    });
+    world.ok(v1::RenameNode {
+        node_id: 2,
+        given_name: "Gateway".into(),
+    });
+    world.ok(v1::SetApprovedRoutes {
+        node_id: 2,
+        routes: vec!["0.0.0.0/0".into(), "10.1.2.3/8".into()],
+    });
+    world.ok(v1::SetNodeTags {
+        node_id: 2,
+        tags: vec!["tag:gw".into()],
+    });
+    let soon = Some(world.now.unix_ms() + 20_000);
+    world.ok(v1::SetNodeExpiry {
+        node_id: 1,
+        expires_at_ms: soon,
+    });
+    world.ok(v1::ExpirePreAuthKey {
+        key_id: reusable.id,
+        revoke: false,
+    });
+    world.ok(v1::ExpirePreAuthKey {
+        key_id: tagged.id,
+        revoke: true,
+    });
+    world.ok(v1::DeletePreAuthKey {
+        key_id: one_time.id,
+    });
+    let random = v1::Settings {
+        random_allocation: true,
+        ..settings()
+    };
+    world.ok(v1::UpdateSettings {
+        settings: Some(random),
+    });
+    let auth_id = world.start_login(9, 9);
+    let approve = world.approve(&auth_id, crate::types::UserId(1));
+    world.ok(approve);
+    let only_v4 = v1::Settings {
+        ipv6_prefix: String::new(),
+        ..settings()
+    };
+    world.ok(v1::UpdateSettings {
+        settings: Some(only_v4),
+    });
+    world.ok(v1::BackfillAddresses { entropy: 5 });
+    world.ok(v1::UpdateSettings {
+        settings: Some(settings()),
+    });
+    world.ok(v1::BackfillAddresses { entropy: 6 });
+}
+
+fn presence(world: &mut World) {
+    let no = world.open(NodeId(1), 1, 1);
+    world.open(NodeId(2), 2, 1);
+    world.open(NodeId(3), 3, 1);
+    let open = v1::OpenSession {
+        node_id: 1,
+        replica_id: 2,
+        incarnation: 1,
+    };
+    let open = Command {
+        op: Some(v1::command::Op::OpenSession(open)),
+    };
+    world.ok(v1::Batch {
+        commands: vec![open.clone(), open],
+    });
+    world.close(NodeId(1), no);
+    let no = world.state.session(NodeId(1)).unwrap().no;
+    world.close(NodeId(1), no);
+    world.tick_after(10_000);
+    let heard = Some(world.now.unix_ms() - 5_000);
+    world.ok(v1::ReplicaDown {
+        replica_id: 2,
+        incarnation: 1,
+        last_heard_ms: heard,
+    });
+    world.replica_up(3, 2);
+    world.tick_after(20_000);
+    world.tick_after(5_000);
+    world.set_home(NodeId(3), 902);
+    world.remove_replica(3);
+    world.tick_after(120_000);
+}
+
+fn endings(world: &mut World) {
+    world.ok(v1::LogoutNode {
+        machine_key: vec![7; 32].into(),
+        node_key: vec![7; 32].into(),
+    });
+    world.apply(v1::DestroyUser { user_id: 1 });
+    world.ok(v1::DestroyUser { user_id: 3 });
+    world.ok(v1::DeleteNode { node_id: 2 });
+    world.tick_after(900_000);
+}
