@@ -5,7 +5,7 @@ use imbl::{OrdMap, OrdSet};
 use super::{Node, PendingLogin, Replica, Session, State};
 use crate::types::{NodeId, Timestamp};
 
-/// Something that time brings about.
+/// Something that time brings about. Of what is due at one time, key expiries come last.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Due {
     /// The interactive login with this auth id runs out.
@@ -43,6 +43,19 @@ impl Dues {
                 self.times.remove(&due);
             }
         }
+    }
+
+    /// The nodes whose keys expire at this time.
+    pub(super) fn expiries_at(&self, at: Timestamp) -> impl Iterator<Item = NodeId> + '_ {
+        let from = (at, Due::Expiry(NodeId(0)));
+        let same = self
+            .order
+            .range(from..)
+            .take_while(move |(time, _)| *time == at);
+        same.filter_map(|(_, due)| match due {
+            Due::Expiry(id) => Some(*id),
+            Due::Login(_) | Due::Session(_) | Due::Ephemeral(_) => None,
+        })
     }
 
     /// The earliest time at which something is due.

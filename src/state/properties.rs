@@ -267,8 +267,8 @@ fn presence_op() -> impl Strategy<Value = Op> {
                 Op::ReplicaUp(up)
             }
         ),
-        1 => (id.clone(), incarnation).prop_map(|(replica_id, incarnation)| {
-            let last_heard_ms = None;
+        1 => (id.clone(), incarnation, any::<bool>()).prop_map(|(replica_id, incarnation, late)| {
+            let last_heard_ms = late.then_some(1_700_000_000_000);
             Op::ReplicaDown(v1::ReplicaDown { replica_id, incarnation, last_heard_ms })
         }),
         1 => id.prop_map(|replica_id| Op::RemoveReplica(v1::RemoveReplica { replica_id })),
@@ -338,7 +338,8 @@ fn assert_unique(state: &State) {
 }
 
 /// The change names all that differs between two states.
-fn assert_change_is_complete(before: &State, after: &State, applied: &Applied) {
+fn assert_change_is_complete(before: &State, after: &State, applied: &Applied, times: [i64; 2]) {
+    let [earlier, now] = times.map(Timestamp::from_unix_ms);
     let change = &applied.change;
     let ids = before.nodes().chain(after.nodes()).map(|node| node.id);
     for id in ids.collect::<BTreeSet<NodeId>>() {
@@ -349,6 +350,7 @@ fn assert_change_is_complete(before: &State, after: &State, applied: &Applied) {
                 all.merge(NodeChange::between(old, new));
                 assert_eq!(all, told, "node {id}");
                 assert!(told.online || before.is_online(id) == after.is_online(id));
+                assert!(told.expiry || old.is_expired(earlier) || !new.is_expired(now));
                 assert!(new.last_seen >= old.last_seen, "last seen goes back");
                 assert_eq!(
                     (new.machine_key, new.created_at),
@@ -375,6 +377,7 @@ proptest! {
         let mut machine = Machine::with_tailnet();
         let mut greatest_id = 0;
         for (pause, op) in history {
+            let earlier = machine.now;
             machine.now += pause;
             let before = machine.state.clone();
             let mut swept = machine.clone();
@@ -385,7 +388,7 @@ proptest! {
                 prop_assert_eq!(&machine.rows, &swept.rows);
             }
             assert_unique(&machine.state);
-            assert_change_is_complete(&before, &machine.state, &applied);
+            assert_change_is_complete(&before, &machine.state, &applied, [earlier, machine.now]);
             for node in machine.state.nodes().filter(|node| before.node(node.id).is_none()) {
                 prop_assert!(node.id.0 > greatest_id, "node ids are not reused");
                 greatest_id = node.id.0;

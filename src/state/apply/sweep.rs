@@ -48,12 +48,20 @@ impl Txn<'_> {
         }
     }
 
+    /// Announces this expiry and those of the same time. Only up to that time, not up to now: what
+    /// else is due in this sweep may touch a node whose turn is yet to come.
     fn announce_expiry(&mut self, id: NodeId) {
-        let expires_at = self.state.node(id).and_then(|node| node.expires_at);
-        self.expiry_came(id);
-        // Not up to now: what else is due in this sweep may refresh a node whose turn is yet to come.
-        self.announced_until(expires_at.unwrap_or_else(|| self.now()));
-        self.state.refresh_node_dues(id);
+        let Some(at) = self.state.node(id).and_then(|node| node.expires_at) else {
+            return;
+        };
+        let expired: Vec<NodeId> = self.state.index.dues.expiries_at(at).collect();
+        for id in &expired {
+            self.expiry_came(*id);
+        }
+        self.announced_until(at);
+        for id in expired {
+            self.state.refresh_node_dues(id);
+        }
     }
 }
 
@@ -79,6 +87,28 @@ mod tests {
         assert!(world.state.node(id).unwrap().is_expired(world.now));
         assert_eq!(world.state.next_deadline(), None);
         assert!(world.tick_after(1_000).change.is_empty());
+    }
+
+    #[test]
+    fn expiries_are_announced_even_if_more_happens_at_the_same_time() {
+        let mut world = World::new();
+        world.replica_up(1, 1);
+        let nodes: Vec<NodeId> = (1..=3).map(|device| world.add_node(device)).collect();
+        let no = world.open(nodes[2], 1, 1);
+        world.close(nodes[2], no);
+        let start = world.now.unix_ms();
+        for (node, ms) in nodes.iter().zip([5_000, 5_000, 20_000]) {
+            let expires_at_ms = Some(start + ms);
+            world.ok(SetNodeExpiry {
+                node_id: node.0,
+                expires_at_ms,
+            });
+        }
+        let applied = world.tick_after(30_000);
+        for node in &nodes {
+            assert!(applied.change.nodes[node].expiry);
+        }
+        assert!(applied.change.nodes[&nodes[2]].online);
     }
 
     #[test]
