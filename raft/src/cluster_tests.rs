@@ -4,5 +4,6 @@ mod failures;
 mod harness;
 mod identity;
 mod membership;
+mod partitions;
 mod proposals;
 mod wire;

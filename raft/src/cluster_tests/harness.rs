@@ -83,6 +83,7 @@ fn halted(step: &str) -> MachineError {
 pub(super) struct TestReplica {
     pub(super) config: ReplicaConfig,
     pub(super) sums: Arc<Sums>,
+    links: DialOverrides,
     running: Option<Replica>,
     _dir: TempDir,
 }
@@ -96,9 +97,11 @@ impl TestReplica {
         config.timing_multiplier = 2;
         config.request_timeout = Duration::from_secs(15);
         config.disk_failure = DiskFailure::Report;
+        let links = overrides.clone();
         Self {
             config,
             sums: Arc::default(),
+            links,
             running: None,
             _dir: dir,
         }
@@ -108,9 +111,7 @@ impl TestReplica {
     pub(super) async fn start(&mut self) -> &Replica {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap().to_string();
-        self.config
-            .dial_overrides
-            .set(self.config.advertise_addr.clone(), addr);
+        self.links.set(self.config.advertise_addr.clone(), addr);
         self.sums = Arc::default();
         let machine: Arc<Sums> = Arc::clone(&self.sums);
         let started = Replica::start(self.config.clone(), listener, machine).await;
