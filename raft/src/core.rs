@@ -2,6 +2,7 @@
 
 mod admission;
 mod append;
+mod disk;
 mod members;
 mod observe;
 mod probe;
@@ -23,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::admission::seek_admission;
 pub(crate) use self::append::Appended;
+pub(crate) use self::disk::{Disk, watch_disk};
 pub(crate) use self::members::Managed;
 pub(crate) use self::observe::{initial_status, observe};
 pub(crate) use self::probe::{Probes, probe};
@@ -67,6 +69,7 @@ pub(crate) struct Core {
     pub(crate) counters: Arc<Counters>,
     pub(crate) fatal: FatalSlot,
     pub(crate) status: watch::Sender<Status>,
+    pub(crate) disk: Disk,
     pub(crate) window: Window,
     pub(crate) reads: mpsc::Sender<ReadRequest>,
     /// Membership changes of this replica as leader, one after the other.

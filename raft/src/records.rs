@@ -1,6 +1,9 @@
 //! The cluster's own records: its identity and certificate authority, its join tokens, the replicas
 //! that it has removed. Pure: part of every replica's apply, so the same log gives the same records.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
@@ -80,14 +83,6 @@ impl ClusterRecords {
     /// The replicas removed for good.
     pub(crate) fn removed(&self) -> impl Iterator<Item = u64> + '_ {
         self.removed.iter().copied()
-    }
-
-    /// Whether a replica id was given out by spending a join token.
-    pub(crate) fn joined(&self, replica_id: u64) -> Option<&JoinTokenUse> {
-        self.tokens
-            .values()
-            .filter_map(|token| token.r#use.as_ref())
-            .find(|used| used.replica_id == replica_id)
     }
 
     fn load_row(&mut self, row: &Row) -> Result<(), RecordsError> {
@@ -283,174 +278,4 @@ fn removed_key(replica_id: u64) -> Bytes {
 
 fn lossy(key: &[u8]) -> String {
     String::from_utf8_lossy(key).into_owned()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const HOUR_MS: i64 = 3_600_000;
-
-    #[test]
-    fn a_token_admits_one_replica_numbered_by_the_log_index() {
-        let mut records = with_token();
-        assert_eq!(use_token(&mut records, 42, 0, "key a"), Ok(42));
-        assert_eq!(
-            use_token(&mut records, 43, 0, "key b"),
-            Err("join token t was used by replica 42 already".to_owned())
-        );
-    }
-
-    #[test]
-    fn the_same_joiner_asking_again_gets_the_same_id() {
-        let mut records = with_token();
-        assert_eq!(use_token(&mut records, 42, 0, "key a"), Ok(42));
-        assert_eq!(use_token(&mut records, 50, 2 * HOUR_MS, "key a"), Ok(42));
-    }
-
-    #[test]
-    fn expired_revoked_unknown_and_wrong_tokens_are_told_apart() {
-        let mut records = with_token();
-        assert_eq!(
-            use_token(&mut records, 42, HOUR_MS, "key"),
-            Err("join token t has expired".to_owned())
-        );
-        let wrong = use_op("t", b"wrong", "key");
-        assert_eq!(
-            result(records.apply(9, 0, &wrong).1),
-            Err("the secret of join token t is wrong".to_owned())
-        );
-        let unknown = use_op("u", b"hash", "key");
-        assert_eq!(
-            result(records.apply(9, 0, &unknown).1),
-            Err("join token u is unknown".to_owned())
-        );
-        let revoke = admin(admin::Op::RevokeJoinToken(RevokeJoinToken {
-            id: "t".to_owned(),
-        }));
-        assert_eq!(result(records.apply(9, 0, &revoke).1), Ok(0));
-        assert_eq!(
-            use_token(&mut records, 42, 0, "key"),
-            Err("join token t was revoked".to_owned())
-        );
-    }
-
-    #[test]
-    fn a_second_init_of_another_cluster_is_refused_and_the_same_one_is_done() {
-        let mut records = ClusterRecords::default();
-        assert_eq!(result(records.apply(1, 0, &init("a")).1), Ok(0));
-        assert_eq!(result(records.apply(2, 0, &init("a")).1), Ok(0));
-        assert_eq!(
-            result(records.apply(3, 0, &init("b")).1),
-            Err("this is cluster a already".to_owned())
-        );
-    }
-
-    #[test]
-    fn records_loaded_from_their_rows_equal_those_that_wrote_them() {
-        let mut records = ClusterRecords::default();
-        let mut rows = BTreeMap::new();
-        let create = create_op("t", HOUR_MS);
-        let remove = admin(admin::Op::RemoveReplica(RemoveReplica { replica_id: 7 }));
-        let ops = [init("a"), create, use_op("t", b"hash", "key"), remove];
-        for (index, op) in (1..).zip(&ops) {
-            for write in records.apply(index, 0, op).0 {
-                store(&mut rows, write);
-            }
-        }
-        let stored = rows.into_iter().map(|(key, value)| Row { key, value });
-        let loaded = ClusterRecords::load(stored).unwrap();
-        assert_eq!(loaded.cluster(), records.cluster());
-        assert_eq!(loaded.joined(3), records.joined(3));
-        assert!(loaded.joined(3).is_some() && loaded.is_removed(7) && !loaded.is_removed(3));
-    }
-
-    #[test]
-    fn a_token_is_forgotten_a_month_after_its_expiry() {
-        let mut records = with_token();
-        let later = HOUR_MS + JOIN_TOKEN_REMEMBERED_MS;
-        let (writes, _) = records.apply(9, later, &create_op("u", later + 1));
-        assert_eq!(writes.first(), Some(&RowWrite::Delete(token_key("t"))));
-        assert_eq!(
-            use_token(&mut records, 10, later, "key"),
-            Err("join token t is unknown".to_owned())
-        );
-    }
-
-    #[test]
-    fn damaged_and_unknown_rows_are_refused() {
-        let row = |key: &'static [u8], value: &'static [u8]| Row {
-            key: Bytes::from_static(key),
-            value: Bytes::from_static(value),
-        };
-        let damaged = ClusterRecords::load([row(b"cluster", b"\xff\xff")]);
-        assert!(matches!(damaged, Err(RecordsError::Unreadable { .. })));
-        let unknown = ClusterRecords::load([row(b"other", b"")]);
-        assert!(matches!(unknown, Err(RecordsError::UnknownKey { .. })));
-    }
-
-    fn with_token() -> ClusterRecords {
-        let mut records = ClusterRecords::default();
-        assert_eq!(
-            result(records.apply(5, 0, &create_op("t", HOUR_MS)).1),
-            Ok(0)
-        );
-        records
-    }
-
-    fn use_token(
-        records: &mut ClusterRecords,
-        index: u64,
-        now_ms: i64,
-        key: &str,
-    ) -> Result<u64, String> {
-        result(records.apply(index, now_ms, &use_op("t", b"hash", key)).1)
-    }
-
-    fn result(outcome: AdminOutcome) -> Result<u64, String> {
-        match outcome.result.unwrap() {
-            admin_outcome::Result::Done(done) => Ok(done.replica_id),
-            admin_outcome::Result::Refused(reason) => Err(reason),
-        }
-    }
-
-    fn admin(op: admin::Op) -> Admin {
-        Admin { op: Some(op) }
-    }
-
-    fn init(cluster_id: &str) -> Admin {
-        admin(admin::Op::Init(InitCluster {
-            cluster_id: cluster_id.to_owned(),
-            ca_certificate: Bytes::from_static(b"certificate"),
-            ca_private_key: Bytes::from_static(b"key"),
-        }))
-    }
-
-    fn create_op(id: &str, expires_at_ms: i64) -> Admin {
-        admin(admin::Op::CreateJoinToken(CreateJoinToken {
-            id: id.to_owned(),
-            secret_hash: Bytes::from_static(b"hash"),
-            expires_at_ms,
-        }))
-    }
-
-    fn use_op(id: &str, hash: &'static [u8], key: &str) -> Admin {
-        admin(admin::Op::UseJoinToken(UseJoinToken {
-            id: id.to_owned(),
-            secret_hash: Bytes::from_static(hash),
-            name: "b".to_owned(),
-            public_key: key.as_bytes().to_vec().into(),
-        }))
-    }
-
-    fn store(rows: &mut BTreeMap<Bytes, Bytes>, write: RowWrite) {
-        match write {
-            RowWrite::Put(row) => {
-                rows.insert(row.key, row.value);
-            }
-            RowWrite::Delete(key) => {
-                rows.remove(&key);
-            }
-        }
-    }
 }

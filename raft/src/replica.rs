@@ -228,4 +228,10 @@ impl Replica {
     pub fn metrics(&self) -> ReplicaMetrics {
         self.inner.core.counters.snapshot()
     }
+
+    /// The parts inside, for tests that make them fail.
+    #[cfg(test)]
+    pub(crate) fn core(&self) -> &crate::core::Core {
+        &self.inner.core
+    }
 }

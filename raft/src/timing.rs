@@ -28,11 +28,6 @@ impl Timing {
         Duration::from_millis(base).saturating_mul(self.multiplier)
     }
 
-    /// Between heartbeats; also what one may take.
-    pub(crate) fn heartbeat(self) -> Duration {
-        self.ms(100)
-    }
-
     /// Leader lease and longest election timeout.
     pub(crate) fn election(self) -> Duration {
         self.ms(500)

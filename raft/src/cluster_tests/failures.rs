@@ -115,3 +115,17 @@ async fn a_leader_whose_clock_is_off_steps_back() {
         .await;
     assert!(ahead.member(id).is_some());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_whose_disk_is_nearly_full_takes_nothing_and_steps_back() {
+    let cluster = TestCluster::three().await;
+    let leader = cluster.leader().await;
+    let id = cluster.replicas[leader].id();
+    cluster.replicas[leader].replica().core().disk.note(true);
+    cluster.replicas[leader].add("k", 1).await;
+    cluster.replicas[(leader + 1) % 3]
+        .until("another leader", |now| {
+            now.leader.is_some_and(|leader| leader != id)
+        })
+        .await;
+}

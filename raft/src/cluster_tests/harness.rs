@@ -205,7 +205,7 @@ impl TestCluster {
         }
         cluster
             .until_all("three voters", |now| {
-                voters(now) == 3 && now.leader.is_some()
+                voters(now) == 3 && !now.joint && now.leader.is_some()
             })
             .await;
         cluster

@@ -1,5 +1,9 @@
 //! Growing, shrinking, moving leadership.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use openraft::{EntryPayload, Membership};
+
 use super::harness::{PATIENCE, TestCluster, voters};
 use crate::{AdminError, Fatal, ReplicaId, Status};
 
@@ -107,4 +111,32 @@ async fn leadership_moves_on_request_from_any_replica() {
         matches!(nobody, Err(AdminError::Refused { .. })),
         "{nobody:?}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_membership_change_left_half_way_is_finished_by_whoever_leads() {
+    let cluster = TestCluster::three().await;
+    let leader = &cluster.replicas[cluster.leader().await];
+    // Commits the last change of the set-up with it.
+    leader.add("k", 1).await;
+    let stored = leader.replica().core().effective_membership();
+    let all: BTreeSet<u64> = stored.voter_ids().collect();
+    let kept: BTreeSet<u64> = all.iter().copied().take(2).collect();
+    let members: BTreeMap<_, _> = stored
+        .membership()
+        .nodes()
+        .map(|(id, member)| (*id, member.clone()))
+        .collect();
+    let joint = Membership::new(vec![all, kept], members).unwrap();
+    let raft = &leader.replica().core().raft;
+    raft.append_membership(joint, EntryPayload::Blank, [])
+        .await
+        .unwrap();
+    // What the joint configuration was on its way to, and the one left out is promoted again.
+    leader
+        .until("three voters again", |now| !now.joint && voters(now) == 3)
+        .await;
+    let finished = leader.replica().core().effective_membership();
+    assert!(finished.log_id() > stored.log_id());
+    leader.add("k", 1).await;
 }

@@ -13,11 +13,11 @@ use super::{Core, Managed};
 pub(crate) async fn seek_admission(core: Arc<Core>) {
     let mut reported = String::new();
     while core.member(core.id()).is_none() {
-        if let Err(reason) = core.ask_for_admission().await {
-            if reason != reported {
-                tracing::warn!(reason, "not a member of the cluster yet");
-                reported = reason;
-            }
+        if let Err(reason) = core.ask_for_admission().await
+            && reason != reported
+        {
+            tracing::warn!(reason, "not a member of the cluster yet");
+            reported = reason;
         }
         sleep(core.timing.probe()).await;
     }

@@ -39,6 +39,9 @@ impl Core {
     /// Appends a command if this replica leads, and waits until it is applied here. The leader's
     /// clock stamps it.
     pub(crate) async fn append_here(&self, mut proposal: Proposal, patience: Duration) -> Appended {
+        if self.disk.is_low() {
+            return Appended::NotTaken("the leader's disk is nearly full".to_owned());
+        }
         proposal.stamped_ms = self.config.clock.now_ms();
         let writing = self.raft.client_write(Command(proposal));
         let Ok(written) = timeout(patience, writing).await else {

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::Core;
+use crate::identity::Identity;
 use crate::type_config::TypeConfig;
 use crate::{Fatal, MemberStatus, ReplicaId, Role, Status};
 
@@ -142,14 +143,13 @@ impl Core {
 
 /// The status before consensus has said anything.
 pub(crate) fn initial_status(
-    cluster_id: &str,
-    replica_id: u64,
+    identity: &Identity,
     incarnation: u64,
     reachable_within: std::time::Duration,
 ) -> watch::Sender<Status> {
     watch::Sender::new(Status {
-        cluster_id: cluster_id.into(),
-        replica_id: ReplicaId(replica_id),
+        cluster_id: identity.cluster_id.as_str().into(),
+        replica_id: ReplicaId(identity.replica_id),
         incarnation,
         role: Role::Follower,
         leader: None,

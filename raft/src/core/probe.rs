@@ -115,10 +115,8 @@ impl Core {
             let metrics = metrics.borrow_watched();
             metrics.last_applied > metrics.snapshot
         };
-        if grown {
-            if let Err(fatal) = self.raft.trigger().snapshot().await {
-                tracing::debug!(error = %fatal, "no snapshot is taken");
-            }
+        if grown && let Err(fatal) = self.raft.trigger().snapshot().await {
+            tracing::debug!(error = %fatal, "no snapshot is taken");
         }
     }
 }

@@ -271,17 +271,13 @@ mod tests {
 
     #[test]
     fn one_doubtful_attempt_makes_the_end_doubtful() {
-        let mut attempts = Attempts::default();
-        attempts.last = "nobody leads".to_owned();
-        assert!(
-            !Attempts {
-                doubt: None,
-                ..Attempts::default()
-            }
-            .give_up()
-            .is_outcome_unknown()
-        );
-        attempts.doubt = Some("broken".to_owned());
+        assert!(!Attempts::default().give_up().is_outcome_unknown());
+        let doubt = Some("broken".to_owned());
+        let attempts = Attempts {
+            doubt,
+            last: "nobody leads".to_owned(),
+            hint: None,
+        };
         assert!(attempts.give_up().is_outcome_unknown());
     }
 

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use hydrascale_proto::raft::v1::{Admin, admin};
 use openraft::async_runtime::Instant as _;
@@ -17,13 +18,23 @@ const CAUGHT_UP_ENTRIES: u64 = 100;
 /// A leader that far from a majority of clocks stamps times that clients would notice.
 const CLOCK_OFF_MS: i64 = 2000;
 
+/// Between attempts to leave the leadership to somebody with more disk: all may be full.
+const FULL_DISK_REST: Duration = Duration::from_secs(30);
+
 /// Looks at what there is to do until the replica stops.
 pub(crate) async fn reconcile(core: Arc<Core>) {
     let mut ticks = interval(core.timing.reconcile());
+    let mut handed_over: Option<Instant> = None;
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         if core.leader() != Some(core.id()) {
+            continue;
+        }
+        let rested = handed_over.is_none_or(|at| at.elapsed() > FULL_DISK_REST);
+        if core.disk.is_low() && rested {
+            handed_over = Some(Instant::now());
+            core.step_back_from_full_disk().await;
             continue;
         }
         // One step per tick, each on what the one before has left.
@@ -35,6 +46,13 @@ pub(crate) async fn reconcile(core: Arc<Core>) {
 }
 
 impl Core {
+    async fn step_back_from_full_disk(&self) {
+        match self.move_leadership(None).await {
+            Ok(leader) => tracing::warn!(raft.leader = leader, "full disk, leadership handed over"),
+            Err(managed) => tracing::warn!(?managed, "full disk, but nobody takes over"),
+        }
+    }
+
     async fn step(&self) {
         let stored = self.effective_membership();
         let membership = stored.membership();

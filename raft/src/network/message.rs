@@ -212,11 +212,11 @@ mod tests {
     proptest! {
         #[test]
         fn no_bytes_panic_the_decoders(bytes: Vec<u8>) {
-            if let Ok(message) = pb::AppendRequest::decode(bytes.as_slice()) {
-                if let Ok(request) = append_from_proto(message) {
-                    let again = append_from_proto(append_to_proto(&request)).unwrap();
-                    prop_assert_eq!(again.to_string(), request.to_string());
-                }
+            if let Ok(message) = pb::AppendRequest::decode(bytes.as_slice())
+                && let Ok(request) = append_from_proto(message)
+            {
+                let again = append_from_proto(append_to_proto(&request)).unwrap();
+                prop_assert_eq!(again.to_string(), request.to_string());
             }
             let _ = pb::AppendReply::decode(bytes.as_slice()).map(append_reply_from_proto);
             let _ = pb::VoteRequest::decode(bytes.as_slice()).map(vote_request_from_proto);

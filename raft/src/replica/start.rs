@@ -1,6 +1,6 @@
 //! Bringing a replica up: identity, storage, network, and only then consensus.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -13,8 +13,8 @@ use tokio_util::task::TaskTracker;
 use super::StartError;
 use super::stop::{Inner, Stops};
 use crate::core::{
-    Core, Probes, READ_QUEUE, Window, initial_status, observe, probe, reconcile, seek_admission,
-    serve_reads,
+    Consensus, Core, Disk, Probes, READ_QUEUE, ReadRequest, Window, initial_status, observe, probe,
+    reconcile, seek_admission, serve_reads, watch_disk,
 };
 use crate::counters::Counters;
 use crate::fatal::{Fatal as StorageFailure, FatalHook};
@@ -39,66 +39,84 @@ pub(super) async fn start(
     machine: Arc<dyn StateMachine>,
 ) -> Result<Inner, StartError> {
     check_config(&config)?;
-    let timing = Timing::new(config.timing_multiplier);
     let folder = Folder::new(&config.data_dir);
     let (identity, credentials) = read_identity(&folder)?;
     let fatal = FatalSlot::new();
     let mut storage = open_storage(&config, &identity, &fatal, machine).await?;
-    let counters = Arc::new(Counters::default());
     let stops = Stops::default();
     let (reads, read_requests) = mpsc::channel(READ_QUEUE);
-    let tls = |error: crate::tls::TlsError| unreadable(folder.path(), error);
-    let name = PeerName::new(identity.cluster_id.clone(), identity.replica_id);
+    let parts = Parts {
+        config,
+        folder,
+        identity,
+        fatal,
+        reads,
+        stopping: stops.stopping.clone(),
+    };
+    let core = Arc::new(build_core(parts, &credentials, &mut storage).await?);
+    let tasks = TaskTracker::new();
+    serve(&core, &credentials, listener, &tasks, &stops)?;
+    let inner = Inner::new(core, storage, tasks, stops);
+    run(&inner, read_requests).await?;
+    Ok(inner)
+}
+
+/// What there is before consensus.
+struct Parts {
+    config: ReplicaConfig,
+    folder: Folder,
+    identity: Identity,
+    fatal: FatalSlot,
+    reads: mpsc::Sender<ReadRequest>,
+    stopping: CancellationToken,
+}
+
+/// Builds everything around consensus, which does not run yet.
+async fn build_core(
+    parts: Parts,
+    credentials: &Credentials,
+    storage: &mut Storage,
+) -> Result<Core, StartError> {
+    let Parts {
+        config,
+        folder,
+        identity,
+        fatal,
+        reads,
+        stopping,
+    } = parts;
+    let timing = Timing::new(config.timing_multiplier);
+    let counters = Arc::new(Counters::default());
     let addresses = AddressBook::default();
     for peer in &identity.peers {
         addresses.list(peer.replica_id, &peer.addr);
     }
+    let name = PeerName::new(identity.cluster_id.clone(), identity.replica_id);
+    let incarnation = storage.incarnation();
     let dialer = Dialer::new(
         name.clone(),
-        client_settings(&credentials).map_err(tls)?,
+        client_settings(credentials).map_err(|error| unreadable(folder.path(), error))?,
         addresses.clone(),
         config.dial_overrides.clone(),
         timing.connect(),
     );
-    let incarnation = storage.incarnation();
     let advertised = config.advertise_addr.clone();
     let lanes = Lanes::new(name.clone(), incarnation, advertised, dialer, fatal.clone());
-    let barred = Arc::new(ArcSwap::from_pointee(std::collections::BTreeSet::new()));
-    let machine_store = storage
-        .machine_store()
-        .ok_or_else(|| StartError::Consensus("the state machine was given away already".into()))?;
-    let consensus = timing
-        .consensus(&config)
-        .map_err(|error| StartError::Config {
-            field: "timing_multiplier",
-            reason: error.to_string(),
-        })?;
-    let factory = NetworkFactory::new(lanes.clone(), timing, Arc::clone(&counters));
-    let raft = openraft::Raft::build(
-        identity.replica_id,
-        consensus,
-        factory,
-        storage.log_store(),
-        machine_store,
-    )
-    .await
-    .map_err(|fatal| StartError::Consensus(fatal.to_string().into()))?;
-    let core = Arc::new(Core {
-        status: initial_status(
-            &identity.cluster_id,
-            identity.replica_id,
-            incarnation,
-            timing.reachable_within(),
-        ),
+    let network = NetworkFactory::new(lanes.clone(), timing, Arc::clone(&counters));
+    let raft = build_consensus(&config, &identity, timing, network, storage).await?;
+    let barred = Arc::new(ArcSwap::from_pointee(BTreeSet::new()));
+    Ok(Core {
+        status: initial_status(&identity, incarnation, timing.reachable_within()),
         guard: Guard::new(name, Arc::clone(&barred), addresses, Arc::clone(&counters)),
         applied: storage.applied(),
         records: storage.records(),
         snapshots: Some(storage.snapshots()).into(),
         contact: LeaderContact::new(),
         probes: Probes::default(),
+        disk: Disk::default(),
         window: Window::default(),
         membership: tokio::sync::Mutex::new(()),
-        stopping: stops.stopping.clone(),
+        stopping,
         identity,
         incarnation,
         config,
@@ -110,12 +128,28 @@ pub(super) async fn start(
         counters,
         fatal,
         reads,
-    });
-    let tasks = TaskTracker::new();
-    serve(&core, &credentials, listener, &tasks, &stops)?;
-    let inner = Inner::new(core, storage, tasks, stops);
-    run(&inner, read_requests).await?;
-    Ok(inner)
+    })
+}
+
+async fn build_consensus(
+    config: &ReplicaConfig,
+    identity: &Identity,
+    timing: Timing,
+    network: NetworkFactory,
+    storage: &mut Storage,
+) -> Result<Consensus, StartError> {
+    let settings = timing
+        .consensus(config)
+        .map_err(|error| StartError::Config {
+            field: "timing_multiplier",
+            reason: error.to_string(),
+        })?;
+    let machine = storage
+        .machine_store()
+        .ok_or_else(|| StartError::Consensus("the state machine was given away already".into()))?;
+    let log = storage.log_store();
+    let built = Consensus::build(identity.replica_id, settings, network, log, machine).await;
+    built.map_err(|fatal| StartError::Consensus(fatal.to_string().into()))
 }
 
 fn check_config(config: &ReplicaConfig) -> Result<(), StartError> {
@@ -283,10 +317,7 @@ fn serve(
 }
 
 /// Starts consensus and the tasks around it.
-async fn run(
-    inner: &Inner,
-    read_requests: mpsc::Receiver<crate::core::ReadRequest>,
-) -> Result<(), StartError> {
+async fn run(inner: &Inner, read_requests: mpsc::Receiver<ReadRequest>) -> Result<(), StartError> {
     let core = &inner.core;
     core.raft.run();
     initialize_first(core).await?;
@@ -294,6 +325,7 @@ async fn run(
     let tasks = &inner.tasks;
     spawn(tasks, stopping, observe(Arc::clone(core)));
     spawn(tasks, stopping, probe(Arc::clone(core)));
+    spawn(tasks, stopping, watch_disk(Arc::clone(core)));
     spawn(tasks, stopping, reconcile(Arc::clone(core)));
     spawn(
         tasks,
