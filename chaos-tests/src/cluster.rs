@@ -6,7 +6,7 @@ mod state;
 
 use std::{
     env, fs,
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::Duration,
 };
 
