@@ -4,11 +4,7 @@ mod config;
 mod replica;
 mod state;
 
-use std::{
-    env, fs,
-    path::PathBuf,
-    time::Duration,
-};
+use std::{env, fs, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
@@ -289,7 +285,7 @@ impl Cluster {
                 return nodes_of(&first.nodes);
             };
             if begin.elapsed() >= limit {
-                bail!("{name} and {other} differ:\n{first:?}\n{dump:?}");
+                bail!("{name} and {other} differ: {}", first.difference(dump));
             }
         }
     }

@@ -20,6 +20,7 @@ use hydrascale_chaos_tests::{Context, Scenario, runner};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;
 use rand::{Rng as _, SeedableRng as _};
+use tokio::sync::RwLock;
 use tokio::task::JoinSet;
 
 /// How many times something is killed.
@@ -85,6 +86,7 @@ async fn crashes(context: Context) -> Result<()> {
         .collect();
     let known = Shared::default();
     let stop = Arc::new(AtomicBool::new(false));
+    let traffic = Arc::new(RwLock::new(()));
     let mut registrars = JoinSet::new();
     for number in 0..REGISTRARS {
         let registrar = Registrar {
@@ -94,18 +96,18 @@ async fn crashes(context: Context) -> Result<()> {
             random: StdRng::seed_from_u64(random.random()),
             known: Arc::clone(&known),
             stop: Arc::clone(&stop),
+            traffic: Arc::clone(&traffic),
         };
         registrars.spawn(registrar.run());
     }
     for round in 1..=rounds {
         let acknowledged = count(&known);
-        crash_round(&mut cluster, &mut random)
-            .await
-            .with_context(|| format!("round {round}"))?;
-        let nodes = cluster
-            .wait_equal(EQUAL_LIMIT)
-            .await
-            .with_context(|| format!("round {round}"))?;
+        let during = || format!("round {round}");
+        crash_round(&mut cluster, &mut random).await.with_context(during)?;
+        // Nothing registers while the replicas are compared.
+        let quiet = traffic.write().await;
+        let nodes = cluster.wait_equal(EQUAL_LIMIT).await.with_context(during)?;
+        drop(quiet);
         let more = count(&known) - acknowledged;
         context.step(&format!(
             "round {round}: {more} more acknowledged, {} nodes",
@@ -170,6 +172,8 @@ struct Registrar {
     random: StdRng,
     known: Shared,
     stop: Arc<AtomicBool>,
+    /// Held for reading while something is registered.
+    traffic: Arc<RwLock<()>>,
 }
 
 impl Registrar {
@@ -197,6 +201,8 @@ impl Registrar {
 
     /// Whether this attempt was answered.
     async fn register(&mut self, key: &[u8; 32], identity: &Identity, hostname: &str) -> bool {
+        let traffic = Arc::clone(&self.traffic);
+        let _moving = traffic.read().await;
         let place = self.random.random_range(0..self.servers.len());
         let Some(server) = self.servers.get(place).copied() else {
             return false;

@@ -32,6 +32,31 @@ pub(super) struct Dump {
     hash: Value,
 }
 
+impl Dump {
+    /// The first thing in which they differ.
+    pub(super) fn difference(&self, other: &Self) -> String {
+        if self.hash != other.hash {
+            return format!("hash {} and {}", self.hash, other.hash);
+        }
+        let pairs = [
+            (&self.nodes, &other.nodes),
+            (&self.users, &other.users),
+            (&self.keys, &other.keys),
+        ];
+        for (one, two) in pairs {
+            let rows = |list: &Value| list.as_array().cloned().unwrap_or_default();
+            let (one, two) = (rows(one), rows(two));
+            if one.len() != two.len() {
+                return format!("{} and {} rows", one.len(), two.len());
+            }
+            if let Some((one, two)) = one.iter().zip(&two).find(|(one, two)| one != two) {
+                return format!("{one}\n{two}");
+            }
+        }
+        "not any more".to_owned()
+    }
+}
+
 pub(super) async fn dump(replica: &Replica) -> Result<Dump> {
     let status = replica.command(&["cluster", "status"]).await?;
     Ok(Dump {
