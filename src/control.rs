@@ -29,6 +29,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -88,11 +89,20 @@ impl Control {
     }
 
     /// Stops accepting, asks every client to go elsewhere, spread over some seconds, and waits
-    /// until they have left.
+    /// until they have left, or for [`limits::SHUT_DOWN_MAX`].
     pub async fn shut_down(&self) {
         self.inner.drain.cancel();
         self.inner.tasks.close();
-        self.inner.tasks.wait().await;
+        if timeout(limits::SHUT_DOWN_MAX, self.inner.tasks.wait())
+            .await
+            .is_err()
+        {
+            self.inner.metrics.limit_hit(Limit::ShutDown);
+            tracing::warn!(
+                connections = self.inner.tasks.len(),
+                "some clients did not leave"
+            );
+        }
     }
 
     fn cluster(&self) -> &Cluster {

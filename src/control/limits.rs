@@ -55,3 +55,5 @@ pub const LEADERLESS_READY_MAX: Duration = Duration::from_secs(3);
 pub const DRAIN_SPREAD: Duration = Duration::from_secs(5);
 /// Short requests may finish this long after their session was asked to leave.
 pub const DRAIN_GRACE: Duration = Duration::from_secs(2);
+/// After all of that nobody is waited for any more.
+pub const SHUT_DOWN_MAX: Duration = Duration::from_secs(15);

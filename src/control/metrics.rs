@@ -29,6 +29,8 @@ pub enum Limit {
     Barrier,
     /// `STALE_SERVICE_MAX`
     StaleService,
+    /// `SHUT_DOWN_MAX`
+    ShutDown,
     /// The HTTP/1 parser's own bounds: head size, number of headers, head timeout.
     Http1,
 }

@@ -7,13 +7,16 @@ mod pages;
 mod verify;
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
+use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
-use axum::middleware::map_response;
+use axum::middleware::{Next, from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 
-use super::limits::{BODY_BYTES_MAX, VERIFY_BODY_BYTES_MAX};
+use tokio::time::timeout;
+
+use super::limits::{BODY_BYTES_MAX, BODY_TIMEOUT, VERIFY_BODY_BYTES_MAX};
+use super::metrics::Limit;
 use super::{Control, ts2021};
 
 /// The routes of the client port that are not the API's. [`with_security_headers`] belongs around
@@ -28,7 +31,9 @@ pub fn router(control: Control) -> Router {
         .route("/bootstrap-dns", get(bootstrap_dns::bootstrap_dns))
         .route(
             "/verify",
-            post(verify::verify).layer(DefaultBodyLimit::max(VERIFY_BODY_BYTES_MAX)),
+            post(verify::verify)
+                .layer(DefaultBodyLimit::max(VERIFY_BODY_BYTES_MAX))
+                .layer(from_fn_with_state(control.clone(), limit_time)),
         )
         .route("/", get(pages::blank))
         .route("/robots.txt", get(pages::robots))
@@ -38,6 +43,20 @@ pub fn router(control: Control) -> Router {
         .route("/windows", get(pages::windows))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(control)
+}
+
+/// Ends a request whose body does not arrive.
+async fn limit_time(State(control): State<Control>, request: Request, next: Next) -> Response {
+    timeout(BODY_TIMEOUT, next.run(request))
+        .await
+        .unwrap_or_else(|_| {
+            control.metrics().limit_hit(Limit::BodyTime);
+            let reason = format!(
+                "request body did not arrive within {} s",
+                BODY_TIMEOUT.as_secs()
+            );
+            text(StatusCode::REQUEST_TIMEOUT, reason)
+        })
 }
 
 /// Headers of every answer on the client port, as headscale: no frames, no guessed types, no

@@ -3,9 +3,10 @@
 //! Pure: the state, the request and the time come in, the next step comes out.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::state::secret::{AuthId, SecretKind, SecretText};
-use crate::state::{Node, State};
+use crate::state::secret::{AuthId, SecretKind, SecretText, same_hash};
+use crate::state::{Node, PreAuthKey, State};
 use crate::tailcfg::RegisterRequest;
 use crate::types::{MachineKey, Timestamp};
 
@@ -13,13 +14,16 @@ use crate::types::{MachineKey, Timestamp};
 const MACHINE_MISMATCH: &str = "node exists with a different machine key";
 /// Told to whoever presents something that is no auth key of ours; headscale's text.
 const INVALID_KEY: &str = "invalid pre auth key";
+/// How far this replica's clock may be ahead of the one that stamps commands.
+const CLOCK_MARGIN: Duration = Duration::from_secs(60);
 
 /// What to do about a registration.
 #[derive(Debug, PartialEq)]
 pub(super) enum Step {
     /// The node wants out.
     Logout,
-    /// A known node came back, as after every restart of a client: answer it, change nothing.
+    /// A known node came back, as after every restart of a client: answer it, change nothing. Its
+    /// Hostinfo comes with the map request that follows.
     Known(Arc<Node>),
     /// The client must make a new node key.
     KeyExpired,
@@ -70,17 +74,62 @@ pub(super) fn decide(
         return Step::Wait(auth_id);
     }
     match key {
-        Some(text) => admit(text.expose(), node.filter(|node| !node.is_expired(now))),
+        Some(text) => {
+            let known = node.filter(|node| !node.is_expired(now));
+            admit(state, text.expose(), known, request, now)
+        }
         None => Step::Begin,
     }
 }
 
-fn admit(text: &str, known: Option<&Arc<Node>>) -> Step {
-    match (SecretText::parse(SecretKind::PreAuthKey, text), known) {
-        (Ok(key), known) => Step::Admit(key, known.cloned()),
+/// Decides about a presented key as far as that takes no command: a client repeats a refused
+/// registration for ever, and some clients register anew on every connection.
+fn admit(
+    state: &State,
+    text: &str,
+    known: Option<&Arc<Node>>,
+    request: &RegisterRequest,
+    now: Timestamp,
+) -> Step {
+    let key = SecretText::parse(SecretKind::PreAuthKey, text);
+    let proven = key.as_ref().ok().and_then(|key| proven(state, key));
+    match (key, known) {
+        (Ok(key), Some(node)) => {
+            let let_it_in = proven.is_some_and(|row| node.pre_auth_key_id == Some(row.id));
+            if let_it_in && request.expiry.is_none() {
+                Step::Known(Arc::clone(node))
+            } else {
+                Step::Admit(key, Some(Arc::clone(node)))
+            }
+        }
+        (Ok(key), None) => match proven.map(|row| hopeless(row, now)) {
+            Some(None) => Step::Admit(key, None),
+            Some(Some(text)) => Step::Refuse(text),
+            None => Step::Refuse(INVALID_KEY),
+        },
         // Clients present their old key for ever; a node that is in needs none.
         (Err(_), Some(node)) => Step::Known(Arc::clone(node)),
         (Err(_), None) => Step::Refuse(INVALID_KEY),
+    }
+}
+
+/// The row of the key, if its secret is right.
+fn proven<'a>(state: &'a State, key: &SecretText) -> Option<&'a PreAuthKey> {
+    let row = state.pre_auth_key_by_prefix(key.prefix())?;
+    let hash = key.hash(state.secret_pepper()?);
+    same_hash(&row.secret_hash, &hash).then_some(row)
+}
+
+/// Why the state machine would refuse the key, in its words. It has the last word on the time.
+fn hopeless(key: &PreAuthKey, now: Timestamp) -> Option<&'static str> {
+    if key.revoked {
+        Some("authkey revoked")
+    } else if key.is_expired(now.saturating_sub(CLOCK_MARGIN)) {
+        Some("authkey expired")
+    } else if key.used && !key.reusable {
+        Some("authkey already used")
+    } else {
+        None
     }
 }
 

@@ -196,3 +196,19 @@ async fn a_malformed_upgrade_is_told_what_is_wrong() {
     assert_eq!(status, StatusCode::BAD_REQUEST);
     assert!(body.starts_with(b"handshake initiation is 3 bytes long"));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_does_not_arrive_is_not_waited_for() {
+    let server = TestServer::start().await;
+    let mut connection = server.connect();
+    let head = b"POST /verify HTTP/1.1\r\nhost: h\r\ncontent-length: 100\r\n\r\n{";
+    connection.write_all(head).await.unwrap();
+    let mut answer = Vec::new();
+    connection.read_to_end(&mut answer).await.unwrap();
+    assert!(
+        answer.starts_with(b"HTTP/1.1 408"),
+        "{:?}",
+        String::from_utf8_lossy(&answer)
+    );
+    assert_eq!(server.control.metrics().limit_hits(Limit::BodyTime), 1);
+}

@@ -63,6 +63,7 @@ async fn a_used_key_lets_the_same_node_back_in_but_no_other() {
     let session = first.dial(&server).await;
     let request = first.register_request(with_key(&key));
     session.register(&request).await;
+    let index = server.cluster.applied_index();
     let again = session.register(&request).await;
     assert_eq!(
         (error(&again), &again["MachineAuthorized"]),
@@ -73,6 +74,8 @@ async fn a_used_key_lets_the_same_node_back_in_but_no_other() {
         .register(&second.register_request(with_key(&key)))
         .await;
     assert_eq!(error(&refused), "authkey already used");
+    // Neither cost a write.
+    assert_eq!(server.cluster.applied_index(), index);
     assert_eq!(server.cluster.state().node_count(), 1);
 }
 
@@ -387,4 +390,54 @@ async fn unknown_fields_of_newer_clients_are_kept() {
     let node = state.node_by_node_key(&client.node_key).unwrap();
     let stored: Value = serde_json::from_slice(&node.hostinfo_json).unwrap();
     assert_eq!(stored["FromTheFuture"], json!([1, 2]));
+}
+
+#[tokio::test]
+async fn another_users_key_gives_the_same_device_a_second_node() {
+    let server = TestServer::start().await;
+    let first = server
+        .create_key(server.create_user("ann").await, |_| {})
+        .await;
+    let second = server
+        .create_key(server.create_user("bob").await, |_| {})
+        .await;
+    let client = TestClient::new(1);
+    let session = client.dial(&server).await;
+    session
+        .register(&client.register_request(with_key(&first)))
+        .await;
+    // The old login holds the node key: the client is told to make a new one, and does.
+    let response = session
+        .register(&client.register_request(with_key(&second)))
+        .await;
+    assert_eq!(response["NodeKeyExpired"], true);
+    let rotated = TestClient {
+        node_key: TestClient::node_key(3),
+        ..client
+    };
+    let response = session
+        .register(&rotated.register_request(with_key(&second)))
+        .await;
+    assert_eq!(response["Login"]["LoginName"], "bob");
+    assert_eq!(server.cluster.state().node_count(), 2);
+}
+
+#[tokio::test]
+async fn a_container_comes_back_with_a_key_that_was_deleted() {
+    let server = TestServer::start().await;
+    let key = server
+        .create_key(server.create_user("ann").await, |_| {})
+        .await;
+    let client = TestClient::new(1);
+    let session = client.dial(&server).await;
+    let request = client.register_request(with_key(&key));
+    session.register(&request).await;
+    let key_id = server.cluster.state().pre_auth_keys().last().unwrap().id;
+    let delete = pb::DeletePreAuthKey { key_id };
+    server
+        .cluster
+        .propose(Op::DeletePreAuthKey(delete))
+        .await
+        .unwrap();
+    assert_eq!(session.register(&request).await["MachineAuthorized"], true);
 }
