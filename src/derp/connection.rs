@@ -21,9 +21,13 @@ use super::limits::{
     ADMISSION_TIMEOUT, CLIENT_INFO_BUDGET_BYTES, CLIENT_INFO_TIMEOUT, CLOSE_TIMEOUT,
     TLS_HANDSHAKE_TIMEOUT, WRITE_STALL_TIMEOUT,
 };
+use super::metrics::DropReason;
 use super::progress::{Counted, Progress};
 use super::server::Relay;
 use crate::types::NodeKey;
+
+/// Room for a read: an introduction as clients send it, in one piece.
+const READ_BYTES: usize = 1024;
 
 /// Why a connection did not become a client's.
 #[derive(Debug, thiserror::Error)]
@@ -59,8 +63,8 @@ pub(crate) async fn serve(
     let served = async {
         let mut io = tls.await?;
         let opened = open(&relay, &mut io, remote, &mut place).await?;
-        if let Some((client, read_ahead)) = opened {
-            relay_packets(&relay, io, read_ahead, progress, &client).await;
+        if let Some((registered, read_ahead)) = opened {
+            registered.run(io, read_ahead, progress).await;
         } else {
             let _ = timeout(CLOSE_TIMEOUT, io.shutdown()).await;
         }
@@ -73,51 +77,48 @@ pub(crate) async fn serve(
     }
 }
 
-/// Runs an admitted client's connection and takes it out of the registry.
-async fn relay_packets<S>(
-    relay: &Relay,
-    io: S,
-    read_ahead: BytesMut,
-    progress: Progress,
-    client: &Arc<Client>,
-) where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    let around = Surroundings {
-        clients: &relay.clients,
-        metrics: &relay.metrics,
-    };
-    let registered = Registered { relay, client };
-    let reason = client::serve(io, read_ahead, progress, client, &around).await;
-    drop(registered);
-    tracing::debug!(
-        node.key = %client.key.short(), reason = reason.as_str(), "relay client left"
-    );
+/// A connection in the registry. Leaves it on drop, in whatever way its task ends.
+struct Registered {
+    relay: Arc<Relay>,
+    client: Arc<Client>,
 }
 
-/// Takes a connection out of the registry when its task ends, in whatever way.
-struct Registered<'a> {
-    relay: &'a Relay,
-    client: &'a Arc<Client>,
-}
-
-impl Drop for Registered<'_> {
-    fn drop(&mut self) {
-        self.client.queue.discard(
-            super::metrics::DropReason::GoneDisconnected,
-            &self.relay.metrics,
+impl Registered {
+    /// Carries packets until the connection ends. `read_ahead` came behind the introduction.
+    async fn run<S>(self, io: S, read_ahead: BytesMut, progress: Progress)
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let Self { relay, client } = &self;
+        let around = Surroundings {
+            clients: &relay.clients,
+            metrics: &relay.metrics,
+        };
+        let reason = client::serve(io, read_ahead, progress, client, &around).await;
+        tracing::debug!(
+            node.key = %client.key.short(),
+            reason = reason.as_str(),
+            "relay client left"
         );
-        self.relay.clients.remove(self.client);
+    }
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.client
+            .queue
+            .discard(DropReason::GoneDisconnected, &self.relay.metrics);
+        self.relay.clients.remove(&self.client);
     }
 }
 
 /// HTTP, introduction, admission and registration; `None` when the connection was for HTTP only.
 async fn open<S>(
-    relay: &Relay,
+    relay: &Arc<Relay>,
     io: &mut S,
     remote: SocketAddr,
     place: &mut Place,
-) -> Result<Option<(Arc<Client>, BytesMut)>, ConnectError>
+) -> Result<Option<(Registered, BytesMut)>, ConnectError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -133,17 +134,10 @@ where
     let introduction = introduce(relay, io, &mut read_ahead).await?;
     let closings = relay.clients.closings();
     admit(relay, introduction.key(), remote).await?;
-    let client = register(relay, &introduction, remote);
-    let settled = settle(relay, io, &client, &introduction, closings).await;
-    if let Err(error) = settled {
-        drop(Registered {
-            relay,
-            client: &client,
-        });
-        return Err(error);
-    }
+    let registered = register(relay, &introduction, remote);
+    settle(relay, io, &registered.client, &introduction, closings).await?;
     place.admitted();
-    Ok(Some((client, read_ahead)))
+    Ok(Some((registered, read_ahead)))
 }
 
 /// Sends our key and takes the client's.
@@ -161,7 +155,7 @@ where
             if let Some(frame) = ClientInfoFrame::take(read_ahead, CLIENT_INFO_BUDGET_BYTES)? {
                 return Ok(frame);
             }
-            read_ahead.reserve(1024);
+            read_ahead.reserve(READ_BYTES);
             if io
                 .read_buf(read_ahead)
                 .await
@@ -191,10 +185,14 @@ async fn admit(relay: &Relay, key: NodeKey, remote: SocketAddr) -> Result<(), Co
 }
 
 /// Puts the client into the registry.
-fn register(relay: &Relay, introduction: &Introduction, remote: SocketAddr) -> Arc<Client> {
+fn register(relay: &Arc<Relay>, introduction: &Introduction, remote: SocketAddr) -> Registered {
     let id = ConnectionId(relay.next_connection.fetch_add(1, Ordering::Relaxed));
     let client = Arc::new(Client::new(id, introduction.key(), remote, Instant::now()));
     relay.clients.insert(&client);
+    let registered = Registered {
+        relay: Arc::clone(relay),
+        client: Arc::clone(&client),
+    };
     if relay.is_draining() {
         client.queue.close(CloseReason::Draining);
     }
@@ -206,7 +204,7 @@ fn register(relay: &Relay, introduction: &Introduction, remote: SocketAddr) -> A
         is_prober = info.is_prober,
         "relay client joined"
     );
-    client
+    registered
 }
 
 /// Asks again if a node lost its right while this one was between admission and registry, where

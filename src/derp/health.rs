@@ -50,10 +50,11 @@ mod tests {
     fn healthy_needs_accepting_room_and_no_drain() {
         let health = RelayHealth::default();
         assert!(!health.is_healthy(), "not before the relay serves");
-        health.set_accepting(true);
-        assert!(health.clone().is_healthy());
+        let clone = health.clone();
+        clone.set_accepting(true);
+        assert!(health.is_healthy());
         health.set_full(true);
-        assert!(!health.is_healthy());
+        assert!(!clone.is_healthy());
         health.set_full(false);
         health.set_quiet(true);
         assert!(!health.is_healthy());

@@ -26,6 +26,9 @@ use super::limits::{
 };
 use super::metrics::RelayMetrics;
 
+/// Room for a read: a client's request head, in one piece.
+const READ_BYTES: usize = 1024;
+
 /// Why a connection ended before it became a DERP connection.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HttpError {
@@ -105,6 +108,7 @@ where
     S: AsyncRead + Unpin,
 {
     if buf.is_empty() {
+        buf.reserve(READ_BYTES);
         match timeout(HTTP_IDLE_TIMEOUT, io.read_buf(buf)).await {
             Err(_) | Ok(Ok(0)) => return Ok(None),
             Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
@@ -131,7 +135,7 @@ where
         if buf.len() >= HTTP_HEAD_BYTES_MAX {
             return Err(HeadError::TooLong.into());
         }
-        buf.reserve(1024);
+        buf.reserve(READ_BYTES);
         if io.read_buf(buf).await? == 0 {
             return Err(HttpError::Truncated);
         }

@@ -97,7 +97,14 @@ fn subject_names(certificate: &X509Certificate<'_>) -> BTreeSet<String> {
     let name_of = |name: &GeneralName<'_>| match name {
         GeneralName::DNSName(name) => Some(normal(name)),
         GeneralName::IPAddress(bytes) => address(bytes).map(|ip| ip.to_string()),
-        _ => None,
+        GeneralName::OtherName(..)
+        | GeneralName::RFC822Name(_)
+        | GeneralName::X400Address(_)
+        | GeneralName::DirectoryName(_)
+        | GeneralName::EDIPartyName(_)
+        | GeneralName::URI(_)
+        | GeneralName::RegisteredID(_)
+        | GeneralName::Invalid(..) => None,
     };
     extension
         .value
