@@ -1,9 +1,9 @@
 //! DERP relay: carries packets between nodes that have no direct path.
 //!
-//! A client connects over TLS, upgrades an HTTP request to DERP ([`http`]), proves that it owns its
-//! node key ([`handshake`]) and is admitted by the node table ([`Admission`]). From then on it sends
-//! frames ([`frame`]) with packets for other keys, which the relay puts into the queues of their
-//! connections ([`clients`]); packets are encrypted between the nodes and mean nothing here.
+//! A client connects over TLS, upgrades an HTTP request to DERP (`http`), proves that it owns its
+//! node key (`handshake`) and is admitted by the node table ([`Admission`]). From then on it sends
+//! frames (`frame`) with packets for other keys, which the relay puts into the queues of their
+//! connections (`clients`); packets are encrypted between the nodes and mean nothing here.
 //!
 //! Every replica runs one relay, with a key, a certificate and a DERP region of its own. Not here:
 //! packets between relays, the DERP map, STUN ([`crate::stun`]).
