@@ -87,15 +87,17 @@ fn program_name(argv: &[String]) -> &'static str {
 /// Help is a success; a wrong word is an error like any other.
 fn usage(error: &clap::Error, out: &mut Output<'_>) -> u8 {
     let text = error.render();
-    match error.kind() {
+    let asked_for = matches!(
+        error.kind(),
         ErrorKind::DisplayHelp
-        | ErrorKind::DisplayVersion
-        | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => finish(out.text(text), out),
-        _ => {
-            out.usage_error(&text.to_string());
-            1
-        }
+            | ErrorKind::DisplayVersion
+            | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+    );
+    if asked_for {
+        return finish(out.text(text), out);
     }
+    out.usage_error(&text.to_string());
+    1
 }
 
 fn finish(result: anyhow::Result<()>, out: &mut Output<'_>) -> u8 {

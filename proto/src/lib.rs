@@ -5,6 +5,7 @@
     unreachable_pub,
     unused_qualifications,
     clippy::all,
+    clippy::allow_attributes_without_reason,
     clippy::pedantic,
     clippy::allow_attributes_without_reason,
     reason = "generated code; the .proto files are the documentation"

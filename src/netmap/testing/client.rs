@@ -36,7 +36,7 @@ impl Client {
     }
 
     pub(crate) fn take(&mut self, message: MapResponse) {
-        self.dial_plan = message.control_dial_plan.clone().or(self.dial_plan.take());
+        self.dial_plan = message.control_dial_plan.clone().or_else(|| self.dial_plan.take());
         if message.keep_alive {
             return;
         }
@@ -45,16 +45,16 @@ impl Client {
             "the first message of a stream must have a Node"
         );
         self.take_peers(&message);
-        self.node = message.node.or(self.node.take());
+        self.node = message.node.or_else(|| self.node.take());
         self.profiles.extend(
             message
                 .user_profiles
                 .into_iter()
                 .map(|user| (user.id, user)),
         );
-        self.derp_map = message.derp_map.or(self.derp_map.take());
-        self.dns = message.dns_config.or(self.dns.take());
-        self.ssh = message.ssh_policy.or(self.ssh.take());
+        self.derp_map = message.derp_map.or_else(|| self.derp_map.take());
+        self.dns = message.dns_config.or_else(|| self.dns.take());
+        self.ssh = message.ssh_policy.or_else(|| self.ssh.take());
         self.health = message
             .health
             .unwrap_or_else(|| std::mem::take(&mut self.health));
@@ -128,7 +128,7 @@ fn apply(peer: &mut Node, patch: PeerChange) {
     if patch.cap != 0 {
         peer.cap = patch.cap;
     }
-    peer.endpoints = patch.endpoints.or(peer.endpoints.take());
+    peer.endpoints = patch.endpoints.or_else(|| peer.endpoints.take());
     peer.key = patch.key.unwrap_or(peer.key);
     peer.disco_key = patch.disco_key.or(peer.disco_key);
     peer.online = patch.online.or(peer.online);
