@@ -118,6 +118,26 @@ pub(crate) fn decode_row(index: u64, row: &Bytes) -> Result<Entry, CodecError> {
     }
 }
 
+/// A copy that owns exactly its own bytes: those of a decoded message keep the whole network
+/// buffer alive that they came in.
+pub(crate) fn compact(entry: &Entry) -> Entry {
+    let payload = match &entry.payload {
+        EntryPayload::Normal(Command(proposal)) => {
+            let mut proposal = proposal.clone();
+            proposal.client_id = Bytes::copy_from_slice(&proposal.client_id);
+            if let Some(pb::proposal::Body::Command(command)) = &mut proposal.body {
+                *command = Bytes::copy_from_slice(command);
+            }
+            EntryPayload::Normal(Command(proposal))
+        }
+        EntryPayload::Blank | EntryPayload::Membership(_) => entry.payload.clone(),
+    };
+    Entry {
+        log_id: entry.log_id,
+        payload,
+    }
+}
+
 /// Encodes an entry for the wire or for a row.
 pub(crate) fn entry_to_proto(entry: &Entry) -> pb::Entry {
     let payload = match &entry.payload {

@@ -79,6 +79,24 @@ counters! {
     leaderships,
     /// Times that this replica set out to hand leadership over because its clock was off.
     clock_handovers,
+    /// Appends to the log.
+    log_appends,
+    /// Syncs of the log; appends and votes share them.
+    log_syncs,
+    /// Time spent in them, microseconds.
+    log_sync_micros,
+    /// Commands that were applied before and got their first answer again.
+    commands_repeated,
+    /// Commands refused because their answer was no longer kept.
+    commands_stale,
+    /// Proposers forgotten because too many others came after them.
+    proposers_evicted,
+    /// Snapshots built.
+    snapshots_built,
+    /// Snapshots put off because another one was being built or the disk was nearly full.
+    snapshots_put_off,
+    /// Snapshots installed.
+    snapshots_installed,
 }
 
 /// One counter.
@@ -89,6 +107,11 @@ impl Counter {
     /// Adds one.
     pub(crate) fn add_one(&self) {
         self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Adds some.
+    pub(crate) fn add(&self, count: u64) {
+        self.0.fetch_add(count, Ordering::Relaxed);
     }
 
     /// The present value.

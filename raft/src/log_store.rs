@@ -101,7 +101,10 @@ impl LogStore {
         let mut cached = Vec::new();
         for entry in entries {
             let row = codec::encode_row(&entry);
-            cached.push((entry.clone(), row.len()));
+            cached.push((
+                codec::compact(&entry),
+                row.len().saturating_add(ENTRY_BYTES),
+            ));
             batch.put(Table::RaftLog, codec::log_key(entry.log_id.index()), row);
         }
         self.write("append to the log", batch)?;
@@ -249,6 +252,8 @@ pub(crate) fn stopped() -> io::Error {
     io::Error::other("the disk failed earlier, the replica stops")
 }
 
+/// What a cached entry takes besides its command.
+const ENTRY_BYTES: usize = size_of::<Entry>();
 /// Newest entries kept in memory: replication to followers that keep up never reads the disk.
 const CACHE_BYTES: usize = 4 << 20;
 /// Rows deleted per batch while purging: bounds the memory of one batch.

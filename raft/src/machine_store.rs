@@ -26,6 +26,7 @@ use self::apply::Chunk;
 use self::load::Loaded;
 use crate::StateMachine;
 use crate::codec::{LogId, SnapshotMeta, StoredMembership};
+use crate::counters::Counters;
 use crate::engine::{Engine, Table};
 use crate::fatal::{Fatal, chain};
 use crate::log_store::stopped;
@@ -42,6 +43,7 @@ pub(crate) struct MachineStore {
     loaded: Loaded,
     published: Published,
     fatal: Fatal,
+    counters: Arc<Counters>,
 }
 
 /// What readers elsewhere see of the applied state; changes only after the batch was written.
@@ -69,6 +71,7 @@ impl MachineStore {
         snapshots: Arc<SnapshotStore>,
         loaded: Loaded,
         fatal: Fatal,
+        counters: Arc<Counters>,
     ) -> Self {
         let (applied, _) = watch::channel(loaded.position.index());
         let records = ArcSwap::from_pointee(loaded.records.clone());
@@ -83,6 +86,7 @@ impl MachineStore {
             loaded,
             published,
             fatal,
+            counters,
         }
     }
 
@@ -193,6 +197,7 @@ impl RaftStateMachine<TypeConfig> for MachineStore {
             .await
             .map_err(io::Error::other)??;
         self.published.reset(&self.loaded);
+        self.counters.snapshots_installed.add_one();
         Ok(())
     }
 

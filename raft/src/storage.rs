@@ -16,15 +16,15 @@ mod tests;
 use std::fmt;
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use self::disk::FreeSpace;
 use crate::codec::CodecError;
+use crate::counters::Counters;
 use crate::engine::rocks::RocksEngine;
 use crate::engine::{Engine, EngineError, Table, WriteBatch};
 use crate::fatal::{Fatal, FatalHook};
@@ -48,6 +48,8 @@ pub(crate) struct StorageConfig {
     pub(crate) cluster_id: Option<String>,
     /// Called when the disk fails; [`Fatal::exit`] in production.
     pub(crate) on_fatal: FatalHook,
+    /// What is counted for the replica's metrics.
+    pub(crate) counters: Arc<Counters>,
 }
 
 impl StorageConfig {
@@ -58,6 +60,7 @@ impl StorageConfig {
             sync_append: false,
             cluster_id: None,
             on_fatal: Fatal::exit(),
+            counters: Arc::default(),
         }
     }
 }
@@ -74,7 +77,6 @@ impl fmt::Debug for StorageConfig {
 
 /// An open replica's storage.
 pub(crate) struct Storage {
-    dir: PathBuf,
     engine: Arc<dyn Engine>,
     log: LogStore,
     machine: Option<MachineStore>,
@@ -109,10 +111,15 @@ impl Storage {
         config: &StorageConfig,
         machine: Arc<dyn StateMachine>,
     ) -> Result<Self, OpenError> {
+        let counters = &config.counters;
         check::format(&*engine)?;
         check::cluster(&*engine, config.cluster_id.as_deref())?;
         let snapshots = config.dir.join(SNAPSHOT_FOLDER);
-        let snapshots = Arc::new(SnapshotStore::open(Arc::clone(&engine), snapshots)?);
+        let snapshots = Arc::new(SnapshotStore::open(
+            Arc::clone(&engine),
+            snapshots,
+            Arc::clone(counters),
+        )?);
         install::resume(&*engine, &snapshots)?;
         snapshots.recover()?;
         check::log(&*engine, snapshots.current().as_ref())?;
@@ -125,12 +132,12 @@ impl Storage {
             Arc::clone(&snapshots),
             loaded,
             fatal.clone(),
+            Arc::clone(counters),
         );
-        let sync =
-            SyncThread::spawn(Arc::clone(&engine), fatal.clone()).map_err(OpenError::Thread)?;
+        let sync = SyncThread::spawn(Arc::clone(&engine), fatal.clone(), Arc::clone(counters))
+            .map_err(OpenError::Thread)?;
         let log = LogStore::open(Arc::clone(&engine), sync.queue(), fatal, config.sync_append)?;
         Ok(Self {
-            dir: config.dir.clone(),
             engine,
             log,
             published: store.published(),
@@ -171,14 +178,6 @@ impl Storage {
         self.incarnation
     }
 
-    /// The cluster that the folder belongs to, once it does.
-    ///
-    /// # Errors
-    /// The database failed.
-    pub(crate) fn cluster_id(&self) -> Result<Option<String>, EngineError> {
-        Ok(Some(self.snapshots.cluster_id()?).filter(|id| !id.is_empty()))
-    }
-
     /// Binds the folder to a cluster for good; durable on return. Blocks on the disk.
     ///
     /// # Errors
@@ -210,22 +209,9 @@ impl Storage {
         self.write_synced(batch)
     }
 
-    /// Space on the folder's disk.
-    ///
-    /// # Errors
-    /// The folder is gone.
-    pub(crate) fn free_space(&self) -> io::Result<FreeSpace> {
-        FreeSpace::of(&self.dir)
-    }
-
     /// Tells when nobody holds the database any more, so that the folder can be opened again.
     pub(crate) fn holders(&self) -> Weak<dyn Engine> {
         Arc::downgrade(&self.engine)
-    }
-
-    /// The replica's folder.
-    pub(crate) fn dir(&self) -> &Path {
-        &self.dir
     }
 
     /// Makes everything durable and moves it where the next start finds it fast. Call after

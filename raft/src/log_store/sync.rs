@@ -3,13 +3,14 @@
 use std::io;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use openraft::storage::IOFlushed;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
 use super::stopped;
+use crate::counters::Counters;
 use crate::engine::Engine;
 use crate::fatal::Fatal;
 use crate::type_config::TypeConfig;
@@ -58,11 +59,15 @@ pub(crate) struct SyncThread {
 
 impl SyncThread {
     /// Starts the thread.
-    pub(crate) fn spawn(engine: Arc<dyn Engine>, fatal: Fatal) -> io::Result<Self> {
+    pub(crate) fn spawn(
+        engine: Arc<dyn Engine>,
+        fatal: Fatal,
+        counters: Arc<Counters>,
+    ) -> io::Result<Self> {
         let (waiters, queued) = mpsc::channel(WAITERS_MAX);
         let thread = thread::Builder::new()
             .name("raft-log-sync".to_owned())
-            .spawn(move || run(&*engine, &fatal, queued))?;
+            .spawn(move || run(&*engine, &fatal, &counters, queued))?;
         Ok(Self {
             queue: SyncQueue { waiters },
             thread: Some(thread),
@@ -104,12 +109,23 @@ impl Drop for SyncThread {
     }
 }
 
-fn run(engine: &dyn Engine, fatal: &Fatal, mut queued: mpsc::Receiver<Waiter>) {
+fn run(
+    engine: &dyn Engine,
+    fatal: &Fatal,
+    counters: &Counters,
+    mut queued: mpsc::Receiver<Waiter>,
+) {
     let mut waiters = Vec::new();
     let mut stopping = false;
     while !stopping && queued.blocking_recv_many(&mut waiters, WAITERS_MAX) > 0 {
+        let started = Instant::now();
         let result = sync(engine, fatal);
+        counters.log_syncs.add_one();
+        counters.log_sync_micros.add(micros(started.elapsed()));
         for waiter in waiters.drain(..) {
+            if matches!(waiter, Waiter::Append(_)) {
+                counters.log_appends.add_one();
+            }
             stopping = stopping || matches!(waiter, Waiter::Stop);
             answer(waiter, result.clone().map_err(io::Error::other));
         }
@@ -124,6 +140,10 @@ fn sync(engine: &dyn Engine, fatal: &Fatal) -> Result<(), String> {
         fatal.report("sync the log", &error);
         crate::fatal::chain(&error)
     })
+}
+
+fn micros(elapsed: Duration) -> u64 {
+    u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX)
 }
 
 fn answer(waiter: Waiter, result: io::Result<()>) {

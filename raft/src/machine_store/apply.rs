@@ -106,10 +106,19 @@ impl MachineStore {
                 proposal.body,
             )?));
         };
+        if dedup.make_room(client, &mut chunk.batch) {
+            self.counters.proposers_evicted.add_one();
+        }
         let (seq, lowest) = (proposal.seq, proposal.lowest_unacked);
         match dedup.admit(now_ms, client, seq, lowest, &mut chunk.batch) {
-            Verdict::Stale => Ok(Response::Stale),
-            Verdict::Stored(outcome) => Ok(Response::Outcome(outcome)),
+            Verdict::Stale => {
+                self.counters.commands_stale.add_one();
+                Ok(Response::Stale)
+            }
+            Verdict::Stored(outcome) => {
+                self.counters.commands_repeated.add_one();
+                Ok(Response::Outcome(outcome))
+            }
             Verdict::Execute => {
                 let outcome = self.execute(chunk, index, now_ms, proposal.body)?;
                 self.loaded

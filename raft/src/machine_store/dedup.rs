@@ -96,6 +96,19 @@ impl Dedup {
         }
     }
 
+    /// Forgets the proposer unused for longest if `client` is new and there are too many; whether
+    /// it did.
+    pub(crate) fn make_room(&mut self, client: ClientId, batch: &mut WriteBatch) -> bool {
+        if self.clients.contains_key(&client) || self.clients.len() < CLIENTS_MAX {
+            return false;
+        }
+        let Some((_, unused)) = self.by_use.first().copied() else {
+            return false;
+        };
+        self.remove(unused, batch);
+        true
+    }
+
     /// Decides about command `seq` of `client`, who waits for nothing below `lowest_unacked`.
     pub(crate) fn admit(
         &mut self,
@@ -105,12 +118,6 @@ impl Dedup {
         lowest_unacked: u64,
         batch: &mut WriteBatch,
     ) -> Verdict {
-        if !self.clients.contains_key(&client)
-            && self.clients.len() >= CLIENTS_MAX
-            && let Some((_, unused)) = self.by_use.first().copied()
-        {
-            self.remove(unused, batch);
-        }
         let window = self.clients.entry(client).or_default();
         self.by_use.remove(&(window.last_used_ms, client));
         window.last_used_ms = now_ms;

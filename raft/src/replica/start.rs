@@ -42,7 +42,8 @@ pub(super) async fn start(
     let folder = Folder::new(&config.data_dir);
     let (identity, credentials) = read_identity(&folder)?;
     let fatal = FatalSlot::new();
-    let mut storage = open_storage(&config, &identity, &fatal, machine).await?;
+    let counters = Arc::new(Counters::default());
+    let mut storage = open_storage(&config, &identity, &fatal, &counters, machine).await?;
     let stops = Stops::default();
     let (reads, read_requests) = mpsc::channel(READ_QUEUE);
     let parts = Parts {
@@ -50,6 +51,7 @@ pub(super) async fn start(
         folder,
         identity,
         fatal,
+        counters,
         reads,
         stopping: stops.stopping.clone(),
     };
@@ -67,6 +69,7 @@ struct Parts {
     folder: Folder,
     identity: Identity,
     fatal: FatalSlot,
+    counters: Arc<Counters>,
     reads: mpsc::Sender<ReadRequest>,
     stopping: CancellationToken,
 }
@@ -82,11 +85,11 @@ async fn build_core(
         folder,
         identity,
         fatal,
+        counters,
         reads,
         stopping,
     } = parts;
     let timing = Timing::new(config.timing_multiplier);
-    let counters = Arc::new(Counters::default());
     let addresses = AddressBook::default();
     for peer in &identity.peers {
         addresses.list(peer.replica_id, &peer.addr);
@@ -202,12 +205,14 @@ async fn open_storage(
     config: &ReplicaConfig,
     identity: &Identity,
     fatal: &FatalSlot,
+    counters: &Arc<Counters>,
     machine: Arc<dyn StateMachine>,
 ) -> Result<Storage, StartError> {
     let settings = StorageConfig {
         sync_append: config.sync_append,
         cluster_id: Some(identity.cluster_id.clone()),
         on_fatal: disk_hook(config.disk_failure, fatal.clone()),
+        counters: Arc::clone(counters),
         ..StorageConfig::new(&config.data_dir)
     };
     let identity = identity.clone();

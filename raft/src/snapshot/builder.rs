@@ -30,7 +30,7 @@ impl SnapshotBuilder {
             // The other side waits in `start`, or was dropped and no longer cares.
             let _ = frozen.send(());
             let built = build(&store, &*view);
-            store.build_ended();
+            store.build_ended(built.is_ok());
             built
         });
         // An error means that the task panicked, which joining it reports.

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 
 use super::{SnapshotBuilder, SnapshotError, SnapshotFile, SnapshotReader, SnapshotReceiver};
 use crate::codec::{LogId, SnapshotMeta};
+use crate::counters::Counters;
 use crate::engine::{Engine, EngineError, Table, WriteBatch};
 use crate::storage::{disk, meta};
 
@@ -19,17 +20,23 @@ pub(crate) struct SnapshotStore {
     dir: PathBuf,
     current: Mutex<Option<SnapshotFile>>,
     pub(super) building: AtomicBool,
+    counters: Arc<Counters>,
 }
 
 impl SnapshotStore {
     /// Uses the folder `dir`, creating it if need be; reads nothing yet.
-    pub(crate) fn open(engine: Arc<dyn Engine>, dir: PathBuf) -> Result<Self, SnapshotError> {
+    pub(crate) fn open(
+        engine: Arc<dyn Engine>,
+        dir: PathBuf,
+        counters: Arc<Counters>,
+    ) -> Result<Self, SnapshotError> {
         fs::create_dir_all(&dir).map_err(SnapshotError::io("create the snapshot folder"))?;
         Ok(Self {
             engine,
             dir,
             current: Mutex::new(None),
             building: AtomicBool::new(false),
+            counters,
         })
     }
 
@@ -64,6 +71,7 @@ impl SnapshotStore {
         let running = self.building.swap(true, Ordering::SeqCst);
         if !force && (running || self.disk_is_low()) {
             self.building.store(running, Ordering::SeqCst);
+            self.counters.snapshots_put_off.add_one();
             return None;
         }
         Some(SnapshotBuilder::start(Arc::clone(self)).await)
@@ -138,8 +146,11 @@ impl SnapshotStore {
         &self.dir
     }
 
-    pub(super) fn build_ended(&self) {
+    pub(super) fn build_ended(&self, built: bool) {
         self.building.store(false, Ordering::SeqCst);
+        if built {
+            self.counters.snapshots_built.add_one();
+        }
     }
 
     fn disk_is_low(&self) -> bool {

@@ -75,7 +75,7 @@ async fn everything_is_there_after_a_clean_close_and_reopen() {
         Some(b"r1".as_slice())
     );
     assert_eq!(storage.fact("other").unwrap(), None);
-    assert_eq!(storage.cluster_id().unwrap().as_deref(), Some("c1"));
+    assert_eq!(storage.snapshots().cluster_id().unwrap(), "c1");
     assert!(matches!(
         storage.bind_cluster("c2"),
         Err(OpenError::WrongCluster { .. })

@@ -198,6 +198,10 @@ impl Tailnet {
         }
     }
 
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "every other event is handled by the caller"
+    )]
     fn handle_node(&mut self, id: NodeId, event: &Event) {
         let node_id = id.0;
         let op = match *event {

@@ -110,6 +110,8 @@ fn the_proposer_unused_for_longest_makes_room_for_a_new_one() {
     let mut batch = WriteBatch::new();
     let client = |number: usize| (number as u128).to_be_bytes();
     for number in 0..=CLIENTS_MAX {
+        let evicted = dedup.make_room(client(number), &mut batch);
+        assert_eq!(evicted, number == CLIENTS_MAX);
         dedup.admit(number as i64, client(number), 1, 1, &mut batch);
         dedup.record(client(number), 1, outcome(9), &mut batch);
     }
