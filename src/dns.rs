@@ -77,7 +77,10 @@ impl Device<'_> {
     fn resolver(self, addr: &str) -> Resolver {
         let addr = if addr.starts_with(NEXTDNS) {
             let node = self.viewer;
-            let ip = node.ipv4.map(IpAddr::from).or_else(|| node.ipv6.map(IpAddr::from));
+            let ip = node
+                .ipv4
+                .map(IpAddr::from)
+                .or_else(|| node.ipv6.map(IpAddr::from));
             format!(
                 "{addr}?device_ip={}&device_model={}&device_name={}",
                 ip.map(|ip| escaped(&ip.to_string())).unwrap_or_default(),

@@ -103,7 +103,9 @@ async fn crashes(context: Context) -> Result<()> {
     for round in 1..=rounds {
         let acknowledged = count(&known);
         let during = || format!("round {round}");
-        crash_round(&mut cluster, &mut random).await.with_context(during)?;
+        crash_round(&mut cluster, &mut random)
+            .await
+            .with_context(during)?;
         // Nothing registers while the replicas are compared.
         let quiet = traffic.write().await;
         let nodes = cluster.wait_equal(EQUAL_LIMIT).await.with_context(during)?;

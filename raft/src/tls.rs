@@ -13,6 +13,4 @@ mod verify;
 
 pub(crate) use self::authority::{Authority, ReplicaKey, SignError, sha256};
 pub(crate) use self::name::PeerName;
-pub(crate) use self::settings::{
-    Credentials, TlsError, client_settings, join_settings, server_settings,
-};
+pub(crate) use self::settings::{Credentials, client_settings, join_settings, server_settings};

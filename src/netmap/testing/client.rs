@@ -36,7 +36,10 @@ impl Client {
     }
 
     pub(crate) fn take(&mut self, message: MapResponse) {
-        self.dial_plan = message.control_dial_plan.clone().or_else(|| self.dial_plan.take());
+        self.dial_plan = message
+            .control_dial_plan
+            .clone()
+            .or_else(|| self.dial_plan.take());
         if message.keep_alive {
             return;
         }
