@@ -17,7 +17,7 @@ use tokio::process::Command;
 pub use ark::Ark;
 pub use caddy::Caddy;
 pub use forwarder::Forwarder;
-pub use go_log::{direct_path_found, poll_loops, registered, stream_opened};
+pub use go_log::{direct_path_found, netmap_received, poll_loops, registered, stream_opened};
 
 use crate::{cluster::server_program, netns};
 
@@ -102,8 +102,6 @@ pub struct Launch {
     pub auth_key: String,
     /// The user that the process runs as, for rules of the kernel that single it out.
     pub user: u32,
-    /// Never sends to a peer directly.
-    pub relay_only: bool,
     /// Everything about it is below this folder.
     pub scratch: PathBuf,
 }
@@ -146,9 +144,6 @@ impl Launch {
             .env("XDG_CONFIG_HOME", home)
             .env("TMPDIR", home)
             .env("TS_NO_LOGS_NO_SUPPORT", "true");
-        if self.relay_only {
-            command.env("TS_DEBUG_ALWAYS_USE_DERP", "true");
-        }
         command
     }
 }

@@ -28,6 +28,9 @@ pub fn pin(user: u32, home: usize, replicas: usize) -> Result<()> {
 
 /// Forbids the client of `user` all UDP but STUN: what it sends to peers goes through relays.
 ///
+/// The official client's own switch for this, `TS_DEBUG_ALWAYS_USE_DERP`, forbids it STUN as well,
+/// and then its home is anybody's guess.
+///
 /// # Errors
 /// When the kernel refuses a rule.
 pub fn forbid_direct_paths(user: u32) -> Result<()> {

@@ -1,4 +1,5 @@
-//! Requests as `curl` would send them, timed: one connection each, no retries.
+//! Requests as `curl` would send them, timed, without retries: single ones on a connection each,
+//! and loops that keep their connection.
 
 use std::{
     net::SocketAddr,
@@ -11,7 +12,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::TcpStream,
     task::JoinHandle,
     time::timeout,
@@ -19,6 +20,7 @@ use tokio::{
 
 /// Answers in these tests are a few words.
 const ANSWER_BYTES_MAX: u64 = 4 * 1024 * 1024;
+const HEAD_BYTES_MAX: usize = 64 * 1024;
 
 /// A status and a body.
 #[derive(Clone, Debug)]
@@ -53,28 +55,31 @@ fn parse(answer: &[u8]) -> Result<Answer> {
     let (head, body) = answer
         .split_once("\r\n\r\n")
         .context("the answer has no end of head")?;
-    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
-    let status = status.with_context(|| format!("not HTTP: {head:?}"))?;
     // With an announced length a cut connection is told from a whole answer.
-    let announced = head.lines().find_map(|line| {
+    if let Some(len) = announced_length(head) {
+        let read = u64::try_from(body.len())?;
+        ensure!(read >= len, "cut off after {read} of {len} bytes");
+    }
+    Ok(Answer {
+        status: status_of(head)?,
+        body: body.to_owned(),
+    })
+}
+
+fn status_of(head: &str) -> Result<u16> {
+    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
+    status.with_context(|| format!("not HTTP: {head:?}"))
+}
+
+fn announced_length(head: &str) -> Option<u64> {
+    head.lines().find_map(|line| {
         let (name, value) = line.split_once(':')?;
-        if name.eq_ignore_ascii_case("content-length") {
+        let wanted = name.eq_ignore_ascii_case("content-length");
+        if wanted {
             value.trim().parse().ok()
         } else {
             None
         }
-    });
-    if let Some(announced) = announced {
-        let len: usize = announced;
-        ensure!(
-            body.len() >= len,
-            "cut off after {} of {len} bytes",
-            body.len()
-        );
-    }
-    Ok(Answer {
-        status,
-        body: body.to_owned(),
     })
 }
 
@@ -89,7 +94,11 @@ pub struct Sample {
     pub failure: Option<String>,
 }
 
-/// Sends the same request again and again until stopped.
+/// Sends the same request again and again until stopped, on one connection for as long as that
+/// lasts: what an established connection through the tailnet goes through.
+///
+/// A connection for each request would measure something else, too: clients with a network stack
+/// of their own soon meet a port again that the other side has not forgotten, and wait seconds.
 pub struct Loop {
     stop: Arc<AtomicBool>,
     task: JoinHandle<Vec<Sample>>,
@@ -102,13 +111,19 @@ impl Loop {
         let (path, stopped) = (path.to_owned(), Arc::clone(&stop));
         let task = tokio::spawn(async move {
             let mut samples = Vec::new();
+            let mut wire = None;
             while !stopped.load(Ordering::Relaxed) {
                 let at = Instant::now();
-                let failure = match get(server, &path, limit).await {
-                    Ok(answer) if answer.status == 200 => None,
-                    Ok(answer) => Some(format!("status {}", answer.status)),
-                    Err(error) => Some(format!("{error:#}")),
+                let asked = timeout(limit, get_on(&mut wire, server, &path)).await;
+                let failure = match asked {
+                    Ok(Ok(200)) => None,
+                    Ok(Ok(status)) => Some(format!("status {status}")),
+                    Ok(Err(error)) => Some(format!("{error:#}")),
+                    Err(_) => Some(format!("no answer within {limit:?}")),
                 };
+                if failure.is_some() {
+                    wire = None;
+                }
                 samples.push(Sample {
                     at,
                     took: at.elapsed(),
@@ -129,6 +144,38 @@ impl Loop {
         self.stop.store(true, Ordering::Relaxed);
         Ok(Samples(self.task.await?))
     }
+}
+
+/// Sends one GET on the open connection, or on a new one; gives the status of a whole answer.
+async fn get_on(
+    wire: &mut Option<BufReader<TcpStream>>,
+    server: SocketAddr,
+    path: &str,
+) -> Result<u16> {
+    if wire.is_none() {
+        *wire = Some(BufReader::new(TcpStream::connect(server).await?));
+    }
+    let wire = wire.as_mut().context("just connected")?;
+    wire.write_all(format!("GET {path} HTTP/1.1\r\nHost: {server}\r\n\r\n").as_bytes())
+        .await?;
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        ensure!(
+            wire.read_line(&mut head).await? > 0,
+            "the connection was closed"
+        );
+        ensure!(head.len() < HEAD_BYTES_MAX, "endless head");
+    }
+    let status = status_of(&head)?;
+    let len = announced_length(&head).context("an answer without a length")?;
+    ensure!(len <= ANSWER_BYTES_MAX, "an answer of {len} bytes");
+    let mut body = Vec::new();
+    let read = wire.take(len).read_to_end(&mut body).await?;
+    ensure!(
+        u64::try_from(read)? == len,
+        "cut off after {read} of {len} bytes"
+    );
+    Ok(status)
 }
 
 /// What a [`Loop`] saw.

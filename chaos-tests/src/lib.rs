@@ -20,7 +20,6 @@ pub mod netns;
 pub mod observer;
 pub mod process;
 pub mod runner;
-pub mod sockets;
 pub mod wait;
 
 pub use runner::{Context, Scenario};

@@ -13,11 +13,11 @@ use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
 use hydrascale_benches::client::{CAPVER, Connection, Identity, Registration, fetch_server_key};
 use hydrascale_chaos_tests::balancer::Balancer;
 use hydrascale_chaos_tests::clients::{self, Ark, Caddy, Forwarder, Launch, Program};
-use hydrascale_chaos_tests::cluster::{CLIENT_PORT, Cluster, Options};
+use hydrascale_chaos_tests::cluster::{Cluster, Options};
 use hydrascale_chaos_tests::http::{Loop, Samples};
 use hydrascale_chaos_tests::log::{Log, Mark};
 use hydrascale_chaos_tests::observer::{Observer, What};
-use hydrascale_chaos_tests::{Context, Scenario, homes, runner, sockets};
+use hydrascale_chaos_tests::{Context, Scenario, homes, runner};
 
 const LIMIT: Duration = Duration::from_secs(420);
 const EVERYTHING: &[Program] = &[
@@ -37,6 +37,8 @@ const FLAP_WINDOW: Duration = Duration::from_secs(32);
 const EVERY: Duration = Duration::from_millis(100);
 /// A request that takes longer than this has failed, for a user.
 const REQUEST_LIMIT: Duration = Duration::from_secs(3);
+/// Real clients in the tailnet.
+const CLIENTS: f64 = 6.0;
 const FIRST_USER: u32 = 2001;
 
 fn main() -> ExitCode {
@@ -87,8 +89,9 @@ impl Tailnet {
             let hostname = format!("watcher-{first}");
             observers.push(Observer::start(&hostname, &servers, &auth_key).await?);
         }
-        // All polls on one replica, to be killed first.
-        balancer.steer(|replica| replica == 0).await?;
+        // All polls on one replica that does not lead, to be killed first.
+        let holder = (cluster.leader().await? + 1) % cluster.size();
+        balancer.steer(|replica| replica == holder).await?;
         let mut users = FIRST_USER..;
         let mut launch = |hostname: &str, home: usize, relay_only: bool| -> Result<Launch> {
             let user = users.next().context("a user")?;
@@ -101,7 +104,6 @@ impl Tailnet {
                 control_url: Balancer::url(),
                 auth_key: auth_key.clone(),
                 user,
-                relay_only,
                 scratch: context.scratch().to_owned(),
             })
         };
@@ -187,7 +189,7 @@ async fn kills(context: Context) -> Result<()> {
     );
 
     let mut windows = Vec::new();
-    let holder = holder_of_polls(&tailnet.cluster)?;
+    let holder = holder_of_polls(&tailnet.cluster).await?;
     windows.push(kill_one(&mut tailnet, "the holder of the polls", holder, true).await?);
     let leader = tailnet.cluster.leader().await?;
     windows.push(kill_one(&mut tailnet, "the leader", leader, false).await?);
@@ -209,7 +211,8 @@ async fn kills(context: Context) -> Result<()> {
         let failures = samples.failures();
         ensure!(failures.is_empty(), "the {name} path failed: {failures:?}");
     }
-    report_relay_gaps(&context, &relayed.finish().await?, &windows)?;
+    report_relay_gaps(&context, "three to four", &there.finish().await?, &windows)?;
+    report_relay_gaps(&context, "four to three", &back.finish().await?, &windows)?;
     check_no_flap(&tailnet, begin)?;
     let now = tailnet.identities().await?;
     ensure!(
@@ -301,15 +304,23 @@ async fn kill_one(
             "{name} registered again: {registered:?}"
         );
         let opened = log.lines_since(mark, clients::stream_opened);
-        moved.extend(opened.first().map(|line| line.at - begin));
-        ensure!(
-            !(holds_all_polls && opened.is_empty()),
-            "{name} did not move within 5 s"
-        );
+        let Some(opened) = opened.first().map(|line| line.at) else {
+            ensure!(!holds_all_polls, "{name} did not move");
+            continue;
+        };
+        let netmaps = log.lines_since(mark, clients::netmap_received);
+        let served = netmaps.iter().find(|line| line.at > opened);
+        let served =
+            served.with_context(|| format!("{name} has no stream after {MOVE_LIMIT:?}"))?;
+        moved.push(served.at - begin);
     }
     context.measured(
-        &format!("clients that moved after a kill of {what}"),
-        format!("{}, slowest after {:.1?}", moved.len(), moved.iter().max()),
+        &format!("clients with a new stream after a kill of {what}"),
+        format!(
+            "{}, slowest after {:.1?}",
+            moved.len(),
+            moved.iter().max().unwrap_or(&Duration::ZERO)
+        ),
     );
     let ready = tailnet.cluster.up(index).await?;
     let equal = Instant::now();
@@ -343,18 +354,22 @@ async fn wait_relayed(tailnet: &Tailnet) -> Result<()> {
     Ok(())
 }
 
-fn holder_of_polls(cluster: &Cluster) -> Result<usize> {
-    let mut holder = (0, 0);
+/// The replica that holds the map streams of all clients.
+async fn holder_of_polls(cluster: &Cluster) -> Result<usize> {
     for (index, replica) in cluster.running() {
-        let held = sockets::connections_to(replica.ip(), CLIENT_PORT)?;
-        if held > holder.1 {
-            holder = (index, held);
+        if replica.metric("hydrascale_map_streams").await? >= CLIENTS {
+            return Ok(index);
         }
     }
-    Ok(holder.0)
+    bail!("no replica holds all polls")
 }
 
-fn report_relay_gaps(context: &Context, samples: &Samples, windows: &[Window]) -> Result<()> {
+fn report_relay_gaps(
+    context: &Context,
+    path: &str,
+    samples: &Samples,
+    windows: &[Window],
+) -> Result<()> {
     for window in windows {
         let during = samples
             .0

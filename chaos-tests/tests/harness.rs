@@ -89,7 +89,6 @@ async fn capability_versions(context: Context) -> Result<()> {
         control_url: format!("http://{}", control.local_addr().unwrap_or(UNKNOWN)),
         auth_key: "none".to_owned(),
         user: USER,
-        relay_only: false,
         scratch: context.scratch().to_owned(),
     };
     let caddy = Caddy::start(&launch("caddy"), &[])?;

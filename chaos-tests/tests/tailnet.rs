@@ -12,10 +12,10 @@ use futures::FutureExt as _;
 use hydrascale_benches::client::{CAPVER, Connection, Identity, Registration, fetch_server_key};
 use hydrascale_chaos_tests::balancer::Balancer;
 use hydrascale_chaos_tests::clients::{self, Ark, Caddy, Forwarder, Launch, Program};
-use hydrascale_chaos_tests::cluster::{CLIENT_PORT, Cluster};
+use hydrascale_chaos_tests::cluster::Cluster;
 use hydrascale_chaos_tests::log::Mark;
 use hydrascale_chaos_tests::observer::Observer;
-use hydrascale_chaos_tests::{Context, Scenario, homes, runner, sockets, wait};
+use hydrascale_chaos_tests::{Context, Scenario, homes, runner, wait};
 
 const LIMIT: Duration = Duration::from_secs(240);
 const EVERYTHING: &[Program] = &[
@@ -106,7 +106,6 @@ impl Tailnet {
                 control_url: Balancer::url(),
                 auth_key: auth_key.clone(),
                 user,
-                relay_only: paths == Paths::Relayed,
                 scratch: context.scratch().to_owned(),
             })
         };
@@ -139,18 +138,6 @@ impl Tailnet {
 async fn pairs(context: Context, paths: Paths) -> Result<()> {
     let mut tailnet = Tailnet::start(&context, paths).await?;
     let begin = Instant::now();
-    for replica in tailnet.cluster.replicas() {
-        let held = sockets::connections_to(replica.ip(), CLIENT_PORT)?;
-        context.step(&format!(
-            "replica {} holds {held} client connections",
-            replica.name()
-        ));
-        ensure!(
-            held > 0,
-            "no client joined through replica {}",
-            replica.name()
-        );
-    }
     check_homes(&tailnet).await?;
     for (caddy, peer) in tailnet.caddies.iter().zip(SERVERS.iter().rev()) {
         let took = caddy.reach(peer, REACH_LIMIT).await?;
@@ -168,10 +155,30 @@ async fn pairs(context: Context, paths: Paths) -> Result<()> {
         context.step(&format!("ark reached {peer} after {took:.1?}"));
     }
     check_paths(&tailnet, paths).await?;
+    check_spread(&context, &tailnet).await?;
     tokio::time::sleep(WATCHED.saturating_sub(begin.elapsed())).await;
     check_no_poll_loops(&tailnet)?;
     tailnet.cluster.check_alive()?;
     tailnet.cluster.note_term(false).await
+}
+
+/// Every replica holds the map stream of some client.
+async fn check_spread(context: &Context, tailnet: &Tailnet) -> Result<()> {
+    for (index, replica) in tailnet.cluster.replicas().iter().enumerate() {
+        let streams = replica.metric("hydrascale_map_streams").await?;
+        context.step(&format!(
+            "replica {} holds {streams} map streams",
+            replica.name()
+        ));
+        // The observer's is on the first one.
+        let clients = if index == 0 { streams - 1.0 } else { streams };
+        ensure!(
+            clients >= 1.0,
+            "no client joined through replica {}",
+            replica.name()
+        );
+    }
+    Ok(())
 }
 
 /// Every client has the home that it was pinned to: three different ones.
@@ -207,8 +214,16 @@ async fn check_homes(tailnet: &Tailnet) -> Result<()> {
     Ok(())
 }
 
-/// Direct: both servers know a direct path to each other. Relayed: nobody has found one.
+/// Direct: both servers know a direct path to each other. Relayed: nobody has found one, and every
+/// relay has carried traffic of somebody whose home it is.
 async fn check_paths(tailnet: &Tailnet, paths: Paths) -> Result<()> {
+    for replica in tailnet.cluster.replicas() {
+        let carried = replica
+            .metric("derp_packets_sent_kind_total{kind=\"other\"}")
+            .await?;
+        let fine = paths == Paths::Direct || carried > 0.0;
+        ensure!(fine, "the relay of {} carried nothing", replica.name());
+    }
     for caddy in &tailnet.caddies {
         let found = || {
             caddy
@@ -305,7 +320,6 @@ async fn too_old(context: Context) -> Result<()> {
         control_url: format!("http://{}", cluster.replica(0)?.client_address()),
         auth_key,
         user: FIRST_USER,
-        relay_only: false,
         scratch: context.scratch().to_owned(),
     };
     let old = Forwarder::start(Program::ForwarderOld, &launch, "nobody", 18_005).await?;

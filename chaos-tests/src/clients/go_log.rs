@@ -13,6 +13,11 @@ pub fn stream_opened(line: &str) -> bool {
     line.contains("PollNetMap: stream=true")
 }
 
+/// The line of a netmap that came on the map stream.
+pub fn netmap_received(line: &str) -> bool {
+    line.contains("mapRoutine: netmap received")
+}
+
 /// The line of a registration being sent.
 pub fn registered(line: &str) -> bool {
     line.contains("RegisterReq: onode=")
