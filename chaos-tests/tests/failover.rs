@@ -181,12 +181,9 @@ async fn kills(context: Context) -> Result<()> {
         REQUEST_LIMIT,
     );
     let forwarded = Loop::start(tailnet.forwarder.address(), "/", EVERY, REQUEST_LIMIT);
-    let relayed = Loop::start(
-        tailnet.relayed[0].address_of("four")?,
-        "/",
-        EVERY,
-        REQUEST_LIMIT,
-    );
+    let [three, four] = &tailnet.relayed;
+    let there = Loop::start(three.address_of("four")?, "/", EVERY, REQUEST_LIMIT);
+    let back = Loop::start(four.address_of("three")?, "/", EVERY, REQUEST_LIMIT);
 
     let mut windows = Vec::new();
     let holder = holder_of_polls(&tailnet.cluster).await?;
@@ -377,10 +374,13 @@ fn report_relay_gaps(
             .filter(|one| one.at >= window.begin && one.at < window.end);
         let gap = Samples(during.cloned().collect()).longest_gap();
         let figure = format!("{gap:.1?} without an answer");
-        context.measured(&format!("relayed path, kill of {}", window.what), figure);
+        context.measured(
+            &format!("relayed path {path}, kill of {}", window.what),
+            figure,
+        );
         ensure!(
             gap < RELAY_LIMIT,
-            "relayed path, kill of {}: {gap:?}",
+            "relayed path {path}, kill of {}: {gap:?}",
             window.what
         );
     }
