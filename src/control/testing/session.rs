@@ -4,8 +4,8 @@ use std::future::poll_fn;
 
 use axum::http::{Method, Request, StatusCode, header};
 use bytes::{Bytes, BytesMut};
-use h2::RecvStream;
-use h2::client::SendRequest;
+use h2::client::{ResponseFuture, SendRequest};
+use h2::{RecvStream, SendStream};
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -50,15 +50,7 @@ impl TestSession {
         path: &str,
         body: impl Into<Bytes>,
     ) -> Result<(StatusCode, RecvStream), h2::Error> {
-        // Clients name no real authority, and tailscale-rs a Host of its own.
-        let request = Request::builder()
-            .method(method)
-            .uri(format!("https://unused{path}"))
-            .header(header::HOST, "elsewhere")
-            .body(())
-            .unwrap();
-        let mut requests = self.requests.clone().ready().await?;
-        let (response, mut stream) = requests.send_request(request, false)?;
+        let (response, mut stream) = self.open(method, path).await?;
         let mut body: Bytes = body.into();
         while !body.is_empty() {
             stream.reserve_capacity(body.len());
@@ -77,6 +69,23 @@ impl TestSession {
         }
         let (head, body) = response.await?.into_parts();
         Ok((head.status, body))
+    }
+
+    /// Sends the head of a request; its body is the test's business.
+    pub(in crate::control) async fn open(
+        &self,
+        method: Method,
+        path: &str,
+    ) -> Result<(ResponseFuture, SendStream<Bytes>), h2::Error> {
+        // Clients name no real authority, and tailscale-rs a Host of its own.
+        let request = Request::builder()
+            .method(method)
+            .uri(format!("https://unused{path}"))
+            .header(header::HOST, "elsewhere")
+            .body(())
+            .unwrap();
+        let mut requests = self.requests.clone().ready().await?;
+        requests.send_request(request, false)
     }
 
     /// A whole exchange.

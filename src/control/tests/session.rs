@@ -6,7 +6,7 @@ use axum::extract::ws::Message;
 use axum::http::{Method, StatusCode};
 use futures::{SinkExt, StreamExt};
 use serde_json::json;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 use tokio_tungstenite::tungstenite::{Error as WsError, Message as Ws};
 
 use super::super::limits;
@@ -125,39 +125,6 @@ async fn bodies_that_are_no_message_are_refused_and_the_session_lives_on() {
             .await;
         assert_eq!(status, StatusCode::BAD_REQUEST, "{body}: {text}");
     }
-}
-
-#[tokio::test]
-async fn garbage_at_each_layer_closes_only_that_connection() {
-    let server = TestServer::start().await;
-    let bystander = TestClient::new(1).dial(&server).await;
-    let client = TestClient::new(2);
-    let mut rest = Vec::new();
-
-    let mut http = server.connect();
-    http.write_all(b"\x16\x03\x01 garbage\r\n\r\n")
-        .await
-        .unwrap();
-    within(http.read_to_end(&mut rest)).await.unwrap();
-
-    let (mut records, _) = client.upgrade(&server).await.unwrap();
-    records.write_all(&[0xff; 64]).await.unwrap();
-    rest.clear();
-    // A close or a reset: both are an end.
-    let _ = within(records.read_to_end(&mut rest)).await;
-
-    let (io, noise) = client.upgrade(&server).await.unwrap();
-    let mut http2 = TestClient::secure(io, noise).await;
-    http2
-        .write_all(b"GET / HTTP/1.1\r\n\r\n this is no preface")
-        .await
-        .unwrap();
-    http2.flush().await.unwrap();
-    rest.clear();
-    let _ = within(http2.read_to_end(&mut rest)).await;
-
-    let (status, _) = bystander.exchange(Method::GET, "/machine/whoami", "").await;
-    assert_eq!(status, StatusCode::OK);
 }
 
 #[tokio::test(start_paused = true)]
