@@ -36,8 +36,7 @@ check: setup-build setup-tools
 # so that a binary built alone would be compiled once more.
 test: setup-build setup-test
 	@$(STAGE) test-build cargo build --locked --workspace --bins --tests
-	@$(STAGE) unit-tests cargo test --locked --workspace --exclude hydrascale-chaos-tests
-	@$(STAGE) chaos-tests cargo test --locked -p hydrascale-chaos-tests
+	@$(STAGE) tests cargo test --locked --workspace
 
 run: setup-build build
 	@exec $(SERVER) demo
