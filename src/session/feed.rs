@@ -17,7 +17,7 @@ use crate::types::Timestamp;
 
 /// Deltas that a slow stream may lag behind before it gets a fresh full map instead: each takes at
 /// least a gathering window to come.
-const DELTAS_KEPT: usize = 256;
+pub(super) const DELTAS_KEPT: usize = 256;
 /// How often the replica's own health is judged.
 const JUDGE_EVERY: Duration = Duration::from_millis(500);
 

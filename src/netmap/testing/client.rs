@@ -36,10 +36,7 @@ impl Client {
     }
 
     pub(crate) fn take(&mut self, message: MapResponse) {
-        self.dial_plan = message
-            .control_dial_plan
-            .clone()
-            .or_else(|| self.dial_plan.take());
+        replace(&mut self.dial_plan, message.control_dial_plan.clone());
         if message.keep_alive {
             return;
         }
@@ -48,16 +45,16 @@ impl Client {
             "the first message of a stream must have a Node"
         );
         self.take_peers(&message);
-        self.node = message.node.or_else(|| self.node.take());
+        replace(&mut self.node, message.node);
         self.profiles.extend(
             message
                 .user_profiles
                 .into_iter()
                 .map(|user| (user.id, user)),
         );
-        self.derp_map = message.derp_map.or_else(|| self.derp_map.take());
-        self.dns = message.dns_config.or_else(|| self.dns.take());
-        self.ssh = message.ssh_policy.or_else(|| self.ssh.take());
+        replace(&mut self.derp_map, message.derp_map);
+        replace(&mut self.dns, message.dns_config);
+        replace(&mut self.ssh, message.ssh_policy);
         self.health = message
             .health
             .unwrap_or_else(|| std::mem::take(&mut self.health));
@@ -111,6 +108,13 @@ impl Client {
     }
 }
 
+/// What is not said stays.
+fn replace<T>(known: &mut Option<T>, news: Option<T>) {
+    if news.is_some() {
+        *known = news;
+    }
+}
+
 /// Chunks by name: `None` deletes one, `*` deletes all first.
 fn merge_named<T>(known: &mut BTreeMap<String, T>, news: BTreeMap<String, Option<T>>) {
     if matches!(news.get("*"), Some(None)) {
@@ -131,7 +135,7 @@ fn apply(peer: &mut Node, patch: PeerChange) {
     if patch.cap != 0 {
         peer.cap = patch.cap;
     }
-    peer.endpoints = patch.endpoints.or_else(|| peer.endpoints.take());
+    replace(&mut peer.endpoints, patch.endpoints);
     peer.key = patch.key.unwrap_or(peer.key);
     peer.disco_key = patch.disco_key.or(peer.disco_key);
     peer.online = patch.online.or(peer.online);

@@ -300,7 +300,13 @@ impl Tailnet {
                     .map(|route| (*route).to_owned())
                     .collect(),
             }),
-            _ => return,
+            Event::Register { .. }
+            | Event::RenameUser { .. }
+            | Event::ReplicaUp { .. }
+            | Event::ReplicaDown { .. }
+            | Event::Pass { .. }
+            | Event::Stream { .. }
+            | Event::Flush => return,
         };
         self.world.run(op);
     }

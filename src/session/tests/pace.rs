@@ -1,0 +1,156 @@
+//! When messages come: keep-alives, gathering, and clients that are slow.
+
+use super::*;
+use crate::session::feed::DELTAS_KEPT;
+
+const KEEP_ALIVE: &[u8] = b"\x12\0\0\0{\"KeepAlive\":true}";
+
+#[tokio::test(start_paused = true)]
+async fn silence_is_broken_every_50_to_60_seconds_with_the_same_bytes() {
+    let mut tailnet = Tailnet::with_nodes(1).await;
+    let mut frames = tailnet.stream(NodeId(1));
+    settled(&mut frames).await;
+    let mut gaps = Vec::new();
+    let mut last = Instant::now();
+    for _ in 0..20 {
+        assert_eq!(next_frame(&mut frames).await, KEEP_ALIVE);
+        gaps.push(last.elapsed().as_secs());
+        last = Instant::now();
+    }
+    assert!(gaps.iter().all(|gap| (49..=60).contains(gap)), "{gaps:?}");
+    gaps.dedup();
+    assert!(gaps.len() > 3, "no two streams stay in step: {gaps:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_compressed_keep_alive_is_one_constant_frame() {
+    let mut tailnet = Tailnet::with_nodes(1).await;
+    let mut frames = tailnet.stream_with(
+        StreamRequest {
+            zstd: true,
+            ..request(NodeId(1))
+        },
+        64,
+    );
+    settle().await;
+    while frames.try_recv().is_ok() {}
+    let first = next_frame(&mut frames).await;
+    // Length 27; magic, one segment of 18 bytes, one raw block that is the last.
+    assert_eq!(&first[..13], b"\x1b\0\0\0\x28\xb5\x2f\xfd\x20\x12\x91\0\0");
+    assert_eq!(&first[13..], b"{\"KeepAlive\":true}");
+    assert_eq!(next_frame(&mut frames).await, first);
+}
+
+#[tokio::test(start_paused = true)]
+async fn any_message_puts_the_keep_alive_off() {
+    let mut tailnet = Tailnet::with_nodes(2).await;
+    let mut frames = tailnet.stream(NodeId(1));
+    settled(&mut frames).await;
+    sleep(Duration::from_secs(45)).await;
+    tailnet.update_endpoint(NodeId(2), 1);
+    assert!(!next(&mut frames).await.keep_alive);
+    let start = Instant::now();
+    assert!(next(&mut frames).await.keep_alive);
+    assert!(start.elapsed() >= Duration::from_secs(50));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lone_change_goes_out_at_once_and_a_storm_in_one_message_per_window() {
+    let mut tailnet = Tailnet::with_nodes(2).await;
+    let mut frames = tailnet.stream(NodeId(1));
+    settled(&mut frames).await;
+    let start = Instant::now();
+    tailnet.update_endpoint(NodeId(2), 1);
+    next(&mut frames).await;
+    assert!(start.elapsed() < GATHER_WINDOW);
+    for port in 2..50 {
+        tailnet.update_endpoint(NodeId(2), port);
+        sleep(Duration::from_millis(1)).await;
+    }
+    let storm = settled(&mut frames).await;
+    assert!(storm.len() <= 3, "{} messages", storm.len());
+    let last = storm.last().unwrap().peers_changed_patch.first().unwrap();
+    assert_eq!(last.endpoints, Some(vec!["192.0.2.1:49".parse().unwrap()]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_concerns_nobody_is_not_sent() {
+    let mut tailnet = Tailnet::with_nodes(2).await;
+    let mut frames = tailnet.stream(NodeId(1));
+    settled(&mut frames).await;
+    let key = pb::CreateApiKey {
+        prefix: "0123456789ab".to_owned(),
+        secret_hash: vec![3; 32].into(),
+        expires_at_ms: None,
+    };
+    tailnet
+        .cluster
+        .propose(Op::CreateApiKey(key))
+        .await
+        .unwrap();
+    assert_eq!(settled(&mut frames).await, []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_takes_nothing_for_30_seconds_loses_its_stream() {
+    let mut tailnet = Tailnet::with_nodes(2).await;
+    let _frames = tailnet.stream_with(request(NodeId(1)), 1);
+    settle().await;
+    let start = Instant::now();
+    tailnet.update_endpoint(NodeId(2), 1);
+    assert_eq!(tailnet.ended().await, StreamEnd::Slow);
+    assert!(start.elapsed() >= Duration::from_secs(29));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_lags_far_behind_gets_a_fresh_full_map() {
+    let mut tailnet = Tailnet::with_nodes(2).await;
+    let mut frames = tailnet.stream_with(request(NodeId(1)), 1);
+    settle().await;
+    for port in 1..=u16::try_from(DELTAS_KEPT).unwrap() + 8 {
+        tailnet.update_endpoint(NodeId(2), port);
+        sleep(Duration::from_millis(60)).await;
+    }
+    let port = u16::try_from(DELTAS_KEPT).unwrap() + 8;
+    let newest = format!("192.0.2.1:{port}").parse().unwrap();
+    let mut messages = Vec::new();
+    while let Ok(Some(frame)) = timeout(Duration::from_secs(5), frames.recv()).await {
+        messages.push(message(&frame));
+    }
+    let full = messages
+        .iter()
+        .rev()
+        .find(|message| !message.peers.is_empty())
+        .unwrap();
+    assert!(full.node.is_some());
+    assert_eq!(full.peers[0].endpoints, Some(vec![newest]));
+    assert!(messages.len() < 10, "{} messages", messages.len());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fresh_full_map_without_peers_names_those_that_are_gone() {
+    let mut tailnet = Tailnet::with_nodes(2).await;
+    let mut frames = tailnet.stream_with(request(NodeId(1)), 1);
+    settle().await;
+    tailnet.delete(NodeId(2)).await;
+    for number in 0..DELTAS_KEPT + 8 {
+        let rename = pb::RenameUser {
+            user_id: 1,
+            name: format!("alice{number}"),
+        };
+        tailnet
+            .cluster
+            .propose(Op::RenameUser(rename))
+            .await
+            .unwrap();
+        sleep(Duration::from_millis(60)).await;
+    }
+    let mut gone = Vec::new();
+    while let Ok(Some(frame)) = timeout(Duration::from_secs(5), frames.recv()).await {
+        let message = message(&frame);
+        if message.node.is_some() && !message.peers_removed.is_empty() {
+            gone = message.peers_removed;
+        }
+    }
+    assert_eq!(gone, [NodeId(2)]);
+}
