@@ -86,6 +86,7 @@ pub(crate) struct World {
     pub(crate) index: u64,
     pub(crate) now: Timestamp,
     pub(crate) config: NetmapConfig,
+    incarnation: u64,
     change: Change,
     routes: RouteTable,
 }
@@ -98,6 +99,7 @@ impl World {
             index: 0,
             now: "2026-11-21T02:00:00Z".parse().unwrap(),
             config: config(),
+            incarnation: 0,
             change: Change::default(),
             routes: RouteTable::default(),
         };
@@ -178,6 +180,96 @@ impl World {
         }));
     }
 
+    /// Opens a map stream of the node on a replica; refused when that is not up.
+    pub(crate) fn open(&mut self, node: NodeId, replica: u64) {
+        self.run(Op::OpenSession(pb::OpenSession {
+            node_id: node.0,
+            replica_id: replica,
+            incarnation: self.incarnation,
+        }));
+    }
+
+    /// Ends the node's map stream, if it has one.
+    pub(crate) fn close(&mut self, node: NodeId) {
+        if let Some(session) = self.state.session(node) {
+            let no = pb::SessionNo {
+                index: session.no.index,
+                position: session.no.position,
+            };
+            self.run(Op::CloseSession(pb::CloseSession {
+                node_id: node.0,
+                session_no: Some(no),
+            }));
+        }
+    }
+
+    pub(crate) fn delete(&mut self, node: NodeId) {
+        self.run(Op::DeleteNode(pb::DeleteNode { node_id: node.0 }));
+    }
+
+    pub(crate) fn rename(&mut self, node: NodeId, given_name: &str) {
+        self.run(Op::RenameNode(pb::RenameNode {
+            node_id: node.0,
+            given_name: given_name.to_owned(),
+        }));
+    }
+
+    /// Sets the expiry of the node's key, relative to now; `None` = never.
+    pub(crate) fn expire(&mut self, node: NodeId, in_ms: Option<i64>) {
+        let expires_at_ms = in_ms.map(|ms| self.now.unix_ms() + ms);
+        self.run(Op::SetNodeExpiry(pb::SetNodeExpiry {
+            node_id: node.0,
+            expires_at_ms,
+        }));
+    }
+
+    pub(crate) fn tag(&mut self, node: NodeId, tags: &[&str]) {
+        self.run(Op::SetNodeTags(pb::SetNodeTags {
+            node_id: node.0,
+            tags: owned(tags),
+        }));
+    }
+
+    pub(crate) fn approve(&mut self, node: NodeId, routes: &[&str]) {
+        self.run(Op::SetApprovedRoutes(pb::SetApprovedRoutes {
+            node_id: node.0,
+            routes: owned(routes),
+        }));
+    }
+
+    pub(crate) fn rename_user(&mut self, user_id: u64, name: &str) {
+        let name = name.to_owned();
+        self.run(Op::RenameUser(pb::RenameUser { user_id, name }));
+    }
+
+    /// Starts or restarts a replica with a relay.
+    pub(crate) fn replica_up(&mut self, id: u64) {
+        self.incarnation += 1;
+        self.run(Op::ReplicaUp(pb::ReplicaUp {
+            replica_id: id,
+            incarnation: self.incarnation,
+            name: format!("r{id}"),
+            level_min: 1,
+            level_max: 1,
+            relay: Some(pb::Relay {
+                hostname: format!("r{id}.example.com"),
+                ipv4: format!("192.0.2.{id}"),
+                derp_port: 8443,
+                public_key: key(9),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }));
+    }
+
+    pub(crate) fn replica_down(&mut self, id: u64) {
+        self.run(Op::ReplicaDown(pb::ReplicaDown {
+            replica_id: id,
+            incarnation: self.incarnation,
+            ..Default::default()
+        }));
+    }
+
     /// Lets time pass, with what is due in it.
     pub(crate) fn pass(&mut self, ms: i64) {
         self.now = Timestamp::from_unix_ms(self.now.unix_ms() + ms);
@@ -205,9 +297,13 @@ fn key_prefix(user: &str) -> String {
     format!("{first:012x}")
 }
 
+fn owned(texts: &[&str]) -> Vec<String> {
+    texts.iter().map(|text| (*text).to_owned()).collect()
+}
+
 pub(crate) fn endpoints(addresses: &[&str]) -> pb::Endpoints {
     pb::Endpoints {
-        addresses: addresses.iter().map(|addr| (*addr).to_owned()).collect(),
+        addresses: owned(addresses),
         types: vec![1; addresses.len()],
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use hydrascale_proto::state::v1::{self as pb, command::Op};
+use hydrascale_proto::state::v1 as pb;
 use proptest::prelude::*;
 
 use crate::netmap::testing::client::Client;
@@ -116,7 +116,6 @@ struct Tailnet {
     world: World,
     devices: BTreeMap<u8, NodeId>,
     streams: BTreeMap<NodeId, Client>,
-    incarnation: u64,
 }
 
 impl Tailnet {
@@ -125,9 +124,8 @@ impl Tailnet {
             world: World::new(),
             devices: BTreeMap::new(),
             streams: BTreeMap::new(),
-            incarnation: 0,
         };
-        tailnet.replica_up(1);
+        tailnet.world.replica_up(1);
         // Two nodes that offer the same subnet, since chance alone rarely brings that about.
         for device in [1, 2] {
             let events = [
@@ -158,23 +156,11 @@ impl Tailnet {
                 let node = self.world.register(device, device * 10 + node_key, user);
                 self.devices.extend(node.map(|id| (device, id)));
             }
-            Event::Stream { device } => self.with(device, Self::stream),
             Event::Flush => self.flush(),
             Event::Pass { ms } => self.world.pass(ms),
-            Event::ReplicaUp { id } => self.replica_up(id),
-            Event::ReplicaDown { id } => {
-                let down = pb::ReplicaDown {
-                    replica_id: id,
-                    incarnation: self.incarnation,
-                    ..Default::default()
-                };
-                self.world.run(Op::ReplicaDown(down));
-            }
-            Event::RenameUser { variant } => {
-                let name = format!("alice{variant}");
-                self.world
-                    .run(Op::RenameUser(pb::RenameUser { user_id: 1, name }));
-            }
+            Event::ReplicaUp { id } => self.world.replica_up(id),
+            Event::ReplicaDown { id } => self.world.replica_down(id),
+            Event::RenameUser { variant } => self.world.rename_user(1, &format!("alice{variant}")),
             Event::Hostinfo { device, .. }
             | Event::Endpoints { device, .. }
             | Event::Disco { device, .. }
@@ -186,152 +172,40 @@ impl Tailnet {
             | Event::Rename { device, .. }
             | Event::Expire { device, .. }
             | Event::Tags { device, .. }
-            | Event::Approve { device, .. } => {
-                self.with(device, |tailnet, id| tailnet.handle_node(id, event));
+            | Event::Approve { device, .. }
+            | Event::Stream { device } => {
+                if let Some(id) = self.devices.get(&device).copied() {
+                    self.handle_node(id, event);
+                }
             }
         }
     }
 
-    fn with(&mut self, device: u8, act: impl FnOnce(&mut Self, NodeId)) {
-        if let Some(id) = self.devices.get(&device).copied() {
-            act(self, id);
-        }
-    }
-
-    #[expect(
-        clippy::wildcard_enum_match_arm,
-        reason = "every other event is handled by the caller"
-    )]
     fn handle_node(&mut self, id: NodeId, event: &Event) {
-        let node_id = id.0;
-        let op = match *event {
-            Event::Hostinfo { variant, .. } => {
-                return self.update(
-                    id,
-                    pb::UpdateNode {
-                        hostinfo_json: hostinfo(variant).into_bytes().into(),
-                        ..Default::default()
-                    },
-                );
+        let world = &mut self.world;
+        match *event {
+            Event::Open { replica, .. } => world.open(id, replica),
+            Event::Close { .. } => world.close(id),
+            Event::Delete { .. } => world.delete(id),
+            Event::Rename { variant, .. } => world.rename(id, &format!("name{variant}")),
+            Event::Expire { in_ms, .. } => world.expire(id, in_ms),
+            Event::Tags { tagged, .. } => world.tag(id, if tagged { &["tag:web"] } else { &[] }),
+            Event::Approve { variant, .. } => {
+                world.approve(id, ROUTES.get(..variant.into()).unwrap());
             }
-            Event::Endpoints { variant, .. } => {
-                return self.update(
-                    id,
-                    pb::UpdateNode {
-                        endpoints: Some(match variant {
-                            0 => endpoints(&[]),
-                            1 => endpoints(&["192.0.2.1:41641"]),
-                            _ => endpoints(&["192.0.2.2:1", "[2001:db8::1]:41641"]),
-                        }),
-                        ..Default::default()
-                    },
-                );
-            }
-            Event::Disco { variant, .. } => {
-                return self.update(
-                    id,
-                    pb::UpdateNode {
-                        disco_key: key(variant),
-                        ..Default::default()
-                    },
-                );
-            }
-            Event::Home { region, .. } => {
-                return self.update(
-                    id,
-                    pb::UpdateNode {
-                        home_derp: Some(region),
-                        ..Default::default()
-                    },
-                );
-            }
-            Event::Capver { capver, .. } => {
-                return self.update(
-                    id,
-                    pb::UpdateNode {
-                        capver: Some(capver),
-                        ..Default::default()
-                    },
-                );
-            }
-            Event::Open { replica, .. } => Op::OpenSession(pb::OpenSession {
-                node_id,
-                replica_id: replica,
-                incarnation: self.incarnation,
-            }),
-            Event::Close { .. } => {
-                let Some(session) = self.world.state.session(id) else {
-                    return;
-                };
-                let no = pb::SessionNo {
-                    index: session.no.index,
-                    position: session.no.position,
-                };
-                Op::CloseSession(pb::CloseSession {
-                    node_id,
-                    session_no: Some(no),
-                })
-            }
-            Event::Delete { .. } => Op::DeleteNode(pb::DeleteNode { node_id }),
-            Event::Rename { variant, .. } => Op::RenameNode(pb::RenameNode {
-                node_id,
-                given_name: format!("name{variant}"),
-            }),
-            Event::Expire { in_ms, .. } => {
-                let expires_at_ms = in_ms.map(|ms| self.world.now.unix_ms() + ms);
-                Op::SetNodeExpiry(pb::SetNodeExpiry {
-                    node_id,
-                    expires_at_ms,
-                })
-            }
-            Event::Tags { tagged, .. } => {
-                let tags = if tagged {
-                    vec!["tag:web".to_owned()]
-                } else {
-                    vec![]
-                };
-                Op::SetNodeTags(pb::SetNodeTags { node_id, tags })
-            }
-            Event::Approve { variant, .. } => Op::SetApprovedRoutes(pb::SetApprovedRoutes {
-                node_id,
-                routes: ROUTES
-                    .iter()
-                    .take(variant.into())
-                    .map(|route| (*route).to_owned())
-                    .collect(),
-            }),
+            Event::Stream { .. } => self.stream(id),
+            Event::Hostinfo { .. }
+            | Event::Endpoints { .. }
+            | Event::Disco { .. }
+            | Event::Home { .. }
+            | Event::Capver { .. } => world.update(id, report(event)),
             Event::Register { .. }
             | Event::RenameUser { .. }
             | Event::ReplicaUp { .. }
             | Event::ReplicaDown { .. }
             | Event::Pass { .. }
-            | Event::Stream { .. }
-            | Event::Flush => return,
-        };
-        self.world.run(op);
-    }
-
-    fn update(&mut self, id: NodeId, update: pb::UpdateNode) {
-        self.world.update(id, update);
-    }
-
-    fn replica_up(&mut self, id: u64) {
-        self.incarnation += 1;
-        self.world.run(Op::ReplicaUp(pb::ReplicaUp {
-            replica_id: id,
-            incarnation: self.incarnation,
-            name: format!("r{id}"),
-            level_min: 1,
-            level_max: 1,
-            relay: Some(pb::Relay {
-                hostname: format!("192.0.2.{id}"),
-                ipv4: format!("192.0.2.{id}"),
-                derp_port: 8443,
-                public_key: key(9),
-                ..Default::default()
-            }),
-            ..Default::default()
-        }));
+            | Event::Flush => {}
+        }
     }
 
     fn fresh(&self, id: NodeId) -> Option<MapResponse> {
@@ -391,6 +265,27 @@ fn assert_same(viewer: NodeId, followed: &Client, fresh: &Client) {
         "what node {viewer} knows of itself"
     );
     assert_eq!(followed, fresh, "what else node {viewer} knows");
+}
+
+/// What a node says about itself.
+fn report(event: &Event) -> pb::UpdateNode {
+    let mut update = pb::UpdateNode::default();
+    if let Event::Hostinfo { variant, .. } = *event {
+        update.hostinfo_json = hostinfo(variant).into_bytes().into();
+    } else if let Event::Endpoints { variant, .. } = *event {
+        update.endpoints = Some(match variant {
+            0 => endpoints(&[]),
+            1 => endpoints(&["192.0.2.1:41641"]),
+            _ => endpoints(&["192.0.2.2:1", "[2001:db8::1]:41641"]),
+        });
+    } else if let Event::Disco { variant, .. } = *event {
+        update.disco_key = key(variant);
+    } else if let Event::Home { region, .. } = *event {
+        update.home_derp = Some(region);
+    } else if let Event::Capver { capver, .. } = *event {
+        update.capver = Some(capver);
+    }
+    update
 }
 
 const ROUTES: [&str; 2] = ["10.1.0.0/16", "0.0.0.0/0"];
