@@ -134,6 +134,26 @@ impl Core {
         let _ = self.wait_server(other, patience).await;
     }
 
+    /// Waits until another leader than `asked` comes up. Who waits for an answer of a leader that
+    /// fell silent need not wait for the connection to notice.
+    pub(crate) async fn leader_replaced(&self, asked: u64) {
+        let known = self.leader();
+        let replaced = |now: &ServerMetrics| {
+            now.current_leader.is_some()
+                && now.current_leader != known
+                && now.current_leader != Some(asked)
+        };
+        while self
+            .wait_server(replaced, self.config.request_timeout)
+            .await
+            .is_none()
+        {
+            if self.stopping.is_cancelled() {
+                return;
+            }
+        }
+    }
+
     /// Everything that consensus says about itself. A copy: the original is locked while borrowed.
     pub(crate) fn metrics(&self) -> RaftMetrics<TypeConfig> {
         self.raft.metrics().borrow_watched().clone()

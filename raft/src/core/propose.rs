@@ -121,7 +121,13 @@ impl Core {
         match target {
             None => Appended::NotTaken("no leader is known".to_owned()),
             Some(target) if target == self.id() => self.append_here(proposal, patience).await,
-            Some(target) => self.forward(target, proposal, traceparent, patience).await,
+            Some(target) => tokio::select! {
+                biased;
+                appended = self.forward(target, proposal, traceparent, patience) => appended,
+                () = self.leader_replaced(target) => {
+                    Appended::Unknown("the leader changed while it was asked".to_owned())
+                }
+            },
         }
     }
 

@@ -99,7 +99,11 @@ impl Core {
         match self.leader() {
             None => ReadHere::Unavailable("no leader is known".to_owned()),
             Some(leader) if leader == self.id() => self.read_index_here(patience).await,
-            Some(leader) => self.ask_leader(leader, patience).await,
+            Some(leader) => tokio::select! {
+                biased;
+                answered = self.ask_leader(leader, patience) => answered,
+                () = self.leader_replaced(leader) => ReadHere::NotLeader { leader: None },
+            },
         }
     }
 
