@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use imbl::{OrdMap, OrdSet};
 
 use super::due::Dues;
+use super::names::split_number;
 use super::{ApiKey, Node, PendingLogin, PreAuthKey, Replica, Session, User};
 use crate::types::{MachineKey, NodeId, NodeKey, RegionId, ReplicaId, Timestamp, UserId};
 
@@ -66,6 +67,9 @@ pub(super) struct Index {
     pub(super) node_by_key: OrdMap<NodeKey, NodeId>,
     pub(super) node_by_ip: OrdMap<IpAddr, NodeId>,
     pub(super) node_by_name: OrdMap<String, NodeId>,
+    /// The least number from 1 on that is free behind a label, where that is not 1: thousands of
+    /// nodes may call themselves `localhost`.
+    free_numbers: OrdMap<String, u64>,
     pub(super) pre_auth_key_by_prefix: OrdMap<String, u64>,
     pub(super) api_key_by_prefix: OrdMap<String, u64>,
     pub(super) logins_by_age: OrdSet<(Timestamp, String)>,
@@ -116,10 +120,53 @@ impl Index {
             new.and_then(ipv6),
             id,
         );
-        if old.map(|node| &node.given_name) != new.map(|node| &node.given_name) {
-            let name = |node: &Node| node.given_name.clone();
-            swap(&mut self.node_by_name, old.map(name), new.map(name), id);
+        let name = |node: &Node| node.given_name.clone();
+        self.move_name(old.map(name), new.map(name), id);
+    }
+
+    fn move_name(&mut self, old: Option<String>, new: Option<String>, id: NodeId) {
+        if old == new {
+            return;
         }
+        if let Some(name) = old {
+            self.node_by_name.remove(&name);
+            self.number_freed(&name);
+        }
+        if let Some(name) = new {
+            self.node_by_name.insert(name.clone(), id);
+            self.number_taken(&name);
+        }
+    }
+
+    fn number_taken(&mut self, label: &str) {
+        let Some((base, number)) = split_number(label) else {
+            return;
+        };
+        if number != self.free_number(base) {
+            return;
+        }
+        let is_taken = |number: &u64| self.node_by_name.contains_key(&format!("{base}-{number}"));
+        let next = (number..=u64::MAX).find(|number| !is_taken(number));
+        self.free_numbers
+            .insert(base.to_owned(), next.unwrap_or(u64::MAX));
+    }
+
+    fn number_freed(&mut self, label: &str) {
+        let freed = split_number(label).filter(|(base, number)| *number < self.free_number(base));
+        match freed {
+            Some((base, 1)) => {
+                self.free_numbers.remove(base);
+            }
+            Some((base, number)) => {
+                self.free_numbers.insert(base.to_owned(), number);
+            }
+            None => {}
+        }
+    }
+
+    /// The least number from 1 on for which no node has the label `base-number`.
+    pub(super) fn free_number(&self, base: &str) -> u64 {
+        self.free_numbers.get(base).copied().unwrap_or(1)
     }
 
     /// The field in which a node to be added collides with another node, and that node.

@@ -46,12 +46,21 @@ fn label_char(byte: u8) -> Option<char> {
     }
 }
 
-/// The first of `base`, `base-1`, `base-2`, … that is free.
-pub(super) fn free_label(base: &str, is_taken: impl Fn(&str) -> bool) -> String {
+/// The first of `base`, `base-1`, `base-2`, … that is free. `first_free` says from which number on
+/// to look, for a base that is never shortened.
+pub(super) fn free_label(
+    base: &str,
+    first_free: impl FnOnce(&str) -> u64,
+    is_taken: impl Fn(&str) -> bool,
+) -> String {
     if !is_taken(base) {
         return base.to_owned();
     }
-    let mut number = 1_u64;
+    let mut number = if base.len() <= LONGEST_WHOLE_BASE {
+        first_free(base)
+    } else {
+        1
+    };
     loop {
         let label = suffixed(base, &number.to_string());
         if !is_taken(&label) {
@@ -59,6 +68,16 @@ pub(super) fn free_label(base: &str, is_taken: impl Fn(&str) -> bool) -> String 
         }
         number += 1;
     }
+}
+
+/// A base of this length has room for any number: a dash and the 20 digits of the greatest one.
+const LONGEST_WHOLE_BASE: usize = MAX_LABEL_BYTES - 21;
+
+/// The base and the number of a label `base-number`.
+pub(super) fn split_number(label: &str) -> Option<(&str, u64)> {
+    let (base, digits) = label.rsplit_once('-')?;
+    let number: u64 = digits.parse().ok()?;
+    (number > 0 && number.to_string() == digits).then_some((base, number))
 }
 
 /// Whether the label is the one that the host name gives, with or without a number, so that it
@@ -225,12 +244,30 @@ mod tests {
     #[test]
     fn taken_labels_get_the_first_free_number_and_stay_labels() {
         let taken = ["web", "web-1", "web-3"];
-        assert_eq!(free_label("web", |label| taken.contains(&label)), "web-2");
-        assert_eq!(free_label("db", |label| taken.contains(&label)), "db");
+        let is_taken = |label: &str| taken.contains(&label);
+        assert_eq!(free_label("web", |_| 1, is_taken), "web-2");
+        assert_eq!(free_label("web", |_| 2, is_taken), "web-2");
+        assert_eq!(free_label("db", |_| 1, is_taken), "db");
         let long = "a".repeat(63);
-        let label = free_label(&long, |label| label == long);
+        let label = free_label(&long, |_| 9, |label| label == long);
         assert_eq!(label, format!("{}-1", "a".repeat(61)));
         assert!(is_derived(&label, &long));
+    }
+
+    #[test]
+    fn numbers_are_split_off_only_in_the_form_in_which_they_are_put_on() {
+        assert_eq!(split_number("web-12"), Some(("web", 12)));
+        assert_eq!(split_number("web-1-2"), Some(("web-1", 2)));
+        for label in [
+            "web",
+            "web-",
+            "web-0",
+            "web-01",
+            "web-+1",
+            "web-99999999999999999999",
+        ] {
+            assert_eq!(split_number(label), None, "{label}");
+        }
     }
 
     #[test]

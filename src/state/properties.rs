@@ -337,6 +337,15 @@ fn assert_unique(state: &State) {
     }
 }
 
+/// New and following labels are the first free ones, by the rows alone.
+fn assert_free_numbers(state: &State) {
+    let labels: BTreeSet<String> = state.nodes().map(|node| node.given_name.clone()).collect();
+    for base in ["web", "web-1", "db", "node", "mine"] {
+        let free = (1..).find(|number| !labels.contains(&format!("{base}-{number}")));
+        assert_eq!(Some(state.index.free_number(base)), free, "{base}");
+    }
+}
+
 /// The change names all that differs between two states.
 fn assert_change_is_complete(before: &State, after: &State, applied: &Applied, times: [i64; 2]) {
     let [earlier, now] = times.map(Timestamp::from_unix_ms);
@@ -388,6 +397,7 @@ proptest! {
                 prop_assert_eq!(&machine.rows, &swept.rows);
             }
             assert_unique(&machine.state);
+            assert_free_numbers(&machine.state);
             assert_change_is_complete(&before, &machine.state, &applied, [earlier, machine.now]);
             for node in machine.state.nodes().filter(|node| before.node(node.id).is_none()) {
                 prop_assert!(node.id.0 > greatest_id, "node ids are not reused");

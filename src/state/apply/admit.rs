@@ -217,13 +217,19 @@ impl Txn<'_> {
         })
     }
 
-    /// The DNS label that a host name gives, with a number if another node has it.
-    pub(super) fn free_label(&self, hostname: &str, own: Option<NodeId>) -> String {
-        let is_taken = |label: &str| {
-            let holder = self.state.node_by_given_name(label);
-            holder.is_some_and(|holder| Some(holder.id) != own)
+    /// The DNS label that a host name gives, with a number if another node has it. A node that has
+    /// such a label already keeps it.
+    pub(super) fn free_label(&self, hostname: &str, own: Option<&Node>) -> String {
+        let own = own.map(|node| node.given_name.as_str());
+        let is_taken =
+            |label: &str| Some(label) != own && self.state.node_by_given_name(label).is_some();
+        let first_free = |base: &str| {
+            let free = self.state.index.free_number(base);
+            let own = own.and_then(names::split_number);
+            own.filter(|(own, _)| *own == base)
+                .map_or(free, |(_, number)| free.min(number))
         };
-        names::free_label(&names::label_of(hostname), is_taken)
+        names::free_label(&names::label_of(hostname), first_free, is_taken)
     }
 
     fn next_node_id(&mut self) -> Result<NodeId, Refusal> {

@@ -34,7 +34,7 @@ impl Txn<'_> {
         let holder = self.state.node_by_given_name(&given_name);
         if let Some(holder) = holder.filter(|holder| holder.id != node.id) {
             return Err(refuse(
-                RefusalCode::AlreadyExists,
+                RefusalCode::Precondition,
                 format!(
                     "node name is not unique: {given_name:?} is in use by node {}; choose another",
                     holder.id
@@ -182,7 +182,7 @@ mod tests {
             node_id: two.0,
             given_name: "WEB".into(),
         });
-        assert_eq!(refusal(&taken).0, RefusalCode::AlreadyExists);
+        assert_eq!(refusal(&taken).0, RefusalCode::Precondition);
         for name in ["", "a b", "-a", "a\"", "a\\b", "a\u{0}"] {
             let bad = world.apply(RenameNode {
                 node_id: two.0,

@@ -45,7 +45,7 @@ impl Txn<'_> {
         let hostname = names::stored_hostname(&known.decoded.hostname);
         if !hostname.is_empty() && hostname != node.hostname {
             if names::is_derived(&node.given_name, &node.hostname) {
-                node.given_name = self.free_label(&hostname, Some(node.id));
+                node.given_name = self.free_label(&hostname, Some(node));
             }
             node.hostname = hostname;
         }
@@ -198,6 +198,8 @@ mod tests {
         let (one, two) = (world.add_node(1), world.add_node(2));
         update(&mut world, two, hostinfo(r#"{"Hostname":"host1"}"#));
         assert_eq!(world.state.node_by_given_name("host1").unwrap().id, one);
+        assert_eq!(world.state.node(two).unwrap().given_name, "host1-1");
+        update(&mut world, two, hostinfo(r#"{"Hostname":"HOST1.local"}"#));
         assert_eq!(world.state.node(two).unwrap().given_name, "host1-1");
         update(&mut world, two, hostinfo(r#"{"Hostname":"host2"}"#));
         assert_eq!(world.state.node(two).unwrap().given_name, "host2");
