@@ -6,8 +6,10 @@
     unused_qualifications,
     clippy::all,
     clippy::allow_attributes_without_reason,
+    rustdoc::invalid_html_tags,
     clippy::pedantic,
     clippy::allow_attributes_without_reason,
+    rustdoc::invalid_html_tags,
     reason = "generated code; the .proto files are the documentation"
 )]
 
