@@ -24,7 +24,7 @@ fn world(nodes: u8) -> World {
 }
 
 fn told(world: &World, delta: &Delta, viewer: NodeId) -> Option<MapResponse> {
-    delta.message(world.view(), delta.state.node(viewer).unwrap())
+    delta.message(world.view(), delta.state.node(viewer)?)
 }
 
 fn frame(world: &World, delta: &Delta, viewer: NodeId, wire: Wire) -> bytes::Bytes {

@@ -96,13 +96,12 @@ impl Scenario {
         let json = serde_json::to_string(message).unwrap();
         let fields: BTreeMap<String, Value> = serde_json::from_str(&json).unwrap();
         for (name, value) in fields {
-            match value {
-                Value::Array(items) if name.starts_with("Peers") => {
-                    for item in items {
-                        writeln!(self.printed, "  {name}[] {item}").unwrap();
-                    }
+            if let Some(items) = value.as_array().filter(|_| name.starts_with("Peers")) {
+                for item in items {
+                    writeln!(self.printed, "  {name}[] {item}").unwrap();
                 }
-                value => writeln!(self.printed, "  {name} {value}").unwrap(),
+            } else {
+                writeln!(self.printed, "  {name} {value}").unwrap();
             }
         }
     }
