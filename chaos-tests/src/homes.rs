@@ -16,14 +16,33 @@ pub const STUN_PORT: u16 = 3478;
 /// # Errors
 /// When the kernel refuses a rule.
 pub fn pin(user: u32, home: usize, replicas: usize) -> Result<()> {
+    forget(user, replicas);
     for other in (0..replicas).filter(|other| *other != home) {
-        let address = replica_address(other);
-        ip(&format!(
-            "rule add pref 10 uidrange {user}-{user} ipproto udp dport {STUN_PORT} to {address} \
-             unreachable"
-        ))?;
+        ip(&format!("rule add {}", unreachable_stun(user, other)))?;
     }
     Ok(())
+}
+
+/// Removes what an earlier scenario with a client of the same user has left behind.
+fn forget(user: u32, replicas: usize) {
+    let pinned = (0..replicas).map(|replica| unreachable_stun(user, replica));
+    for rule in pinned.chain([stun_allowed(user), udp_forbidden(user)]) {
+        // A rule that is not there is what is wanted.
+        let _ = ip(&format!("rule del {rule}"));
+    }
+}
+
+fn unreachable_stun(user: u32, replica: usize) -> String {
+    let address = replica_address(replica);
+    format!("pref 10 uidrange {user}-{user} ipproto udp dport {STUN_PORT} to {address} unreachable")
+}
+
+fn stun_allowed(user: u32) -> String {
+    format!("pref 20 uidrange {user}-{user} ipproto udp dport {STUN_PORT} lookup local")
+}
+
+fn udp_forbidden(user: u32) -> String {
+    format!("pref 30 uidrange {user}-{user} ipproto udp unreachable")
 }
 
 /// Forbids the client of `user` all UDP but STUN: what it sends to peers goes through relays.
@@ -34,10 +53,6 @@ pub fn pin(user: u32, home: usize, replicas: usize) -> Result<()> {
 /// # Errors
 /// When the kernel refuses a rule.
 pub fn forbid_direct_paths(user: u32) -> Result<()> {
-    ip(&format!(
-        "rule add pref 20 uidrange {user}-{user} ipproto udp dport {STUN_PORT} lookup local"
-    ))?;
-    ip(&format!(
-        "rule add pref 30 uidrange {user}-{user} ipproto udp unreachable"
-    ))
+    ip(&format!("rule add {}", stun_allowed(user)))?;
+    ip(&format!("rule add {}", udp_forbidden(user)))
 }
