@@ -214,16 +214,19 @@ async fn check_homes(tailnet: &Tailnet) -> Result<()> {
     Ok(())
 }
 
-/// Direct: both servers know a direct path to each other. Relayed: nobody has found one, and every
-/// relay has carried traffic of somebody whose home it is.
+/// Direct: both servers know a direct path to each other. Relayed: nobody has found one, and more
+/// than one relay has carried traffic. Not all need to: a client answers on the relay that it was
+/// asked through.
 async fn check_paths(tailnet: &Tailnet, paths: Paths) -> Result<()> {
+    let mut carriers = 0;
     for replica in tailnet.cluster.replicas() {
         let carried = replica
             .metric("derp_packets_sent_kind_total{kind=\"other\"}")
             .await?;
-        let fine = paths == Paths::Direct || carried > 0.0;
-        ensure!(fine, "the relay of {} carried nothing", replica.name());
+        carriers += usize::from(carried > 0.0);
     }
+    let fine = paths == Paths::Direct || carriers > 1;
+    ensure!(fine, "{carriers} relays carried traffic, not several");
     for caddy in &tailnet.caddies {
         let found = || {
             caddy
