@@ -155,7 +155,23 @@ impl Clients {
         connections.len()
     }
 
-    /// How often [`Clients::close_peer`] was called.
+    /// Ends all connections of the keys that `is_out` picks, and returns how many. It is not asked
+    /// about connections that are being admitted; they notice by [`Clients::closings`].
+    pub(crate) fn close_where(
+        &self,
+        is_out: impl Fn(&NodeKey) -> bool,
+        reason: CloseReason,
+    ) -> usize {
+        self.closings.fetch_add(1, Ordering::SeqCst);
+        let mut closed = self.all();
+        closed.retain(|client| is_out(&client.key));
+        for client in &closed {
+            client.queue.close(reason);
+        }
+        closed.len()
+    }
+
+    /// How often [`Clients::close_peer`] or [`Clients::close_where`] was called.
     pub(crate) fn closings(&self) -> u64 {
         self.closings.load(Ordering::SeqCst)
     }

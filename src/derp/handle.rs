@@ -66,6 +66,13 @@ impl RelayHandle {
         self.0.clients.close_peer(key, CloseReason::Removed)
     }
 
+    /// Ends all connections of the nodes that `is_out` picks, when any number of them may have lost
+    /// their right to be here. Returns how many there were. Unlike a walk over
+    /// [`Self::sessions`], it also has connections asked again that are being admitted just now.
+    pub fn close_where(&self, is_out: impl Fn(&NodeKey) -> bool) -> usize {
+        self.0.clients.close_where(is_out, CloseReason::Removed)
+    }
+
     /// Whether a node is connected.
     pub fn is_connected(&self, key: &NodeKey) -> bool {
         self.0.clients.active(key).is_some()

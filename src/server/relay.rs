@@ -182,9 +182,6 @@ fn matters(what: &What) -> bool {
 }
 
 fn evict(state: &State, relay: &RelayHandle) {
-    for session in relay.sessions() {
-        if look_up(state, &session.key, now()) != Verdict::Allow {
-            relay.close_peer(&session.key);
-        }
-    }
+    let now = now();
+    relay.close_where(|key| look_up(state, key, now) != Verdict::Allow);
 }

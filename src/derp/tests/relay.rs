@@ -188,6 +188,9 @@ async fn a_node_that_is_removed_loses_its_connections() {
         .await;
     assert_eq!(relay.handle.close_peer(&key(1)), 0);
     b.sync().await;
+    assert_eq!(relay.handle.close_where(|asked| *asked != key(2)), 0);
+    assert_eq!(relay.handle.close_where(|asked| *asked == key(2)), 1);
+    b.expect_end().await;
 }
 
 #[tokio::test]
@@ -199,7 +202,7 @@ async fn a_node_removed_while_it_is_being_admitted_does_not_slip_in() {
             return Verdict::Deny(DenyReason::UnknownNode);
         }
         // the removal is applied between this answer and the registry
-        assert_eq!(HANDLE.get().unwrap().close_peer(&key), 0);
+        assert_eq!(HANDLE.get().unwrap().close_where(|out| *out == key), 0);
         Verdict::Allow
     });
     assert!(HANDLE.set(relay.handle.clone()).is_ok());
