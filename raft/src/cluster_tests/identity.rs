@@ -33,8 +33,11 @@ async fn tokens_admit_once_and_say_why_not() {
         secret: [0; 32],
         ..fresh.clone()
     };
+    let before = cluster.replicas[0].replica().metrics().proposals_applied;
     let reason = refused(Replica::join_cluster(&other.config, &guessed).await);
     assert!(reason.contains("secret"), "{reason}");
+    let after = cluster.replicas[0].replica().metrics().proposals_applied;
+    assert_eq!(before, after, "guesses leave no entry in the log");
     // Revoked.
     cluster.replicas[0]
         .replica()

@@ -14,16 +14,13 @@ use tower::service_fn;
 
 use crate::fatal::chain;
 use crate::identity::{Folder, Identity, KnownPeer};
-use crate::network::connect;
+use crate::network::{LEVEL_MAX, connect};
 use crate::timing::Timing;
 use crate::tls::{PeerName, ReplicaKey, join_settings, sha256};
 use crate::{InitError, JoinError, JoinToken, ReplicaConfig, ReplicaId};
 
 /// A join waits for a log entry, perhaps through an election.
 const JOIN_PATIENCE: Duration = Duration::from_secs(15);
-
-/// RPC level of join requests.
-const LEVEL: u32 = 1;
 
 /// Spends the token and makes the data folder the new replica's.
 pub(crate) async fn join(
@@ -95,7 +92,7 @@ async fn ask(
             secret: token.secret.to_vec().into(),
             name: config.name.clone(),
             public_key: key.public_key().into(),
-            proto_level: LEVEL,
+            proto_level: LEVEL_MAX,
         };
         let reply = JoinClient::new(channel).join(request).await;
         let reply = reply.map_err(|status| status.message().to_owned())?;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use hydrascale_proto::raft::v1 as pb;
 use hydrascale_proto::raft::v1::join_server::Join;
-use hydrascale_proto::raft::v1::{Admin, ClusterRow, UseJoinToken, admin};
+use hydrascale_proto::raft::v1::{Admin, ClusterRow, UseJoinToken, admin, admin_outcome};
 use rustls_pki_types::CertificateDer;
 use time::OffsetDateTime;
 use tokio::sync::Semaphore;
@@ -12,6 +12,8 @@ use tonic::{Request, Response, Status};
 
 use crate::JoinToken;
 use crate::core::{AdminDenied, Core};
+use crate::network::{LEVEL_MAX, LEVEL_MIN};
+use crate::records::ClusterRecords;
 use crate::tls::{Authority, PeerName, SignError};
 
 /// Joins answered at once: they are rare, and each costs a log entry and a signature.
@@ -46,6 +48,7 @@ impl JoinService {
                 request.cluster_id
             )));
         }
+        check_level(request.proto_level)?;
         check_name(&request.name)?;
         let cluster = self.core.records.load().cluster().cloned();
         let cluster = cluster.ok_or_else(|| {
@@ -64,11 +67,9 @@ impl JoinService {
             name: request.name,
             public_key: request.public_key.clone(),
         });
-        let done = self
-            .core
-            .propose_admin(Admin { op: Some(op) })
-            .await
-            .map_err(denied)?;
+        let admin = Admin { op: Some(op) };
+        self.try_out(&admin).await?;
+        let done = self.core.propose_admin(admin).await.map_err(denied)?;
         let name = PeerName::new(ours.clone(), done.replica_id);
         let certificate = authority
             .sign(&name, &request.public_key, now)
@@ -80,6 +81,25 @@ impl JoinService {
             ca_certificate: cluster.ca_certificate,
             peers: self.peers(),
         })
+    }
+
+    /// Refuses without an entry in the log what would be refused there: whoever has no token must
+    /// not be able to fill it. Time is left to the log.
+    async fn try_out(&self, admin: &Admin) -> Result<(), Denied> {
+        let outcome = || {
+            let mut records = ClusterRecords::clone(&self.core.records.load());
+            records.apply(0, 0, admin).1.result
+        };
+        if !matches!(outcome(), Some(admin_outcome::Result::Refused(_))) {
+            return Ok(());
+        }
+        // The token may be newer than what is applied here.
+        let read = self.core.read_index().await;
+        read.map_err(|error| Denied::Unavailable(error.to_string()))?;
+        match outcome() {
+            Some(admin_outcome::Result::Refused(reason)) => Err(Denied::Refused(reason)),
+            Some(admin_outcome::Result::Done(_)) | None => Ok(()),
+        }
     }
 
     fn peers(&self) -> Vec<pb::Member> {
@@ -143,6 +163,16 @@ fn internal(error: SignError) -> Denied {
 fn authority(cluster: &ClusterRow) -> Result<Authority, SignError> {
     let certificate = CertificateDer::from(cluster.ca_certificate.to_vec());
     Authority::load(certificate, cluster.ca_private_key.to_vec())
+}
+
+fn check_level(level: u32) -> Result<(), Denied> {
+    if (LEVEL_MIN..=LEVEL_MAX).contains(&level) {
+        return Ok(());
+    }
+    Err(Denied::Refused(format!(
+        "the joiner speaks RPC level {level}, this cluster {LEVEL_MIN} to {LEVEL_MAX}: \
+         install the cluster's version"
+    )))
 }
 
 fn check_name(name: &str) -> Result<(), Denied> {
