@@ -29,12 +29,14 @@ impl StoreBuilder<TypeConfig, LogStore, MachineStore, (Storage, TempDir)> for Bu
     }
 }
 
-#[tokio::test]
+// The suite sleeps for stores that purge in the background.
+#[tokio::test(start_paused = true)]
 async fn openrafts_suite_passes_on_rocksdb() {
     Suite::test_all(Builder(Kind::Rocks)).await.unwrap();
 }
 
-#[tokio::test]
+// The suite sleeps for stores that purge in the background.
+#[tokio::test(start_paused = true)]
 async fn openrafts_suite_passes_in_memory() {
     Suite::test_all(Builder(Kind::Sim)).await.unwrap();
 }
