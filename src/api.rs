@@ -88,6 +88,7 @@ pub fn router(api: ApiState) -> Router {
         .merge(login_routes())
         .merge(policy::routes())
         .route("/cluster/status", get(cluster::status))
+        .route("/cluster/digest", get(cluster::digest))
         .route("/cluster/join-token", post(cluster::create_join_token))
         .method_not_allowed_fallback(error::method_not_allowed)
         .fallback(error::no_such_route)

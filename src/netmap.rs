@@ -22,7 +22,7 @@ pub use self::delta::Delta;
 pub use self::frame::{KeepAlive, Wire, encode};
 pub use self::full::{full_map, logged_out, visible_peers};
 pub use self::profile::{TAGGED_DEVICES, user_profile};
-pub use self::routes::RouteTable;
+pub use self::routes::{RouteTable, exit_routes};
 
 use crate::config::{DnsConfig, FeatureConfig};
 use crate::policy::Policy;

@@ -21,6 +21,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub use self::boot::BootError;
+pub(crate) use self::boot::raft_config;
 pub(crate) use self::clock::now;
 pub use self::tls::ClientTlsError;
 use crate::api::{self, ApiState};

@@ -7,7 +7,7 @@
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use futures::FutureExt as _;
 use hydrascale_benches::client::{CAPVER, Connection, Identity, Registration, fetch_server_key};
 use hydrascale_chaos_tests::balancer::Balancer;
@@ -56,6 +56,12 @@ fn main() -> ExitCode {
                 LIMIT,
                 &[Program::Server],
                 |context| seen_soon(context).boxed_local(),
+            ),
+            Scenario::new(
+                "a login begun on one replica is approved on another and done on a third",
+                LIMIT,
+                &[Program::Server],
+                |context| login(context).boxed_local(),
             ),
             Scenario::new(
                 "a client older than what is served is refused and told so",
@@ -312,6 +318,50 @@ async fn seen_soon(context: Context) -> Result<()> {
         format!("median {median:.0?}, worst {worst:.0?} of {} joins", JOINS),
     );
     cluster.wait_equal(Duration::from_secs(5)).await?;
+    cluster.note_term(false).await
+}
+
+async fn login(context: Context) -> Result<()> {
+    const HOSTNAME: &str = "laptop";
+    let mut cluster = Cluster::start(&context, 3).await?;
+    cluster.create_auth_key("people").await?;
+    let [first, second, third] = cluster.replicas() else {
+        bail!("three replicas")
+    };
+    let key = fetch_server_key(first.client_address()).await?;
+    let identity = Identity::generate(&mut rand::rng());
+    let asking = Registration {
+        hostname: HOSTNAME.to_owned(),
+        ..Registration::default()
+    };
+    let mut connection = Connection::open(first.client_address(), &key, &identity, CAPVER).await?;
+    let asked = connection.register(&asking).await?;
+    ensure!(!asked.authorized, "let in without a key");
+    let id = asked.auth_url.rsplit('/').next().context("a login page")?;
+
+    let waiting = Registration {
+        followup: asked.auth_url.clone(),
+        ..asking
+    };
+    let mut connection = Connection::open(third.client_address(), &key, &identity, CAPVER).await?;
+    let answer = connection.register(&waiting);
+    let approve = async {
+        // Held open until somebody approves.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        second
+            .command(&["auth", "register", "--auth-id", id, "--user", "people"])
+            .await
+    };
+    let begin = Instant::now();
+    let (answer, approved) = tokio::try_join!(answer, approve)?;
+    ensure!(answer.authorized, "approved, but: {answer:?}");
+    ensure!(
+        begin.elapsed() >= Duration::from_secs(1),
+        "answered before the approval"
+    );
+    context.step(&format!("approved as {}", approved["givenName"]));
+    let nodes = cluster.wait_equal(Duration::from_secs(5)).await?;
+    ensure!(nodes.len() == 1, "one node: {nodes:?}");
     cluster.note_term(false).await
 }
 

@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State as AxumState;
+use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::ClusterStatus;
 use crate::types::Timestamp;
 
 use super::body::JsonBody;
+use super::gate::Read;
 use super::{ApiError, ApiState};
 
 /// Life of a join token for which the request names none.
@@ -20,6 +22,19 @@ const TOKEN_TTL_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 /// How the cluster looks from this replica, leader or not.
 pub(super) async fn status(AxumState(api): AxumState<ApiState>) -> Json<ClusterStatus> {
     Json(api.cluster.status())
+}
+
+#[derive(Serialize)]
+pub(super) struct Digest {
+    digest: String,
+}
+
+/// A hash over the whole state, to compare replicas with: equal when they applied the same
+/// commands.
+pub(super) async fn digest(Read(state): Read) -> Json<Digest> {
+    Json(Digest {
+        digest: HEXLOWER.encode(&state.digest()),
+    })
 }
 
 #[derive(Deserialize)]

@@ -9,6 +9,7 @@ use hydrascale_proto::state::v1::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::netmap::RouteTable;
 use crate::state::{Node, State};
 use crate::types::{NodeId, Timestamp};
 
@@ -24,7 +25,11 @@ pub(super) struct NodeAnswer {
 
 impl NodeAnswer {
     /// The node as it is after an operation on it.
-    pub(super) fn after(state: &State, id: NodeId, place: Place) -> Result<Json<Self>, ApiError> {
+    pub(super) fn after(
+        state: &State,
+        id: NodeId,
+        place: Place<'_>,
+    ) -> Result<Json<Self>, ApiError> {
         let gone = |id| ApiError::new(Kind::Conflict, format!("node {id} is gone in the meantime"));
         let node = state.node(id).ok_or_else(|| gone(id))?;
         Ok(Json(Self {
@@ -68,10 +73,11 @@ pub(super) async fn list(Read(state): Read, params: Params) -> Result<Json<Nodes
         }
         None => None,
     };
+    let routes = RouteTable::of(&state);
     let nodes = state
         .nodes()
         .filter(|node| user.is_none() || node.user_id == user)
-        .map(|node| NodeShape::new(&state, node, Place::List))
+        .map(|node| NodeShape::new(&state, node, Place::List(&routes)))
         .collect();
     Ok(Json(NodesAnswer { nodes }))
 }
@@ -170,7 +176,12 @@ pub(super) async fn approve_routes(
     api.cluster
         .propose(Op::SetApprovedRoutes(SetApprovedRoutes { node_id, routes }))
         .await?;
-    NodeAnswer::after(&api.cluster.state(), NodeId(node_id), Place::Single)
+    let state = api.cluster.state();
+    NodeAnswer::after(
+        &state,
+        NodeId(node_id),
+        Place::Routes(&RouteTable::of(&state)),
+    )
 }
 
 /// Gives nodes the addresses that the settings call for, and says whose changed.

@@ -3,12 +3,10 @@
 
 use serde::{Serialize, Serializer};
 
+use crate::netmap::{RouteTable, TAGGED_DEVICES, exit_routes};
 use crate::state::secret::{SecretKind, masked};
 use crate::state::{ApiKey, Node, PreAuthKey, RegisterMethod, State, User};
 use crate::types::{DiscoKey, MachineKey, NodeKey, Timestamp};
-
-/// Stands for the owner of tagged nodes in listings.
-const TAGGED_DEVICES: u64 = 2_147_455_555;
 
 /// An empty object: the answer of operations without a result.
 #[derive(Serialize)]
@@ -53,7 +51,7 @@ impl UserShape {
 
     fn tagged_devices() -> Self {
         Self {
-            id: TAGGED_DEVICES,
+            id: TAGGED_DEVICES.0,
             name: "tagged-devices".to_owned(),
             created_at: Timestamp::GO_ZERO,
             display_name: "Tagged Devices".to_owned(),
@@ -143,13 +141,16 @@ impl ApiKeyShape {
     }
 }
 
-/// Where a node is shown: headscale names the owner of a tagged node differently.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
-    /// In a list: the owner of a tagged node is the synthetic user.
-    List,
-    /// Alone: the owner of a tagged node is null.
+/// Where a node is shown; headscale fills two fields differently.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Place<'a> {
+    /// In a list: the owner of a tagged node is the synthetic user, and the routes that the node
+    /// serves are shown, exit routes too.
+    List(&'a RouteTable),
+    /// Alone: the owner of a tagged node is null, served routes are not shown.
     Single,
+    /// In the answer to approving routes: as alone, with the subnet routes that the node serves.
+    Routes(&'a RouteTable),
 }
 
 #[derive(Serialize)]
@@ -172,13 +173,12 @@ pub(super) struct NodeShape {
     online: bool,
     approved_routes: Vec<String>,
     available_routes: Vec<String>,
-    /// Routes that the netmaps send to this node: none yet, whatever is approved.
     subnet_routes: Vec<String>,
     tags: Vec<String>,
 }
 
 impl NodeShape {
-    pub(super) fn new(state: &State, node: &Node, place: Place) -> Self {
+    pub(super) fn new(state: &State, node: &Node, place: Place<'_>) -> Self {
         let ipv4 = node.ipv4.map(|ip| ip.to_string());
         let ipv6 = node.ipv6.map(|ip| ip.to_string());
         let key = node.pre_auth_key_id.and_then(|id| state.pre_auth_key(id));
@@ -199,19 +199,37 @@ impl NodeShape {
             online: state.is_online(node.id),
             approved_routes: texts(&node.approved_routes),
             available_routes: texts(&node.hostinfo.routable_ips),
-            subnet_routes: Vec::new(),
+            subnet_routes: served_routes(node, place),
             tags: node.tags.clone(),
         }
     }
 }
 
-fn owner(state: &State, node: &Node, place: Place) -> Option<UserShape> {
-    if !node.tags.is_empty() && place == Place::List {
+fn owner(state: &State, node: &Node, place: Place<'_>) -> Option<UserShape> {
+    if !node.tags.is_empty() && matches!(place, Place::List(_)) {
         return Some(UserShape::tagged_devices());
     }
     node.user_id
         .and_then(|id| state.user(id))
         .map(|user| UserShape::new(user))
+}
+
+/// What netmaps send to this node.
+fn served_routes(node: &Node, place: Place<'_>) -> Vec<String> {
+    match place {
+        Place::List(table) => {
+            let exits = exit_routes(node);
+            table
+                .primary(node.id)
+                .iter()
+                .copied()
+                .chain(exits)
+                .map(|net| net.to_string())
+                .collect()
+        }
+        Place::Single => Vec::new(),
+        Place::Routes(table) => texts(table.primary(node.id)),
+    }
 }
 
 fn texts(nets: &[ipnet::IpNet]) -> Vec<String> {

@@ -108,6 +108,18 @@ async fn without_a_leader_only_stale_reads_and_the_status_answer() {
 }
 
 #[tokio::test]
+async fn the_digest_changes_with_the_state_alone() {
+    let world = World::new().await;
+    let digest = async || world.call("GET", "/cluster/digest", None).await.1["digest"].clone();
+    let before = digest().await;
+    assert_eq!(digest().await, before);
+    world
+        .call("POST", "/user", Some(json!({"name": "alice"})))
+        .await;
+    assert_ne!(digest().await, before);
+}
+
+#[tokio::test]
 async fn an_answer_names_its_index_and_a_request_may_demand_one() {
     let world = World::new().await;
     let (response, _) = world
@@ -225,7 +237,11 @@ async fn nodes_are_expired_renamed_and_routed() {
         node["node"]["approvedRoutes"],
         json!(["0.0.0.0/0", "10.1.0.0/16", "::/0"])
     );
-    assert_eq!(node["node"]["subnetRoutes"], json!([]));
+    assert_eq!(
+        node["node"]["subnetRoutes"],
+        json!([]),
+        "nothing is announced"
+    );
     let bad = json!({"routes": ["10.0.0.0/33"]});
     assert_eq!(
         world
@@ -266,6 +282,13 @@ async fn a_made_up_login_is_registered_and_a_rejected_one_is_not() {
         )
         .await;
     assert_eq!(node["node"]["availableRoutes"], json!(["10.0.0.0/8"]));
+    let routes = json!({"routes": ["10.0.0.0/8", "10.1.0.0/16"]});
+    let node = world.ok("POST", "/node/1/approve_routes", routes).await;
+    assert_eq!(node["node"]["subnetRoutes"], json!(["10.0.0.0/8"]));
+    let (_, list) = world.call("GET", "/node", None).await;
+    assert_eq!(list["nodes"][0]["subnetRoutes"], json!(["10.0.0.0/8"]));
+    let (_, alone) = world.call("GET", "/node/1", None).await;
+    assert_eq!(alone["node"]["subnetRoutes"], json!([]), "as in headscale");
 
     world.ok("POST", "/debug/node", debug(&id("b"))).await;
     world

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
-use hydrascale_raft::{JoinToken, Replica, ReplicaConfig};
+use hydrascale_raft::{JoinToken, Replica};
 use serde_json::json;
 
 use crate::config::ClusterConfig;
+use crate::server::raft_config;
 
 use super::args::parse_life;
 use super::context::Context;
@@ -27,6 +28,8 @@ pub(super) enum ClusterCommand {
     JoinToken(JoinTokenCommand),
     /// Show the replicas and how they are doing
     Status,
+    /// Show a hash over the whole state, equal on replicas that have applied the same changes
+    Digest,
 }
 
 #[derive(Debug, Args)]
@@ -63,6 +66,10 @@ pub(super) async fn run(
             context.out.result(&made.text("joinToken"), &made)
         }
         ClusterCommand::Status => status(context).await,
+        ClusterCommand::Digest => {
+            let digest = context.api()?.get("/cluster/digest").await?;
+            context.out.result(&digest.text("digest"), &digest)
+        }
     }
 }
 
@@ -117,14 +124,6 @@ fn made(
         ("dataDir", folder.as_str()),
     ];
     context.out.result(&sentence, &Value::object(&members))
-}
-
-/// What the consensus layer needs to know of the configuration.
-fn raft_config(config: &ClusterConfig) -> ReplicaConfig {
-    let advertise = config.peer_advertise.to_string();
-    let mut raft = ReplicaConfig::new(&config.data_dir, &config.replica_name, advertise);
-    raft.timing_multiplier = config.timing_multiplier;
-    raft
 }
 
 async fn status(context: &mut Context<'_, '_>) -> anyhow::Result<()> {

@@ -76,13 +76,13 @@ impl RouteTable {
     }
 
     /// The subnet routes for which the node is primary, sorted.
-    pub(super) fn primary(&self, id: NodeId) -> &[IpNet] {
+    pub fn primary(&self, id: NodeId) -> &[IpNet] {
         self.primary.get(&id).map_or(&[], Vec::as_slice)
     }
 }
 
 /// The exit routes that the node offers to its peers.
-pub(super) fn exit_routes(node: &Node) -> impl Iterator<Item = IpNet> {
+pub fn exit_routes(node: &Node) -> impl Iterator<Item = IpNet> {
     granted(node).filter(is_exit)
 }
 

@@ -28,16 +28,13 @@ pub(super) struct Dump {
     pub(super) nodes: Value,
     users: Value,
     keys: Value,
-    /// Hash of the replicated state and the log index that it belongs to.
-    hash: Value,
+    /// Hash over the whole state, what is not listed included.
+    digest: Value,
 }
 
 impl Dump {
     /// The first thing in which they differ.
     pub(super) fn difference(&self, other: &Self) -> String {
-        if self.hash != other.hash {
-            return format!("hash {} and {}", self.hash, other.hash);
-        }
         let pairs = [
             (&self.nodes, &other.nodes),
             (&self.users, &other.users),
@@ -53,17 +50,16 @@ impl Dump {
                 return format!("{one}\n{two}");
             }
         }
-        "not any more".to_owned()
+        format!("digests {} and {}", self.digest, other.digest)
     }
 }
 
 pub(super) async fn dump(replica: &Replica) -> Result<Dump> {
-    let status = replica.command(&["cluster", "status"]).await?;
     Ok(Dump {
         nodes: replica.command(&["nodes", "list"]).await?,
         users: replica.command(&["users", "list"]).await?,
         keys: replica.command(&["preauthkeys", "list"]).await?,
-        hash: status["stateHash"].clone(),
+        digest: replica.command(&["cluster", "digest"]).await?,
     })
 }
 
