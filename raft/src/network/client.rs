@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use futures::{Stream, StreamExt, stream};
 use hydrascale_proto::raft::v1 as pb;
+use hydrascale_proto::raft::v1::peer_client::PeerClient;
 use openraft::RPCTypes;
 use openraft::base::{BoxFuture, BoxStream};
 use openraft::errors::{
@@ -19,7 +20,8 @@ use openraft::raft::{
 };
 use parking_lot::Mutex;
 use tokio::time::timeout;
-use tonic::Streaming;
+use tonic::transport::Channel;
+use tonic::{Request, Response, Status, Streaming};
 
 use super::lanes::{CallError, Lane, Lanes};
 use super::message::{
@@ -92,18 +94,14 @@ impl RaftNetworkV2<C> for PeerNetwork {
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<C>, RPCError<C>> {
         let message = append_to_proto(&rpc);
-        let patience = option.soft_ttl();
         let reply = self
-            .lanes()
-            .call(
-                self.target,
-                Lane::Control,
-                patience,
+            .ask(
+                RPCTypes::AppendEntries,
+                &option,
                 message,
                 |mut client, request| async move { client.heartbeat(request).await },
             )
-            .await
-            .map_err(|error| self.rpc_error(&error, RPCTypes::AppendEntries))?;
+            .await?;
         Ok(
             match append_reply_from_proto(reply).map_err(|error| malformed(&error))? {
                 Ok(matched) => AppendEntriesResponse::PartialSuccess(matched),
@@ -134,18 +132,14 @@ impl RaftNetworkV2<C> for PeerNetwork {
         option: RPCOption,
     ) -> Result<VoteResponse<C>, RPCError<C>> {
         let message = vote_request_to_proto(&rpc);
-        let patience = option.soft_ttl();
         let reply = self
-            .lanes()
-            .call(
-                self.target,
-                Lane::Control,
-                patience,
+            .ask(
+                RPCTypes::Vote,
+                &option,
                 message,
                 |mut client, request| async move { client.vote(request).await },
             )
-            .await
-            .map_err(|error| self.rpc_error(&error, RPCTypes::Vote))?;
+            .await?;
         vote_reply_from_proto(reply).map_err(|error| malformed(&error))
     }
 
@@ -155,18 +149,14 @@ impl RaftNetworkV2<C> for PeerNetwork {
         option: RPCOption,
     ) -> Result<VoteResponse<C>, RPCError<C>> {
         let message = vote_request_to_proto(&rpc);
-        let patience = option.soft_ttl();
         let reply = self
-            .lanes()
-            .call(
-                self.target,
-                Lane::Control,
-                patience,
+            .ask(
+                RPCTypes::Vote,
+                &option,
                 message,
                 |mut client, request| async move { client.pre_vote(request).await },
             )
-            .await
-            .map_err(|error| self.rpc_error(&error, RPCTypes::Vote))?;
+            .await?;
         vote_reply_from_proto(reply).map_err(|error| malformed(&error))
     }
 
@@ -199,18 +189,14 @@ impl RaftNetworkV2<C> for PeerNetwork {
         option: RPCOption,
     ) -> Result<TransferLeaderResponse<C>, RPCError<C>> {
         let message = transfer_to_proto(&req);
-        let patience = option.soft_ttl();
         let reply = self
-            .lanes()
-            .call(
-                self.target,
-                Lane::Control,
-                patience,
+            .ask(
+                RPCTypes::TransferLeader,
+                &option,
                 message,
                 |mut client, request| async move { client.transfer_leader(request).await },
             )
-            .await
-            .map_err(|error| self.rpc_error(&error, RPCTypes::TransferLeader))?;
+            .await?;
         transfer_reply_from_proto(reply).map_err(|error| malformed(&error))
     }
 }
@@ -218,6 +204,24 @@ impl RaftNetworkV2<C> for PeerNetwork {
 impl PeerNetwork {
     fn lanes(&self) -> &Lanes {
         &self.factory.lanes
+    }
+
+    /// One call on the control lane.
+    async fn ask<Q, R, F>(
+        &self,
+        kind: RPCTypes,
+        option: &RPCOption,
+        message: Q,
+        method: impl FnOnce(PeerClient<Channel>, Request<Q>) -> F,
+    ) -> Result<R, RPCError<C>>
+    where
+        F: Future<Output = Result<Response<R>, Status>>,
+    {
+        let patience = option.soft_ttl();
+        self.lanes()
+            .call(self.target, Lane::Control, patience, message, method)
+            .await
+            .map_err(|error| self.rpc_error(&error, kind))
     }
 
     /// Appends in order on the log lane, many under way at once.
