@@ -11,6 +11,7 @@ mod machine;
 mod presence;
 mod proposals;
 mod replicated;
+mod report;
 mod soft;
 
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use tokio::sync::broadcast;
 use tokio::task::JoinSet;
 
 pub use self::announce::{Announcement, spawn_announcer};
-pub use self::consensus::{ClusterStatus, Consensus, MemberStatus, Role};
+pub use self::consensus::{AnnouncedStatus, ClusterStatus, Consensus, MemberStatus, Role};
 pub use self::local::LocalControl;
 pub use self::machine::{Applied, Machine, What};
 pub use self::presence::spawn_presence;
@@ -177,6 +178,11 @@ impl Cluster {
     /// How the cluster looks from here.
     pub fn status(&self) -> ClusterStatus {
         self.inner.consensus.status()
+    }
+
+    /// The same, with what the replicas have announced and warnings for operators.
+    pub fn report(&self) -> ClusterStatus {
+        report::report(self.status(), &self.state())
     }
 
     /// Whether some replica leads, as far as this one knows.

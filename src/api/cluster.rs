@@ -21,7 +21,7 @@ const TOKEN_TTL_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// How the cluster looks from this replica, leader or not.
 pub(super) async fn status(AxumState(api): AxumState<ApiState>) -> Json<ClusterStatus> {
-    Json(api.cluster.status())
+    Json(api.cluster.report())
 }
 
 #[derive(Serialize)]

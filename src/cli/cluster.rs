@@ -137,6 +137,8 @@ async fn status(context: &mut Context<'_, '_>) -> anyhow::Result<()> {
         "Reachable",
         "Log index",
         "Heard",
+        "Streams",
+        "Version",
     ]);
     for member in status.get("members").items() {
         let reachable = member.flag("reachable");
@@ -153,12 +155,17 @@ async fn status(context: &mut Context<'_, '_>) -> anyhow::Result<()> {
             } else {
                 format!("{heard} ms ago").into()
             },
+            member.get("announced").text("streams").into(),
+            member.get("announced").text("version").into(),
         ]);
     }
     let table = table.render(context.out.has_color());
-    context
-        .out
-        .result(&format!("{}\n{table}", headline(&status)), &status)
+    let mut text = format!("{}\n{table}", headline(&status));
+    for warning in status.texts("warnings") {
+        text.push_str("\nWarning: ");
+        text.push_str(&warning);
+    }
+    context.out.result(&text, &status)
 }
 
 fn role(member: &Value, leader: &str) -> &'static str {

@@ -84,7 +84,10 @@ fn the_transcript_is_reproduced() {
     if std::env::var_os("UPDATE_GOLDENS").is_some() {
         std::fs::write(&path, &replayed).unwrap();
     }
-    assert_eq!(replayed, recorded);
+    for (number, (got, wanted)) in replayed.lines().zip(recorded.lines()).enumerate() {
+        assert_eq!(got, wanted, "line {}", number + 1);
+    }
+    assert_eq!(replayed.lines().count(), recorded.lines().count());
 }
 
 async fn start_replica(socket: &Path) {

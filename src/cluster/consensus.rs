@@ -7,6 +7,7 @@ use futures::future::BoxFuture;
 use serde::Serialize;
 
 use super::{ProposeError, ReadError};
+use crate::types::RegionId;
 
 /// A totally ordered log of commands that [`super::Machine`] applies.
 pub trait Consensus: Send + Sync + 'static {
@@ -70,6 +71,8 @@ pub struct ClusterStatus {
     pub tolerated_failures: usize,
     /// Members of the committed membership in id order.
     pub members: Vec<MemberStatus>,
+    /// What an operator should look into, one sentence each.
+    pub warnings: Vec<String>,
 }
 
 /// One member of the cluster.
@@ -90,4 +93,20 @@ pub struct MemberStatus {
     pub matched_index: Option<u64>,
     /// Whether it answered this replica lately; true for this replica itself.
     pub reachable: bool,
+    /// What it announced when it last started; nothing before it has.
+    pub announced: Option<AnnouncedStatus>,
+}
+
+/// What a replica has told the cluster about itself, and what runs on it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AnnouncedStatus {
+    /// Version of its program.
+    pub version: String,
+    /// Digest of the configuration that must be equal on all replicas.
+    pub config_digest: String,
+    /// DERP region of its relay, when it has one.
+    pub region_id: Option<RegionId>,
+    /// Nodes whose newest map stream it holds.
+    pub streams: usize,
 }

@@ -74,6 +74,7 @@ fn describe(status: &Status, now: Instant) -> ClusterStatus {
             .iter()
             .map(|member| describe_member(member, status, now))
             .collect(),
+        warnings: Vec::new(),
     }
 }
 
@@ -91,6 +92,7 @@ fn describe_member(member: &RaftMember, status: &Status, now: Instant) -> Member
             || member
                 .last_answer
                 .is_some_and(|at| since(at) <= status.reachable_within),
+        announced: None,
     }
 }
 

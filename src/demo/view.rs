@@ -132,7 +132,7 @@ fn role(status: &Value, member: Option<&Value>) -> String {
 
 fn streams(member: Option<&Value>) -> String {
     let count = member
-        .and_then(|member| member.get("streams"))
+        .and_then(|member| member.get("announced")?.get("streams"))
         .and_then(Value::as_u64);
     count.map_or_else(|| "-".to_owned(), |count| count.to_string())
 }

@@ -1,0 +1,134 @@
+//! What an operator wants to know of the cluster: consensus, joined with what the replicas have
+//! announced.
+
+use super::{AnnouncedStatus, ClusterStatus, MemberStatus};
+use crate::state::State;
+use crate::types::ReplicaId;
+
+/// Adds to `status` what the replicas have announced, and says what should be looked into.
+pub(super) fn report(mut status: ClusterStatus, state: &State) -> ClusterStatus {
+    for member in &mut status.members {
+        member.announced = announced(state, ReplicaId(member.id));
+    }
+    status.warnings = [
+        differing(&status.members, "configuration digest", |announced| {
+            &announced.config_digest
+        })
+        .map(|text| {
+            format!(
+                "{text}: make server_url, prefixes, dns, derp.server.verify_clients and the other \
+                 settings of the tailnet equal on all replicas, and restart those that you changed"
+            )
+        }),
+        differing(&status.members, "version", |announced| &announced.version)
+            .map(|text| format!("{text}: fine during an upgrade, to be finished soon")),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    status
+}
+
+fn announced(state: &State, id: ReplicaId) -> Option<AnnouncedStatus> {
+    let replica = state.replica(id)?;
+    let streams = state
+        .sessions()
+        .filter(|session| session.replica == id && session.incarnation == replica.incarnation)
+        .filter(|session| session.closed_at.is_none())
+        .count();
+    Some(AnnouncedStatus {
+        version: replica.version.clone(),
+        config_digest: replica.config_digest.clone(),
+        region_id: replica.region_id,
+        streams,
+    })
+}
+
+/// Who has what, when not all have the same.
+fn differing(
+    members: &[MemberStatus],
+    what: &str,
+    value: fn(&AnnouncedStatus) -> &String,
+) -> Option<String> {
+    let told: Vec<(&MemberStatus, &String)> = members
+        .iter()
+        .filter_map(|member| Some((member, value(member.announced.as_ref()?))))
+        .collect();
+    let (_, first) = told.first()?;
+    if told.iter().all(|(_, value)| value == first) {
+        return None;
+    }
+    let each: Vec<String> = told
+        .iter()
+        .map(|(member, value)| format!("{} has {value}", member.name))
+        .collect();
+    Some(format!(
+        "replicas differ in their {what} ({})",
+        each.join(", ")
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use hydrascale_proto::state::v1::{self as pb, command::Op};
+
+    use super::super::Cluster;
+    use super::*;
+    use crate::types::Timestamp;
+
+    fn status() -> ClusterStatus {
+        let member = |id: u64| MemberStatus {
+            id,
+            name: format!("r{id}"),
+            ..Default::default()
+        };
+        ClusterStatus {
+            members: vec![member(1), member(2), member(3)],
+            ..Default::default()
+        }
+    }
+
+    fn up(replica_id: u64, config_digest: &str) -> Op {
+        Op::ReplicaUp(pb::ReplicaUp {
+            replica_id,
+            incarnation: 1,
+            name: format!("r{replica_id}"),
+            version: "0.1.0".to_owned(),
+            level_min: 1,
+            level_max: 1,
+            config_digest: config_digest.to_owned(),
+            relay: None,
+        })
+    }
+
+    #[tokio::test]
+    async fn replicas_with_another_configuration_are_named() {
+        let init = pb::InitTailnet {
+            settings: Some(pb::Settings {
+                ipv4_prefix: "100.64.0.0/10".to_owned(),
+                ephemeral_inactivity_ms: 120_000,
+                login_ttl_ms: 900_000,
+                session_grace_ms: 10_000,
+                replica_grace_ms: 25_000,
+                ..Default::default()
+            }),
+            noise_private_key: vec![1; 32].into(),
+            secret_pepper: vec![2; 32].into(),
+        };
+        let (cluster, _control) = Cluster::local(init, Timestamp::default()).await.unwrap();
+        cluster.propose(up(2, "one")).await.unwrap();
+        cluster.propose(up(3, "one")).await.unwrap();
+        cluster.propose(up(1, "one")).await.unwrap();
+        assert_eq!(report(status(), &cluster.state()).warnings, [""; 0]);
+
+        cluster.propose(up(2, "two")).await.unwrap();
+        let seen = report(status(), &cluster.state());
+        let [warning] = &seen.warnings[..] else {
+            panic!("{:?}", seen.warnings);
+        };
+        assert!(
+            warning.contains("(r1 has one, r2 has two, r3 has one)"),
+            "{warning}"
+        );
+    }
+}
