@@ -99,8 +99,8 @@ async fn failover(context: Context) -> Result<()> {
         let leader = cluster.leader().await?;
         let survivor = (leader + 1) % cluster.size();
         let server = cluster.replica(survivor)?.client_address();
-        cluster.kill(leader).await?;
         let begin = Instant::now();
+        cluster.kill(leader).await?;
         let identity = Identity::generate(&mut rand::rng());
         let registration = Registration {
             auth_key: auth_key.clone(),
