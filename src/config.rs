@@ -26,7 +26,6 @@ mod tests;
 use std::path::PathBuf;
 
 use self::reader::Reader;
-use crate::netmap::NetmapConfig;
 
 pub use self::address::{HostPort, ServerUrl};
 pub use self::client::{ApiSecret, ClientConfig};
@@ -132,18 +131,9 @@ impl Config {
         })
     }
 
-    /// What netmaps are made from.
-    pub fn netmap(&self) -> NetmapConfig {
-        NetmapConfig {
-            dns: self.dns.clone(),
-            features: self.features.clone(),
-            replicas_serve_server_url: self.serves_server_url(),
-        }
-    }
-
     /// Whether clients that dial a replica itself on the port of `server_url` are served: the
     /// replica ends TLS there, and no balancer stands on another port.
-    fn serves_server_url(&self) -> bool {
+    pub fn replicas_serve_server_url(&self) -> bool {
         let listener = self.listeners.client;
         self.server_url.is_https()
             && self.tls.is_some()

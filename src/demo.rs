@@ -42,7 +42,7 @@ pub async fn run(args: DemoArgs, out: &mut (dyn Write + Send)) -> anyhow::Result
     let showing = async {
         let started = tokio::time::timeout(START_TIMEOUT, demo.start()).await;
         let key = started.with_context(|| format!("not ready after {START_TIMEOUT:?}"))??;
-        view::introduce(out, &server_url, &key, &mut demo.replicas)?;
+        view::introduce(out, &server_url, &key, &mut demo)?;
         view::follow(out, &mut demo).await
     };
     let outcome = tokio::select! {

@@ -24,7 +24,7 @@ pub use self::full::{full_map, logged_out, visible_peers};
 pub use self::profile::{TAGGED_DEVICES, user_profile};
 pub use self::routes::{RouteTable, exit_routes};
 
-use crate::config::{DnsConfig, FeatureConfig};
+use crate::config::{Config, DnsConfig, FeatureConfig};
 use crate::policy::Policy;
 
 /// Name of the only chunk of the packet filter (`tailcfg.MapResponse.PacketFilters`).
@@ -41,6 +41,16 @@ pub struct NetmapConfig {
     /// plane there, so that they may be told to (`tailcfg.MapResponse.ControlDialPlan`). Not so
     /// behind a balancer that listens on another port than the replicas.
     pub replicas_serve_server_url: bool,
+}
+
+impl From<&Config> for NetmapConfig {
+    fn from(config: &Config) -> Self {
+        Self {
+            dns: config.dns.clone(),
+            features: config.features.clone(),
+            replicas_serve_server_url: config.replicas_serve_server_url(),
+        }
+    }
 }
 
 impl NetmapConfig {

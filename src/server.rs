@@ -30,6 +30,7 @@ use crate::config::Config;
 use crate::control::{self, Control, ControlMetrics, ControlOptions, ToolchainInfo, VersionInfo};
 use crate::derp::{RelayHandle, RelayKeyError, RelayListener, RelayServer, TlsError};
 
+use crate::netmap::NetmapConfig;
 use crate::policy::AllowAll;
 use crate::session::MapStreams;
 use crate::stun::{StunServer, StunSockets};
@@ -119,7 +120,7 @@ pub async fn serve(config: Config, stop: CancellationToken) -> Result<(), ServeE
     let mut tasks = JoinSet::new();
     spawn_cluster_tasks(&config, &cluster, &relay.handle(), &mut tasks)?;
 
-    let netmap = config.netmap();
+    let netmap = NetmapConfig::from(&config);
     let streams = MapStreams::new(cluster.clone(), netmap, Arc::new(AllowAll), now);
     let metrics = ControlMetrics::default();
     let options = ControlOptions::new(config.server_url.as_str(), version());

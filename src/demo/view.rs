@@ -8,7 +8,6 @@ use serde_json::Value;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::Demo;
-use super::replica::DemoReplica;
 
 /// How often the view is renewed.
 const RENEW_EVERY: Duration = Duration::from_secs(1);
@@ -20,9 +19,9 @@ pub(super) fn introduce(
     out: &mut dyn Write,
     server_url: &str,
     key: &str,
-    replicas: &mut [DemoReplica],
+    demo: &mut Demo,
 ) -> anyhow::Result<()> {
-    writeln!(out, "{} replicas serve {server_url}\n", replicas.len())?;
+    writeln!(out, "{} replicas serve {server_url}\n", demo.replicas.len())?;
     writeln!(
         out,
         "Join a device (the key may be used again and again for a day):\n"
@@ -31,12 +30,13 @@ pub(super) fn introduce(
         out,
         "    tailscale up --login-server {server_url} --auth-key {key}\n"
     )?;
-    if let Some(first) = replicas.first_mut() {
+    if let Some(first) = demo.replicas.first_mut() {
         writeln!(out, "Administer through any replica:\n")?;
         let config = first.config_path();
         writeln!(
             out,
-            "    hydrascale --config {} nodes list\n",
+            "    {} --config {} nodes list\n",
+            demo.program.display(),
             config.display()
         )?;
         if let Some(pid) = first.pid() {

@@ -29,7 +29,7 @@ const STREAMS: usize = 1000;
 /// Until the memory of freshly opened streams has settled.
 const SETTLE: Duration = Duration::from_secs(10);
 /// One attempt to register while the cluster has no leader.
-const ATTEMPT_LIMIT: Duration = Duration::from_millis(500);
+const ATTEMPT_LIMIT: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
     runner::main(
