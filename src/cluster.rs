@@ -83,10 +83,6 @@ struct Inner {
     _tasks: JoinSet<()>,
 }
 
-/// How long a map stream waits for the closed stream of its node to come back before the close is
-/// reported: headscale's figure, which clients roam within.
-pub const LOCAL_GRACE: Duration = Duration::from_secs(10);
-
 impl Cluster {
     /// Makes the handle over a running consensus whose commands `machine` applies.
     pub fn new(
@@ -148,26 +144,44 @@ impl Cluster {
         self.inner.machine.subscribe()
     }
 
-    /// Stores what a node reports about itself: soon, newest wins, equal values are skipped.
+    /// Stores what a node reports about itself: soon, newest wins, equal values are skipped. What
+    /// waits here while the node moves to another replica is dropped.
     pub fn update_node(&self, update: pb::UpdateNode) {
-        self.inner.soft.update(update);
+        let known = self.newest_session(NodeId(update.node_id));
+        self.inner.soft.update(pb::UpdateNode {
+            replica_id: self.inner.replica.0,
+            known_session: Some(known.into()),
+            ..update
+        });
     }
 
-    /// Records that the node's map stream is held here.
+    /// Number of the node's newest session as far as this replica knows; zero for none.
+    pub fn newest_session(&self, node: NodeId) -> SessionNo {
+        let state = self.state();
+        state
+            .session(node)
+            .map(|session| session.no)
+            .unwrap_or_default()
+    }
+
+    /// Records that the node's map stream is held here. Refused when a session newer than `known`
+    /// runs on another replica.
     ///
     /// # Errors
     /// As [`Self::propose`].
-    pub async fn open_session(&self, node: NodeId) -> Result<SessionNo, ProposeError> {
+    pub async fn open_session(
+        &self,
+        node: NodeId,
+        known: SessionNo,
+    ) -> Result<SessionNo, ProposeError> {
         let op = Op::OpenSession(pb::OpenSession {
             node_id: node.0,
             replica_id: self.inner.replica.0,
             incarnation: self.inner.incarnation,
+            known: Some(known.into()),
         });
-        let no = self.propose(op).await?.session_no.unwrap_or_default();
-        Ok(SessionNo {
-            index: no.index,
-            position: no.position,
-        })
+        let done = self.propose(op).await?;
+        Ok(done.session_no.unwrap_or_default().into())
     }
 
     /// Records, soon, that this map stream has ended; a newer stream of the node is not touched.
@@ -183,11 +197,6 @@ impl Cluster {
     /// The same, with what the replicas have announced and warnings for operators.
     pub fn report(&self) -> ClusterStatus {
         report::report(self.status(), &self.state())
-    }
-
-    /// Whether some replica leads, as far as this one knows.
-    pub fn has_leader(&self) -> bool {
-        self.status().leader.is_some()
     }
 
     /// Which replica this is.

@@ -3,6 +3,7 @@
 //! ```text
 //! Cluster --changes--> feed (one task: gathers, makes one Delta) --shared Delta--> driver (one per
 //! stream: full map, deltas, keep-alives) --frames--> FrameSink (HTTP/2 inside Noise)
+//! registry (who streams here) --> recorder (one task) --sessions--> Cluster
 //! ```
 //!
 //! The first message is whole and nothing overtakes it: a stream subscribes first and then takes its
@@ -10,6 +11,8 @@
 
 mod driver;
 mod feed;
+mod metrics;
+mod recorder;
 mod registry;
 mod service;
 mod stream;
@@ -20,18 +23,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 pub use self::driver::StreamEnd;
 use self::feed::Feed;
+pub use self::metrics::{Bound, MapMetrics};
+use self::recorder::Recorder;
 use self::registry::Registry;
 pub use self::service::Service;
 pub use self::stream::{MapKind, StreamRequest};
 use crate::cluster::Cluster;
 use crate::netmap::{KeepAlive, NetmapConfig};
 use crate::policy::Policy;
-use crate::types::{NodeId, Timestamp};
+use crate::types::Timestamp;
 
 /// Where a stream's frames go.
 pub trait FrameSink: Send {
@@ -62,10 +66,9 @@ struct Inner {
     policy: Arc<dyn Policy>,
     clock: fn() -> Timestamp,
     feed: Feed,
-    registry: Registry,
+    registry: Arc<Registry>,
+    metrics: MapMetrics,
     keep_alive: KeepAlive,
-    /// Set once streams are to leave, each at a moment of its own within this time.
-    leaving: watch::Sender<Option<Duration>>,
     _tasks: JoinSet<()>,
 }
 
@@ -79,15 +82,19 @@ impl MapStreams {
     ) -> Self {
         let mut tasks = JoinSet::new();
         let feed = Feed::spawn(&cluster, clock, &mut tasks);
+        let registry = Arc::new(Registry::default());
+        let metrics = MapMetrics::default();
+        let recorder = Recorder::new(cluster.clone(), Arc::clone(&registry), metrics.clone());
+        tasks.spawn(recorder.run());
         let inner = Inner {
             cluster,
             config,
             policy,
             clock,
             feed,
-            registry: Registry::default(),
+            registry,
+            metrics,
             keep_alive: KeepAlive::default(),
-            leaving: watch::Sender::new(None),
             _tasks: tasks,
         };
         Self {
@@ -104,20 +111,14 @@ impl MapStreams {
         driver::run(&self.inner, request, sink).await
     }
 
-    /// Ends all streams, each at a random moment within `spread`, so that their clients do not all
-    /// come to the other replicas at once. Streams that begin later are ended alike.
-    pub fn hand_off(&self, spread: Duration) {
-        self.inner.leaving.send_replace(Some(spread));
-    }
-
     /// Streams that are open here.
     pub fn count(&self) -> usize {
         self.inner.registry.count()
     }
 
-    /// Whether a stream of the node is open here.
-    pub fn is_streaming(&self, node: NodeId) -> bool {
-        self.inner.registry.holds(node)
+    /// What is counted.
+    pub fn metrics(&self) -> &MapMetrics {
+        &self.inner.metrics
     }
 }
 

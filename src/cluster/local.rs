@@ -28,6 +28,9 @@ struct LocalLog {
     index: Mutex<u64>,
     now_ms: AtomicI64,
     available: AtomicBool,
+    /// Changes are made, and their proposers do not learn it.
+    forgetful: AtomicBool,
+    cut_off: AtomicBool,
     /// When the leader went, by the log's clock.
     leaderless_since_ms: AtomicI64,
 }
@@ -47,29 +50,57 @@ impl Cluster {
             index: Mutex::new(0),
             now_ms: AtomicI64::new(now.unix_ms()),
             available: AtomicBool::new(true),
+            forgetful: AtomicBool::new(false),
+            cut_off: AtomicBool::new(false),
             leaderless_since_ms: AtomicI64::new(now.unix_ms()),
         });
-        let cluster = Self::new(
-            Arc::clone(&log) as Arc<dyn Consensus>,
-            machine,
-            ReplicaId(1),
-            1,
-        );
+        let control = LocalControl { log };
+        let cluster = control.handle(ReplicaId(1));
         cluster.propose(Op::InitTailnet(init)).await?;
-        let up = pb::ReplicaUp {
-            replica_id: 1,
-            incarnation: 1,
-            name: "local".to_owned(),
-            level_min: 1,
-            level_max: 1,
-            ..Default::default()
-        };
-        cluster.propose(Op::ReplicaUp(up)).await?;
-        Ok((cluster, LocalControl { log }))
+        cluster.propose(LocalControl::up(ReplicaId(1))).await?;
+        Ok((cluster, control))
     }
 }
 
 impl LocalControl {
+    /// Another replica on the same log.
+    ///
+    /// # Errors
+    /// When there is no leader.
+    pub async fn join(&self, id: ReplicaId) -> Result<Cluster, ProposeError> {
+        let cluster = self.handle(id);
+        cluster.propose(Self::up(id)).await?;
+        Ok(cluster)
+    }
+
+    /// A handle on the log as a replica that nobody has heard of.
+    pub fn handle(&self, id: ReplicaId) -> Cluster {
+        let consensus = Arc::clone(&self.log) as Arc<dyn Consensus>;
+        Cluster::new(consensus, Arc::clone(&self.log.machine), id, 1)
+    }
+
+    /// What announces a replica.
+    pub fn up(id: ReplicaId) -> Op {
+        Op::ReplicaUp(pb::ReplicaUp {
+            replica_id: id.0,
+            incarnation: 1,
+            name: format!("local-{id}"),
+            level_min: 1,
+            level_max: 1,
+            ..Default::default()
+        })
+    }
+
+    /// Makes all replicas believe that no other answers, or stops that.
+    pub fn set_cut_off(&self, cut_off: bool) {
+        self.log.cut_off.store(cut_off, Ordering::Relaxed);
+    }
+
+    /// Makes every change from now on without telling its proposer, or stops that.
+    pub fn set_forgetful(&self, forgetful: bool) {
+        self.log.forgetful.store(forgetful, Ordering::Relaxed);
+    }
+
     /// Moves the log's clock forward.
     pub fn advance(&self, by: Duration) {
         let ms = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
@@ -112,6 +143,11 @@ impl LocalLog {
                 reason: error.to_string(),
             })?;
         self.machine.publish(*index);
+        if self.forgetful.load(Ordering::Relaxed) {
+            return Err(ProposeError::Unknown {
+                reason: "the answer was lost".to_owned(),
+            });
+        }
         Ok(effects.outcome)
     }
 }
@@ -162,6 +198,7 @@ impl Consensus for LocalLog {
             } else {
                 u64::try_from(leaderless_ms).unwrap_or(0)
             },
+            cut_off: self.cut_off.load(Ordering::Relaxed),
             quorum: available,
             members: vec![me],
             ..Default::default()

@@ -98,10 +98,7 @@ impl SoftState {
         while round.len() < ROUND_MAX
             && let Some((node_id, no)) = waiting.closes.pop_first()
         {
-            let session_no = Some(pb::SessionNo {
-                index: no.index,
-                position: no.position,
-            });
+            let session_no = Some(no.into());
             round.push(Op::CloseSession(pb::CloseSession {
                 node_id,
                 session_no,
@@ -119,11 +116,7 @@ impl SoftState {
             }
             waiting.updates.insert(older.node_id, older);
         } else if let Op::CloseSession(close) = op {
-            let no = close.session_no.unwrap_or_default();
-            let no = SessionNo {
-                index: no.index,
-                position: no.position,
-            };
+            let no = SessionNo::from(close.session_no.unwrap_or_default());
             let mut waiting = self.waiting.lock();
             let newest = waiting.closes.entry(close.node_id).or_insert(no);
             *newest = (*newest).max(no);

@@ -27,7 +27,7 @@ use crate::netmap::NetmapConfig;
 use crate::policy::AllowAll;
 use crate::session::MapStreams;
 use crate::state::secret::{SecretKind, SecretText};
-use crate::types::{Timestamp, UserId};
+use crate::types::{ReplicaId, Timestamp, UserId};
 
 /// How long anything that must happen may take.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
@@ -70,8 +70,9 @@ impl TestServer {
     }
 
     /// Another replica's client side over the same log.
-    pub(super) fn sibling(&self) -> Self {
-        Self::on(self.cluster.clone(), self.log.clone())
+    pub(super) async fn sibling(&self) -> Self {
+        let cluster = self.log.join(ReplicaId(2)).await.unwrap();
+        Self::on(cluster, self.log.clone())
     }
 
     fn on(cluster: Cluster, log: LocalControl) -> Self {

@@ -186,19 +186,17 @@ impl World {
             node_id: node.0,
             replica_id: replica,
             incarnation: self.incarnation,
+            known: None,
         }));
     }
 
     /// Ends the node's map stream, if it has one.
     pub(crate) fn close(&mut self, node: NodeId) {
         if let Some(session) = self.state.session(node) {
-            let no = pb::SessionNo {
-                index: session.no.index,
-                position: session.no.position,
-            };
+            let session_no = Some(session.no.into());
             self.run(Op::CloseSession(pb::CloseSession {
                 node_id: node.0,
-                session_no: Some(no),
+                session_no,
             }));
         }
     }

@@ -3,20 +3,17 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use prometheus_client::encoding::EncodeLabelValue;
 use rand::Rng;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, watch};
 use tokio::time::{Instant, sleep_until, timeout};
-use tokio_util::sync::CancellationToken;
 
 use super::feed::Item;
 use super::service::Service;
 use super::stream::{MapKind, MapStream, Step, StreamRequest};
 use super::{FrameSink, Inner, SinkClosed};
-use crate::cluster::{Cluster, ProposeError};
 use crate::netmap::View;
-use crate::state::SessionNo;
-use crate::types::NodeId;
 
 /// Shortest silence before a keep-alive: clients give up after 120 s.
 const KEEP_ALIVE_MIN: Duration = Duration::from_secs(50);
@@ -26,17 +23,15 @@ const KEEP_ALIVE_SPREAD: Duration = Duration::from_secs(10);
 const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 /// Streams leave a cut-off replica at random moments of this time.
 const HAND_OFF_SPREAD: Duration = Duration::from_secs(15);
-/// Pause before a session that the cluster did not take is recorded again.
-const RECORD_RETRY: Duration = Duration::from_secs(1);
 
 /// Why a stream ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub enum StreamEnd {
     /// The client left.
     Closed,
     /// The node was deleted, or has taken another key.
     Gone,
-    /// This replica is cut off or about to stop; the client finds another.
+    /// This replica is cut off; the client finds another.
     HandedOff,
     /// A newer stream of the same node came.
     Replaced,
@@ -60,7 +55,6 @@ pub(super) async fn run(
         // Before the state is read: nothing that changes it later is missed.
         items: inner.feed.subscribe(),
         service: inner.feed.service(),
-        leaving: inner.leaving.subscribe(),
         assume_degraded: request.stale,
         stream: MapStream::new(request, &inner.cluster.state()),
         keep_alive_at: Instant::now(),
@@ -73,8 +67,8 @@ pub(super) async fn run(
             .err()
             .unwrap_or(StreamEnd::Sent),
         MapKind::Stream => {
-            let place = inner.registry.enter(node);
-            let _session = RecordedSession::spawn(inner.cluster.clone(), node);
+            let known = inner.cluster.newest_session(node);
+            let place = inner.registry.enter(node, known);
             tokio::select! {
                 biased;
                 // Also in the middle of a frame: nothing more is sent behind it.
@@ -83,6 +77,7 @@ pub(super) async fn run(
             }
         }
     };
+    inner.metrics.ended(end);
     tracing::debug!(reason = ?end, "map ended");
     end
 }
@@ -92,7 +87,6 @@ struct Driver<'a> {
     stream: MapStream,
     items: broadcast::Receiver<Item>,
     service: watch::Receiver<Service>,
-    leaving: watch::Receiver<Option<Duration>>,
     /// The first map could not be confirmed as current, whatever this replica thinks of itself.
     assume_degraded: bool,
     keep_alive_at: Instant,
@@ -101,9 +95,6 @@ struct Driver<'a> {
 
 impl Driver<'_> {
     async fn stream(&mut self, sink: &mut impl FrameSink) -> StreamEnd {
-        if self.leaving.borrow().is_some() {
-            self.leaving.mark_changed();
-        }
         if let Err(end) = self.send_full(sink).await {
             return end;
         }
@@ -117,7 +108,6 @@ impl Driver<'_> {
                 }
                 item = self.items.recv() => Event::Item(item),
                 Ok(()) = self.service.changed() => Event::Service,
-                Ok(()) = self.leaving.changed() => Event::Leave,
                 () = sleep_until(self.keep_alive_at) => Event::KeepAlive,
             };
             if let Err(end) = self.handle(event, sink).await {
@@ -132,31 +122,24 @@ impl Driver<'_> {
                 self.stream.delta(self.view(), &delta, (self.inner.clock)())
             }
             Event::Item(Ok(Item::Reset) | Err(RecvError::Lagged(_))) => {
+                self.inner.metrics.resent_whole();
                 return self.send_full(sink).await;
             }
             Event::Item(Err(RecvError::Closed)) => return Err(StreamEnd::Stopped),
             Event::Service => {
                 let service = *self.service.borrow_and_update();
-                self.plan_leave((service == Service::CutOff).then_some(HAND_OFF_SPREAD));
+                self.plan_leave(service == Service::CutOff);
                 self.stream.service(service)
-            }
-            Event::Leave => {
-                self.plan_leave(None);
-                Step::Idle
             }
             Event::KeepAlive => Step::Send(self.inner.keep_alive.frame(self.stream.wire())),
         };
         self.take(step, sink).await
     }
 
-    /// Draws the moment at which the stream leaves this replica, if it must: some time within
-    /// `spread`, or within the spread that all streams were given. Once drawn, it stays.
-    fn plan_leave(&mut self, spread: Option<Duration>) {
-        let told = *self.leaving.borrow_and_update();
-        self.leave_at = spread.or(told).map(|spread| {
-            let drawn = Instant::now() + spread.mul_f64(rand::rng().random());
-            self.leave_at.map_or(drawn, |earlier| earlier.min(drawn))
-        });
+    /// Draws the moment at which the stream leaves this replica, if it must. Once drawn, it stays.
+    fn plan_leave(&mut self, must: bool) {
+        let drawn = || Instant::now() + HAND_OFF_SPREAD.mul_f64(rand::rng().random());
+        self.leave_at = must.then(|| self.leave_at.unwrap_or_else(drawn));
     }
 
     async fn send_full(&mut self, sink: &mut impl FrameSink) -> Result<(), StreamEnd> {
@@ -214,54 +197,5 @@ impl Driver<'_> {
 enum Event {
     Item(Result<Item, RecvError>),
     Service,
-    Leave,
     KeepAlive,
-}
-
-/// The cluster's record that the node streams here. It is made in the background, so that a client
-/// gets its map also while there is no leader, and closed when dropped.
-struct RecordedSession(CancellationToken);
-
-impl RecordedSession {
-    fn spawn(cluster: Cluster, node: NodeId) -> Self {
-        let ended = CancellationToken::new();
-        let stream_ended = ended.clone();
-        // Not owned by the stream: the task outlives it, to record its end.
-        tokio::spawn(async move {
-            if let Some(no) = record(&cluster, node, &stream_ended).await {
-                stream_ended.cancelled().await;
-                cluster.close_session(node, no);
-            }
-        });
-        Self(ended)
-    }
-}
-
-impl Drop for RecordedSession {
-    fn drop(&mut self) {
-        self.0.cancel();
-    }
-}
-
-/// Records the session; gives up when the stream has ended before any attempt can have succeeded.
-/// One that may have must be found out, or the node would count as online for ever.
-async fn record(cluster: &Cluster, node: NodeId, ended: &CancellationToken) -> Option<SessionNo> {
-    let mut may_be_open = false;
-    loop {
-        match cluster.open_session(node).await {
-            Ok(no) => return Some(no),
-            Err(ProposeError::Refused(refusal)) => {
-                tracing::debug!(error = %refusal.message, "session refused");
-                return None;
-            }
-            Err(error) => {
-                tracing::debug!(%error, "session not recorded yet");
-                may_be_open |= matches!(error, ProposeError::Unknown { .. });
-            }
-        }
-        if ended.is_cancelled() && !may_be_open {
-            return None;
-        }
-        tokio::time::sleep(RECORD_RETRY).await;
-    }
 }

@@ -19,7 +19,7 @@ use crate::cluster::{Cluster, LocalControl};
 use crate::netmap::NetmapConfig;
 use crate::policy::AllowAll;
 use crate::tailcfg::{MapResponse, decode};
-use crate::types::{NodeId, Timestamp};
+use crate::types::{NodeId, ReplicaId, Timestamp};
 
 const NOW: Timestamp = Timestamp::from_unix_ms(1_800_000_000_000);
 /// How long anything that must happen may take.
@@ -76,12 +76,7 @@ impl Tailnet {
             ..Default::default()
         };
         cluster.propose(Op::CreatePreAuthKey(key)).await.unwrap();
-        let streams = MapStreams::new(
-            cluster.clone(),
-            NetmapConfig::default(),
-            Arc::new(AllowAll),
-            || NOW,
-        );
+        let streams = streams_on(&cluster);
         let tailnet = Self {
             cluster,
             control,
@@ -124,8 +119,17 @@ impl Tailnet {
 
     /// A stream whose client takes `room` frames before it blocks.
     fn stream_with(&mut self, request: StreamRequest, room: usize) -> mpsc::Receiver<Bytes> {
+        self.stream_on(&self.streams.clone(), request, room)
+    }
+
+    fn stream_on(
+        &mut self,
+        streams: &MapStreams,
+        request: StreamRequest,
+        room: usize,
+    ) -> mpsc::Receiver<Bytes> {
         let (sender, frames) = mpsc::channel(room);
-        let streams = self.streams.clone();
+        let streams = streams.clone();
         self.tasks
             .spawn(async move { streams.serve(request, &mut TestSink(sender)).await });
         frames
@@ -157,6 +161,15 @@ impl Tailnet {
             .await
             .unwrap();
     }
+}
+
+fn streams_on(cluster: &Cluster) -> MapStreams {
+    MapStreams::new(
+        cluster.clone(),
+        NetmapConfig::default(),
+        Arc::new(AllowAll),
+        || NOW,
+    )
 }
 
 fn request(node_id: NodeId) -> StreamRequest {

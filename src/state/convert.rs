@@ -8,7 +8,7 @@ use std::time::Duration;
 use hydrascale_proto::state::v1;
 use ipnet::{Ipv4Net, Ipv6Net};
 
-use super::{Endpoint, Relay, Settings};
+use super::{Endpoint, Relay, SessionNo, Settings};
 use crate::types::Timestamp;
 
 /// Endpoints that one node may report: real clients have a handful, hosts with many interfaces some
@@ -19,6 +19,24 @@ pub(super) const MAX_ENDPOINTS: usize = 256;
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub(super) struct FieldError(pub(super) String);
+
+impl From<v1::SessionNo> for SessionNo {
+    fn from(no: v1::SessionNo) -> Self {
+        Self {
+            index: no.index,
+            position: no.position,
+        }
+    }
+}
+
+impl From<SessionNo> for v1::SessionNo {
+    fn from(no: SessionNo) -> Self {
+        Self {
+            index: no.index,
+            position: no.position,
+        }
+    }
+}
 
 pub(super) fn timestamp(ms: Option<i64>) -> Option<Timestamp> {
     ms.map(Timestamp::from_unix_ms)

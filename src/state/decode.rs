@@ -8,9 +8,7 @@ use hydrascale_proto::state::v1;
 
 use super::convert::{endpoints_from_proto, relay_from_proto, settings_from_proto, timestamp};
 use super::load::Fault;
-use super::{
-    ApiKey, Node, PendingLogin, PreAuthKey, Replica, Session, SessionNo, Tailnet, User, hostinfo,
-};
+use super::{ApiKey, Node, PendingLogin, PreAuthKey, Replica, Session, Tailnet, User, hostinfo};
 use crate::types::{DiscoKey, MachineKey, NodeId, NodeKey, RegionId, ReplicaId, Timestamp, UserId};
 
 pub(super) fn tailnet(row: v1::TailnetRow) -> Result<Tailnet, Fault> {
@@ -125,10 +123,7 @@ pub(super) fn session(row: v1::SessionRow) -> Result<Session, Fault> {
     let no = row.session_no.ok_or(Fault::Field("session_no"))?;
     Ok(Session {
         node_id: NodeId(row.node_id),
-        no: SessionNo {
-            index: no.index,
-            position: no.position,
-        },
+        no: no.into(),
         replica: ReplicaId(row.replica_id),
         incarnation: row.incarnation,
         opened_at: Timestamp::from_unix_ms(row.opened_at_ms),

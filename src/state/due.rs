@@ -91,6 +91,11 @@ impl State {
         })
     }
 
+    /// Whether the stream of a session runs: it was not closed, and its replica has not ended.
+    pub fn session_runs(&self, session: &Session) -> bool {
+        self.session_end(session).is_none()
+    }
+
     pub(super) fn refresh_session_due(&mut self, id: NodeId) {
         let session = self.sessions.get(&id);
         let at = session

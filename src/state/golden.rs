@@ -184,6 +184,7 @@ fn nodes(world: &mut World) {
             .into(),
         home_derp: None,
         capver: Some(140),
+        ..Default::default()
     });
     let json = br#"{"Hostname":"Bob's Mac","OS":"macOS"}"#.to_vec().into();
     world.ok(v1::UpdateNode {
@@ -251,6 +252,7 @@ fn presence(world: &mut World) {
         node_id: 1,
         replica_id: 2,
         incarnation: 1,
+        known: None,
     };
     let open = Command {
         op: Some(v1::command::Op::OpenSession(open)),

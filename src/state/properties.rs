@@ -251,9 +251,10 @@ fn node_op() -> impl Strategy<Value = Op> {
 fn presence_op() -> impl Strategy<Value = Op> {
     let (node, id, incarnation) = (1..10_u64, 1..4_u64, 1..4_u64);
     prop_oneof![
-        4 => (node.clone(), id.clone(), incarnation.clone()).prop_map(
-            |(node_id, replica_id, incarnation)| {
-                Op::OpenSession(v1::OpenSession { node_id, replica_id, incarnation })
+        4 => (node.clone(), id.clone(), incarnation.clone(), prop::option::of(1..60_u64)).prop_map(
+            |(node_id, replica_id, incarnation, known)| {
+                let known = known.map(|index| v1::SessionNo { index, position: 0 });
+                Op::OpenSession(v1::OpenSession { node_id, replica_id, incarnation, known })
             }
         ),
         2 => (node, 1..60_u64).prop_map(|(node_id, index)| {

@@ -186,6 +186,11 @@ impl State {
         self.sessions.get(&id)
     }
 
+    /// Nodes whose newest map stream is, or was, on this replica, in id order.
+    pub fn nodes_on(&self, replica: ReplicaId) -> impl Iterator<Item = NodeId> + '_ {
+        self.index.sessions_by_replica.of(replica).copied()
+    }
+
     /// Whether the node's newest map stream runs, or ended less than its grace ago.
     pub fn is_online(&self, id: NodeId) -> bool {
         self.sessions.contains_key(&id)

@@ -226,10 +226,7 @@ pub(super) fn pending_login(login: &PendingLogin) -> Row {
 pub(super) fn session(session: &Session) -> Row {
     let message = v1::SessionRow {
         node_id: session.node_id.0,
-        session_no: Some(v1::SessionNo {
-            index: session.no.index,
-            position: session.no.position,
-        }),
+        session_no: Some(session.no.into()),
         replica_id: session.replica.0,
         incarnation: session.incarnation,
         opened_at_ms: session.opened_at.unix_ms(),

@@ -304,6 +304,7 @@ impl World {
             node_id: node.0,
             replica_id: replica,
             incarnation,
+            known: None,
         });
         let session = self.state.session(node).unwrap();
         assert_eq!(session.replica, ReplicaId(replica));
@@ -311,13 +312,9 @@ impl World {
     }
 
     pub(super) fn close(&mut self, node: NodeId, no: SessionNo) -> Applied {
-        let session_no = Some(v1::SessionNo {
-            index: no.index,
-            position: no.position,
-        });
         self.ok(v1::CloseSession {
             node_id: node.0,
-            session_no,
+            session_no: Some(no.into()),
         })
     }
 }

@@ -53,6 +53,7 @@ pub fn metrics_router(sources: MetricsSources) -> Router {
     } = sources;
     let mut own = Registry::with_prefix("hydrascale");
     control.register(&mut own);
+    streams.metrics().register(&mut own);
     register(
         &mut own,
         Box::new(move || cluster_samples(&cluster, &streams)),

@@ -40,8 +40,8 @@ pub(super) fn build_update(
         } else {
             hostinfo_json
         },
-        home_derp: None,
         capver: capver.map(u32::from),
+        ..pb::UpdateNode::default()
     };
     let unchanged = pb::UpdateNode {
         node_id: node.id.0,

@@ -77,7 +77,7 @@ async fn until(frames: &mut TestFrames, wanted: impl Fn(&Value) -> bool) -> Valu
 #[tokio::test]
 async fn from_key_to_delta_in_both_encodings_and_across_replicas() {
     let (server, key) = server_with_key().await;
-    let sibling = server.sibling();
+    let sibling = server.sibling().await;
     let (client, session) = join(&server, &key, 1).await;
     let mut plain = session.map(&client.map_request(json!({}))).await;
     let first = plain.next().await.unwrap();

@@ -134,7 +134,7 @@ async fn a_reusable_key_lets_in_many() {
 #[tokio::test]
 async fn a_login_begun_here_and_approved_elsewhere_wakes_the_waiting_client() {
     let server = TestServer::start().await;
-    let sibling = server.sibling();
+    let sibling = server.sibling().await;
     let user = server.create_user("ann").await;
     let client = TestClient::new(1);
     let session = client.dial(&server).await;

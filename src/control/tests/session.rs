@@ -174,7 +174,7 @@ async fn a_draining_replica_ends_its_sessions_within_seconds() {
 #[tokio::test]
 async fn the_server_key_is_the_clusters() {
     let server = TestServer::start().await;
-    let other = TestServer::start().await.sibling();
+    let other = TestServer::start().await.sibling().await;
     let key = |server: &TestServer| server.control.noise_key().map(|key| key.public());
     assert_eq!(key(&server), key(&other));
     assert_eq!(

@@ -122,16 +122,14 @@ async fn clients_are_warned_while_there_is_no_leader_each_in_its_own_way() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn streams_that_are_handed_off_end_at_different_moments_within_the_time_given() {
+async fn the_streams_of_a_replica_that_is_cut_off_end_at_different_moments() {
     let mut tailnet = Tailnet::with_nodes(20).await;
-    let mut streams: Vec<_> = (1..=19).map(|id| tailnet.stream(NodeId(id))).collect();
+    let streams: Vec<_> = (1..=20).map(|id| tailnet.stream(NodeId(id))).collect();
     settle().await;
-    let spread = Duration::from_secs(20);
+    tailnet.control.set_available(false);
+    tailnet.control.set_cut_off(true);
+    tailnet.control.advance(Duration::from_secs(31));
     let start = Instant::now();
-    tailnet.streams.hand_off(spread);
-    // One that comes too late gets its map all the same, and leaves like the others.
-    streams.push(tailnet.stream(NodeId(20)));
-    next(streams.last_mut().unwrap()).await;
     let mut moments = Vec::new();
     for _ in 0..20 {
         assert_eq!(tailnet.ended().await, StreamEnd::HandedOff);
@@ -140,8 +138,140 @@ async fn streams_that_are_handed_off_end_at_different_moments_within_the_time_gi
     assert!(
         moments
             .iter()
-            .all(|moment| *moment <= spread + 2 * GATHER_WINDOW)
+            .all(|moment| *moment <= Duration::from_secs(16))
     );
     moments.dedup();
     assert!(moments.len() > 10, "{moments:?}");
+    assert_eq!(tailnet.streams.metrics().ends(StreamEnd::HandedOff), 20);
+    drop(streams);
+}
+
+/// Another replica of the tailnet, with map streams of its own.
+async fn second_replica(tailnet: &Tailnet) -> (Cluster, MapStreams) {
+    let cluster = tailnet.control.join(ReplicaId(2)).await.unwrap();
+    let streams = streams_on(&cluster);
+    (cluster, streams)
+}
+
+fn holder(tailnet: &Tailnet, node: NodeId) -> Option<ReplicaId> {
+    let state = tailnet.cluster.state();
+    state.session(node).map(|session| session.replica)
+}
+
+async fn tick(tailnet: &Tailnet) {
+    let tick = Op::Tick(pb::Tick {});
+    tailnet.cluster.propose(tick).await.unwrap();
+}
+
+async fn declare_down(tailnet: &Tailnet) {
+    let down = pb::ReplicaDown {
+        replica_id: 1,
+        incarnation: 1,
+        last_heard_ms: None,
+    };
+    let op = Op::ReplicaDown(down);
+    tailnet.cluster.propose(op).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn streams_that_outlive_the_death_of_their_replica_show_online_again() {
+    let mut tailnet = Tailnet::with_nodes(1).await;
+    let _frames = tailnet.stream(NodeId(1));
+    settle().await;
+    declare_down(&tailnet).await;
+    tailnet.control.advance(Duration::from_secs(26));
+    tick(&tailnet).await;
+    assert!(!tailnet.cluster.state().is_online(NodeId(1)));
+    sleep(Duration::from_secs(5)).await;
+    assert!(!tailnet.cluster.state().is_online(NodeId(1)), "still dead");
+    let up = LocalControl::up(ReplicaId(1));
+    tailnet.cluster.propose(up).await.unwrap();
+    sleep(Duration::from_secs(2)).await;
+    assert!(tailnet.cluster.state().is_online(NodeId(1)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_old_stream_leaves_the_session_alone_that_its_node_has_on_another_replica() {
+    let mut tailnet = Tailnet::with_nodes(1).await;
+    let _half_dead = tailnet.stream(NodeId(1));
+    settle().await;
+    declare_down(&tailnet).await;
+    tailnet.control.advance(Duration::from_secs(26));
+    let (_, others) = second_replica(&tailnet).await;
+    let _moved = tailnet.stream_on(&others, request(NodeId(1)), 64);
+    settle().await;
+    let up = LocalControl::up(ReplicaId(1));
+    tailnet.cluster.propose(up).await.unwrap();
+    sleep(Duration::from_secs(10)).await;
+    assert_eq!(holder(&tailnet, NodeId(1)), Some(ReplicaId(2)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_ended_with_its_outcome_unknown_takes_no_session_from_another_replica() {
+    let mut tailnet = Tailnet::with_nodes(1).await;
+    tailnet.control.set_forgetful(true);
+    drop(tailnet.stream(NodeId(1)));
+    settle().await;
+    let (_, others) = {
+        tailnet.control.set_forgetful(false);
+        second_replica(&tailnet).await
+    };
+    let moved = tailnet.stream_on(&others, request(NodeId(1)), 64);
+    sleep(Duration::from_secs(30)).await;
+    assert_eq!(holder(&tailnet, NodeId(1)), Some(ReplicaId(2)));
+    tailnet.control.advance(Duration::from_secs(30));
+    tick(&tailnet).await;
+    assert!(tailnet.cluster.state().is_online(NodeId(1)));
+    drop(moved);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_whose_answer_was_lost_is_closed_when_its_stream_ends() {
+    let mut tailnet = Tailnet::with_nodes(1).await;
+    tailnet.control.set_forgetful(true);
+    let frames = tailnet.stream(NodeId(1));
+    settle().await;
+    assert_eq!(holder(&tailnet, NodeId(1)), Some(ReplicaId(1)));
+    let opened = tailnet.cluster.newest_session(NodeId(1));
+    sleep(Duration::from_secs(5)).await;
+    assert_eq!(
+        tailnet.cluster.newest_session(NodeId(1)),
+        opened,
+        "opened once"
+    );
+    tailnet.control.set_forgetful(false);
+    drop(frames);
+    sleep(Duration::from_secs(5)).await;
+    tailnet.control.advance(Duration::from_secs(11));
+    tick(&tailnet).await;
+    assert!(!tailnet.cluster.state().is_online(NodeId(1)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_begins_before_its_replica_is_announced_is_recorded_once_it_is() {
+    let mut tailnet = Tailnet::with_nodes(1).await;
+    let unknown = tailnet.control.handle(ReplicaId(2));
+    let streams = streams_on(&unknown);
+    let _frames = tailnet.stream_on(&streams, request(NodeId(1)), 64);
+    sleep(Duration::from_secs(5)).await;
+    assert_eq!(holder(&tailnet, NodeId(1)), None);
+    let up = LocalControl::up(ReplicaId(2));
+    tailnet.cluster.propose(up).await.unwrap();
+    sleep(Duration::from_secs(2)).await;
+    assert_eq!(holder(&tailnet, NodeId(1)), Some(ReplicaId(2)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_takes_the_node_back_when_its_session_elsewhere_ends() {
+    let mut tailnet = Tailnet::with_nodes(1).await;
+    let _stays = tailnet.stream(NodeId(1));
+    settle().await;
+    let (other, others) = second_replica(&tailnet).await;
+    let late = tailnet.stream_on(&others, request(NodeId(1)), 64);
+    settle().await;
+    assert_eq!(holder(&tailnet, NodeId(1)), Some(ReplicaId(2)));
+    drop(late);
+    sleep(Duration::from_secs(3)).await;
+    assert_eq!(holder(&tailnet, NodeId(1)), Some(ReplicaId(1)));
+    drop(other);
 }

@@ -8,7 +8,8 @@ use super::{Txn, Verdict, done, refuse};
 use crate::types::{NodeId, ReplicaId};
 
 impl Txn<'_> {
-    /// A map stream began: it takes the place of any earlier one of the node, wherever that is.
+    /// A map stream began: it takes the place of any earlier one of the node, wherever that is. Not
+    /// of a later one that runs elsewhere: the proposal may have waited while the node moved on.
     pub(super) fn open_session(&mut self, op: &OpenSession, position: u32) -> Verdict {
         let node_id = self.existing_node(NodeId(op.node_id))?.id;
         let id = ReplicaId(op.replica_id);
@@ -23,6 +24,15 @@ impl Txn<'_> {
                 ),
             ));
         }
+        if self
+            .newer_session_elsewhere(node_id, id, op.known)
+            .is_some_and(|session| self.state.session_runs(&session))
+        {
+            return Err(refuse(
+                RefusalCode::Precondition,
+                format!("node {node_id} has a newer map stream on another replica"),
+            ));
+        }
         let no = SessionNo {
             index: self.ctx.index,
             position,
@@ -35,24 +45,29 @@ impl Txn<'_> {
             opened_at: self.now(),
             closed_at: None,
         });
-        let session_no = Some(v1::SessionNo {
-            index: no.index,
-            position: no.position,
-        });
         Ok(Done {
             id: node_id.0,
-            session_no,
+            session_no: Some(no.into()),
         })
+    }
+
+    /// The session that the node has opened on another replica since `replica` knew `known` as its
+    /// newest one.
+    pub(super) fn newer_session_elsewhere(
+        &self,
+        node: NodeId,
+        replica: ReplicaId,
+        known: Option<v1::SessionNo>,
+    ) -> Option<Session> {
+        let known = SessionNo::from(known?);
+        let session = self.state.session(node).copied();
+        session.filter(|session| session.replica != replica && session.no > known)
     }
 
     /// A map stream ended. Ignored unless it is the node's newest: a client that moved is not
     /// taken offline by the end of its former stream.
     pub(super) fn close_session(&mut self, op: &CloseSession) -> Verdict {
-        let no = op.session_no.unwrap_or_default();
-        let no = SessionNo {
-            index: no.index,
-            position: no.position,
-        };
+        let no = SessionNo::from(op.session_no.unwrap_or_default());
         let session = self.state.session(NodeId(op.node_id)).copied();
         if let Some(session) = session.filter(|open| open.no == no && open.closed_at.is_none()) {
             self.put_session(Session {
@@ -93,6 +108,7 @@ mod tests {
             node_id: node.0,
             replica_id: 1,
             incarnation: 1,
+            known: None,
         };
         assert!(world.ok(command).change.nodes[&node].online);
         let no = world.state.session(node).unwrap().no;
@@ -118,6 +134,7 @@ mod tests {
             node_id: 9,
             replica_id: 1,
             incarnation: 1,
+            known: None,
         });
         refusal(&refused);
         assert!(refused.change.nodes[&node].online);
@@ -135,12 +152,53 @@ mod tests {
             node_id: node.0,
             replica_id: 2,
             incarnation: 1,
+            known: None,
         };
         assert!(world.ok(command).change.is_empty());
         assert!(world.close(node, first).writes.is_empty());
         assert!(world.tick_after(3_600_000).change.is_empty());
         assert!(world.state.is_online(node));
         assert_eq!(world.state.next_deadline(), None);
+    }
+
+    /// An opening on replica 1 that knows `known` as the node's newest session.
+    fn late_open(node: NodeId, known: SessionNo) -> OpenSession {
+        OpenSession {
+            node_id: node.0,
+            replica_id: 1,
+            incarnation: 1,
+            known: Some(known.into()),
+        }
+    }
+
+    #[test]
+    fn a_late_opening_does_not_take_the_session_of_a_node_that_moved_on() {
+        let (mut world, node) = world();
+        let known = world.open(node, 1, 1);
+        let moved = world.open(node, 2, 1);
+        let (code, message) = refusal(&world.apply(late_open(node, known)));
+        assert_eq!(code, RefusalCode::Precondition);
+        assert!(message.contains("newer map stream"), "{message}");
+        assert_eq!(world.state.session(node).unwrap().no, moved);
+        world.ok(late_open(node, moved));
+        assert_eq!(world.state.session(node).unwrap().replica, ReplicaId(1));
+    }
+
+    #[test]
+    fn a_late_opening_takes_the_place_of_a_session_that_ended() {
+        let (mut world, node) = world();
+        let known = world.open(node, 1, 1);
+        let moved = world.open(node, 2, 1);
+        world.close(node, moved);
+        assert!(world.ok(late_open(node, known)).change.is_empty());
+        world.open(node, 2, 1);
+        world.ok(v1::ReplicaDown {
+            replica_id: 2,
+            incarnation: 1,
+            last_heard_ms: None,
+        });
+        world.ok(late_open(node, known));
+        assert_eq!(world.state.session(node).unwrap().replica, ReplicaId(1));
     }
 
     #[test]
@@ -151,6 +209,7 @@ mod tests {
                 node_id: node.0,
                 replica_id,
                 incarnation: 1,
+                known: None,
             })),
         };
         world.ok(Batch {
@@ -186,6 +245,7 @@ mod tests {
             node_id,
             replica_id,
             incarnation,
+            known: None,
         };
         assert_eq!(
             refusal(&world.apply(open(9, 1, 1))).0,

@@ -525,6 +525,7 @@ fn an_ephemeral_node_that_registers_again_gets_its_time_anew() {
         node_id: id.0,
         replica_id: 1,
         incarnation: 1,
+        known: None,
     });
     world.tick_after(1_000_000);
     assert!(world.state.node(id).is_some(), "it is online");
