@@ -1,16 +1,26 @@
 //! What a client reports about itself in map requests. Equal values are skipped: no row is
 //! written, and nobody is told.
 
-use hydrascale_proto::state::v1::{Refusal, UpdateNode};
+use hydrascale_proto::state::v1::{Refusal, RefusalCode, UpdateNode};
 
 use super::super::convert::endpoints_from_proto;
 use super::super::{Node, hostinfo, names};
-use super::{Txn, Verdict, done, invalid};
-use crate::types::{DiscoKey, NodeId, RegionId};
+use super::{Txn, Verdict, done, invalid, refuse};
+use crate::types::{DiscoKey, NodeId, RegionId, ReplicaId};
 
 impl Txn<'_> {
     pub(super) fn update_node(&mut self, op: &UpdateNode) -> Verdict {
         let mut node = self.existing_node(NodeId(op.node_id))?;
+        let replica = ReplicaId(op.replica_id);
+        if self
+            .newer_session_elsewhere(node.id, replica, op.known_session)
+            .is_some()
+        {
+            return Err(refuse(
+                RefusalCode::Precondition,
+                format!("node {} has moved on since it reported this", node.id),
+            ));
+        }
         if !op.disco_key.is_empty() {
             let key = DiscoKey::from_slice(&op.disco_key);
             let key = key.ok_or_else(|| invalid("disco key is not 32 bytes"))?;
@@ -63,11 +73,11 @@ impl Txn<'_> {
 
 #[cfg(test)]
 mod tests {
-    use hydrascale_proto::state::v1::{Endpoints, RefusalCode, RenameNode};
+    use hydrascale_proto::state::v1::{Endpoints, RenameNode};
 
     use super::*;
     use crate::state::testing::{World, refusal};
-    use crate::state::{Applied, NodeChange};
+    use crate::state::{Applied, NodeChange, SessionNo};
 
     fn update(world: &mut World, id: NodeId, change: UpdateNode) -> Applied {
         world.apply(UpdateNode {
@@ -190,6 +200,31 @@ mod tests {
             let again = update(&mut world, id, command);
             assert!(again.writes.is_empty() && again.change.is_empty());
         }
+    }
+
+    #[test]
+    fn a_report_that_waited_at_one_replica_does_not_undo_what_the_node_said_at_another() {
+        let mut world = World::new();
+        world.replica_up(1, 1);
+        world.replica_up(2, 1);
+        let id = world.add_node(1);
+        let at = |address, replica_id, known: SessionNo| UpdateNode {
+            replica_id,
+            known_session: Some(known.into()),
+            ..endpoints(address)
+        };
+        let first = world.open(id, 1, 1);
+        let moved = world.open(id, 2, 1);
+        update(&mut world, id, at("192.0.2.2:2", 2, first));
+        let late = update(&mut world, id, at("192.0.2.1:1", 1, first));
+        assert_eq!(refusal(&late).0, RefusalCode::Precondition);
+        world.close(id, moved);
+        let later = update(&mut world, id, at("192.0.2.1:1", 1, first));
+        assert_eq!(refusal(&later).0, RefusalCode::Precondition);
+        let kept = world.state.node(id).unwrap().endpoints[0].addr;
+        assert_eq!(kept.to_string(), "192.0.2.2:2");
+        let back = update(&mut world, id, at("192.0.2.3:3", 1, moved));
+        assert!(back.change.nodes[&id].endpoints);
     }
 
     #[test]
