@@ -34,8 +34,8 @@ pub use self::apply::{Applied, ApplyContext, ApplyError};
 pub use self::change::{Change, NodeChange};
 pub use self::load::{LoadError, Loader};
 pub use self::model::{
-    ApiKey, Endpoint, Node, PendingLogin, PreAuthKey, RegisterMethod, Relay, Replica, Session,
-    SessionNo, Settings, User,
+    ApiKey, Endpoint, Node, PendingLogin, PolicyVersion, PreAuthKey, RegisterMethod, Relay,
+    Replica, Session, SessionNo, Settings, User, UserRole,
 };
 pub use self::store::State;
 pub use self::tailnet::Tailnet;

@@ -13,6 +13,7 @@ mod admit;
 mod keys;
 mod login;
 mod nodes;
+mod policy;
 mod register;
 mod replicas;
 mod sessions;
@@ -151,6 +152,7 @@ impl Txn<'_> {
             Op::CreateUser(op) => self.create_user(op),
             Op::RenameUser(op) => self.rename_user(op),
             Op::DestroyUser(op) => self.destroy_user(op),
+            Op::SetUserRole(op) => self.set_user_role(op),
             Op::CreatePreAuthKey(op) => self.create_pre_auth_key(op),
             Op::ExpirePreAuthKey(op) => self.expire_pre_auth_key(op),
             Op::DeletePreAuthKey(op) => self.delete_pre_auth_key(op),
@@ -170,6 +172,7 @@ impl Txn<'_> {
             Op::UpdateNode(op) => self.update_node(op),
             Op::OpenSession(op) => self.open_session(op, position),
             Op::CloseSession(op) => self.close_session(op),
+            Op::SetPolicy(op) => self.set_policy(op),
         }
     }
 }

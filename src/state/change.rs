@@ -28,6 +28,8 @@ pub struct Change {
     pub derp_map: bool,
     /// The settings differ.
     pub settings: bool,
+    /// Another policy is in force.
+    pub policy: bool,
 }
 
 impl Change {
@@ -48,6 +50,7 @@ impl Change {
         self.replicas.extend(later.replicas);
         self.derp_map |= later.derp_map;
         self.settings |= later.settings;
+        self.policy |= later.policy;
     }
 
     /// Adds what was altered in one node.

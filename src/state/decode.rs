@@ -8,7 +8,10 @@ use hydrascale_proto::state::v1;
 
 use super::convert::{endpoints_from_proto, relay_from_proto, settings_from_proto, timestamp};
 use super::load::Fault;
-use super::{ApiKey, Node, PendingLogin, PreAuthKey, Replica, Session, Tailnet, User, hostinfo};
+use super::{
+    ApiKey, Node, PendingLogin, PolicyVersion, PreAuthKey, Replica, Session, Tailnet, User,
+    UserRole, hostinfo,
+};
 use crate::types::{DiscoKey, MachineKey, NodeId, NodeKey, RegionId, ReplicaId, Timestamp, UserId};
 
 pub(super) fn tailnet(row: v1::TailnetRow) -> Result<Tailnet, Fault> {
@@ -31,8 +34,10 @@ pub(super) fn tailnet(row: v1::TailnetRow) -> Result<Tailnet, Fault> {
     })
 }
 
-pub(super) fn user(row: v1::UserRow) -> User {
-    User {
+pub(super) fn user(row: v1::UserRow) -> Result<User, Fault> {
+    let role = UserRole::try_from(row.role).map_err(|_| Fault::Field("role"))?;
+    Ok(User {
+        role,
         id: UserId(row.id),
         name: row.name,
         display_name: row.display_name,
@@ -41,7 +46,7 @@ pub(super) fn user(row: v1::UserRow) -> User {
         provider: row.provider,
         provider_id: row.provider_id,
         created_at: Timestamp::from_unix_ms(row.created_at_ms),
-    }
+    })
 }
 
 pub(super) fn node(row: v1::NodeRow) -> Result<Node, Fault> {
@@ -129,6 +134,15 @@ pub(super) fn session(row: v1::SessionRow) -> Result<Session, Fault> {
         opened_at: Timestamp::from_unix_ms(row.opened_at_ms),
         closed_at: timestamp(row.closed_at_ms),
     })
+}
+
+pub(super) fn policy(row: v1::PolicyRow) -> PolicyVersion {
+    PolicyVersion {
+        version: row.version,
+        text: row.text,
+        author: row.author,
+        created_at: Timestamp::from_unix_ms(row.created_at_ms),
+    }
 }
 
 pub(super) fn replica(row: v1::ReplicaRow) -> Result<Replica, Fault> {

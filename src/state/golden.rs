@@ -97,6 +97,7 @@ fn scenario() -> World {
     nodes(&mut world);
     presence(&mut world);
     endings(&mut world);
+    policies_and_roles(&mut world);
     world
 }
 
@@ -287,4 +288,21 @@ fn endings(world: &mut World) {
     world.ok(v1::DestroyUser { user_id: 3 });
     world.ok(v1::DeleteNode { node_id: 2 });
     world.tick_after(900_000);
+}
+
+fn policies_and_roles(world: &mut World) {
+    let policy = |text: &str, replaces| v1::SetPolicy {
+        text: text.into(),
+        author: "alice".into(),
+        replaces,
+    };
+    world.ok(policy("{}", None));
+    world.apply(policy("{ }", Some(0)));
+    world.ok(policy("{ }", Some(1)));
+    for (user_id, role) in [(2, v1::UserRole::Admin), (77, v1::UserRole::Owner)] {
+        world.apply(v1::SetUserRole {
+            user_id,
+            role: role.into(),
+        });
+    }
 }

@@ -110,6 +110,7 @@ impl Loader {
             Table::ApiKeys => self.api_key(row),
             Table::PendingLogins => self.pending_login(row),
             Table::Sessions => self.session(row),
+            Table::Policies => self.policy(row),
         }
         .map_err(|fault| fault.at(table, row))
     }
@@ -128,7 +129,7 @@ impl Loader {
     }
 
     fn user(&mut self, row: &Row) -> Result<(), Fault> {
-        let user = decode::user(message(row)?);
+        let user = decode::user(message(row)?)?;
         check_key(row, &Table::Users.numbered(user.id.0))?;
         self.state.set_user(user.id, Some(Arc::new(user)));
         Ok(())
@@ -204,6 +205,13 @@ impl Loader {
             return Err(Fault::Missing("replica_id"));
         }
         self.state.set_session(session.node_id, Some(session));
+        Ok(())
+    }
+
+    fn policy(&mut self, row: &Row) -> Result<(), Fault> {
+        let policy = decode::policy(message(row)?);
+        check_key(row, &Table::Policies.numbered(policy.version))?;
+        self.state.policies.insert(policy.version, Arc::new(policy));
         Ok(())
     }
 

@@ -8,7 +8,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::types::{DiscoKey, MachineKey, NodeId, NodeKey, RegionId, ReplicaId, Timestamp, UserId};
 
-pub use hydrascale_proto::state::v1::RegisterMethod;
+pub use hydrascale_proto::state::v1::{RegisterMethod, UserRole};
 
 /// A person or service account that owns nodes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +29,8 @@ pub struct User {
     pub provider_id: String,
     /// When it was made.
     pub created_at: Timestamp,
+    /// What `autogroup:admin` and its like mean by this user.
+    pub role: UserRole,
 }
 
 /// A device of the tailnet (`tailcfg.Node`).
@@ -181,6 +183,19 @@ pub struct Session {
     pub opened_at: Timestamp,
     /// When it closed; the node counts as online for a grace time after that.
     pub closed_at: Option<Timestamp>,
+}
+
+/// One version of the policy file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PolicyVersion {
+    /// Counts up from 1; the greatest is in force.
+    pub version: u64,
+    /// As written, with comments.
+    pub text: String,
+    /// Who or what set it.
+    pub author: String,
+    /// When.
+    pub created_at: Timestamp,
 }
 
 /// One of our server processes, as it announced itself.

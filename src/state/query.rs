@@ -4,7 +4,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::{
-    ApiKey, Node, PendingLogin, PreAuthKey, Replica, Session, Settings, State, Tailnet, User,
+    ApiKey, Node, PendingLogin, PolicyVersion, PreAuthKey, Replica, Session, Settings, State,
+    Tailnet, User,
 };
 use crate::types::{MachineKey, NodeId, NodeKey, RegionId, ReplicaId, Timestamp, UserId};
 
@@ -194,6 +195,21 @@ impl State {
     /// Whether the node's newest map stream runs, or ended less than its grace ago.
     pub fn is_online(&self, id: NodeId) -> bool {
         self.sessions.contains_key(&id)
+    }
+
+    /// The policy in force; none until one is set.
+    pub fn policy(&self) -> Option<&Arc<PolicyVersion>> {
+        self.policies.get_max().map(|(_, policy)| policy)
+    }
+
+    /// The versions of the policy that are kept, oldest first.
+    pub fn policy_versions(&self) -> impl DoubleEndedIterator<Item = &Arc<PolicyVersion>> {
+        self.policies.values()
+    }
+
+    /// This version of the policy, if it is kept.
+    pub fn policy_version(&self, version: u64) -> Option<&Arc<PolicyVersion>> {
+        self.policies.get(&version)
     }
 
     /// The cluster's replicas in id order, without removed ones.

@@ -7,7 +7,9 @@ use hydrascale_raft::Row;
 use prost::Message;
 
 use super::convert::{endpoints_to_proto, relay_to_proto, settings_to_proto};
-use super::{ApiKey, Node, PendingLogin, PreAuthKey, Replica, Session, State, Tailnet, User};
+use super::{
+    ApiKey, Node, PendingLogin, PolicyVersion, PreAuthKey, Replica, Session, State, Tailnet, User,
+};
 
 /// A kind of row. The number is the first byte of the key: rows load in this order, so a table
 /// stands behind those that it refers to.
@@ -22,10 +24,11 @@ pub(super) enum Table {
     ApiKeys = 0x50,
     PendingLogins = 0x60,
     Sessions = 0x70,
+    Policies = 0x80,
 }
 
 impl Table {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Tailnet,
         Self::Users,
         Self::Replicas,
@@ -34,6 +37,7 @@ impl Table {
         Self::ApiKeys,
         Self::PendingLogins,
         Self::Sessions,
+        Self::Policies,
     ];
 
     pub(super) fn from_tag(tag: u8) -> Option<Self> {
@@ -50,6 +54,7 @@ impl Table {
             Self::ApiKeys => "api_keys",
             Self::PendingLogins => "pending_logins",
             Self::Sessions => "sessions",
+            Self::Policies => "policies",
         }
     }
 
@@ -82,6 +87,7 @@ impl State {
             .chain(self.api_keys.values().map(|row| api_key(row)))
             .chain(self.pending_logins.values().map(|row| pending_login(row)))
             .chain(self.sessions.values().map(session))
+            .chain(self.policies.values().map(|row| policy(row)))
     }
 
     /// A hash over all rows, equal on replicas that applied the same commands.
@@ -138,6 +144,7 @@ pub(super) fn user(user: &User) -> Row {
         provider: user.provider.clone(),
         provider_id: user.provider_id.clone(),
         created_at_ms: user.created_at.unix_ms(),
+        role: user.role.into(),
     };
     row(Table::Users.numbered(user.id.0), &message)
 }
@@ -233,6 +240,16 @@ pub(super) fn session(session: &Session) -> Row {
         closed_at_ms: session.closed_at.map(|at| at.unix_ms()),
     };
     row(Table::Sessions.numbered(session.node_id.0), &message)
+}
+
+pub(super) fn policy(policy: &PolicyVersion) -> Row {
+    let message = v1::PolicyRow {
+        version: policy.version,
+        text: policy.text.clone(),
+        author: policy.author.clone(),
+        created_at_ms: policy.created_at.unix_ms(),
+    };
+    row(Table::Policies.numbered(policy.version), &message)
 }
 
 pub(super) fn replica(replica: &Replica) -> Row {

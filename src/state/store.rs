@@ -5,7 +5,9 @@ use std::sync::Arc;
 use imbl::OrdMap;
 
 use super::index::Index;
-use super::{ApiKey, Node, PendingLogin, PreAuthKey, Replica, Session, Tailnet, User};
+use super::{
+    ApiKey, Node, PendingLogin, PolicyVersion, PreAuthKey, Replica, Session, Tailnet, User,
+};
 use crate::types::{NodeId, ReplicaId, UserId};
 
 /// The tailnet's state at one point of the log. Cloning it is cheap: maps are persistent and share
@@ -20,6 +22,7 @@ pub struct State {
     pub(super) api_keys: OrdMap<u64, Arc<ApiKey>>,
     pub(super) pending_logins: OrdMap<String, Arc<PendingLogin>>,
     pub(super) sessions: OrdMap<NodeId, Session>,
+    pub(super) policies: OrdMap<u64, Arc<PolicyVersion>>,
     pub(super) index: Index,
 }
 

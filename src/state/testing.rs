@@ -405,9 +405,9 @@ macro_rules! operations {
 
 operations! {
     InitTailnet Batch Tick UpdateSettings BackfillAddresses
-    CreateUser RenameUser DestroyUser
+    CreateUser RenameUser DestroyUser SetUserRole
     CreatePreAuthKey ExpirePreAuthKey DeletePreAuthKey CreateApiKey ExpireApiKey DeleteApiKey
     RegisterNode StartLogin ApproveLogin RejectLogin LogoutNode
     DeleteNode RenameNode SetNodeExpiry SetNodeTags SetApprovedRoutes UpdateNode
-    OpenSession CloseSession ReplicaUp ReplicaDown RemoveReplica
+    OpenSession CloseSession ReplicaUp ReplicaDown RemoveReplica SetPolicy
 }

@@ -9,7 +9,8 @@ use hydrascale_raft::{Row, RowWrite};
 
 use super::super::rows::{self, Table};
 use super::super::{
-    ApiKey, Node, PendingLogin, PreAuthKey, Replica, Session, Settings, State, Tailnet, User,
+    ApiKey, Node, PendingLogin, PolicyVersion, PreAuthKey, Replica, Session, Settings, State,
+    Tailnet, User,
 };
 use super::super::{Change, NodeChange};
 use super::{ApplyContext, RefusalCode, refuse};
@@ -214,6 +215,17 @@ impl<'a> Txn<'a> {
         self.delete(Table::Sessions.numbered(id.0));
         self.change.node(id, NodeChange::ONLINE);
         self.state.set_session(id, None);
+    }
+
+    pub(super) fn put_policy(&mut self, policy: PolicyVersion) {
+        self.put(rows::policy(&policy));
+        self.change.policy = true;
+        self.state.policies.insert(policy.version, Arc::new(policy));
+    }
+
+    pub(super) fn delete_policy_row(&mut self, version: u64) {
+        self.delete(Table::Policies.numbered(version));
+        self.state.policies.remove(&version);
     }
 
     /// Stores a replica's record; an equal one is skipped.

@@ -1,8 +1,8 @@
 //! Users: create, rename, destroy.
 
-use hydrascale_proto::state::v1::{CreateUser, DestroyUser, RefusalCode, RenameUser};
+use hydrascale_proto::state::v1::{CreateUser, DestroyUser, RefusalCode, RenameUser, SetUserRole};
 
-use super::super::{User, names};
+use super::super::{User, UserRole, names};
 use super::{Txn, Verdict, done, invalid, refuse};
 use crate::types::UserId;
 
@@ -36,6 +36,7 @@ impl Txn<'_> {
             provider: op.provider.clone(),
             provider_id: op.provider_id.clone(),
             created_at: self.now(),
+            role: UserRole::Member,
         });
         Ok(done(id.0))
     }
@@ -54,6 +55,16 @@ impl Txn<'_> {
                 name: op.name.clone(),
                 ..user
             });
+        }
+        Ok(done(op.user_id))
+    }
+
+    pub(super) fn set_user_role(&mut self, op: &SetUserRole) -> Verdict {
+        let user = self.existing_user(UserId(op.user_id))?;
+        let role = UserRole::try_from(op.role)
+            .map_err(|_| invalid(format!("there is no user role with number {}", op.role)))?;
+        if user.role != role {
+            self.put_user(User { role, ..user });
         }
         Ok(done(op.user_id))
     }
