@@ -1,7 +1,8 @@
 //! Soft state: what nodes report about themselves and ended map streams. The newest report of a
-//! node wins; it is sent at once when nothing is under way, else together with what gathers.
+//! node wins; it is sent at once when nothing is under way, else together with what gathers, each
+//! when its turn comes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,8 +30,67 @@ pub(super) struct SoftState {
 
 #[derive(Default)]
 struct Waiting {
+    /// Whose turn it is: what has waited longest. Each once, as the maps have them.
+    turns: VecDeque<Turn>,
     updates: BTreeMap<u64, pb::UpdateNode>,
     closes: BTreeMap<u64, SessionNo>,
+}
+
+/// A node of which something waits.
+#[derive(Clone, Copy)]
+enum Turn {
+    Update(u64),
+    Close(u64),
+}
+
+impl Waiting {
+    /// Adds a report; what it says goes before what waits already.
+    fn add_newer(&mut self, update: pb::UpdateNode) {
+        match self.updates.get_mut(&update.node_id) {
+            Some(older) => merge(older, update),
+            None => self.add_update(update),
+        }
+    }
+
+    /// Adds a report; what waits already goes before what it says.
+    fn add_older(&mut self, mut update: pb::UpdateNode) {
+        match self.updates.get_mut(&update.node_id) {
+            Some(waiting) => {
+                let newer = std::mem::take(waiting);
+                merge(&mut update, newer);
+                *waiting = update;
+            }
+            None => self.add_update(update),
+        }
+    }
+
+    fn add_update(&mut self, update: pb::UpdateNode) {
+        self.turns.push_back(Turn::Update(update.node_id));
+        self.updates.insert(update.node_id, update);
+    }
+
+    /// Adds an end; of two of one node the later one says it all.
+    fn add_close(&mut self, node_id: u64, no: SessionNo) {
+        match self.closes.get_mut(&node_id) {
+            Some(newest) => *newest = no.max(*newest),
+            None => {
+                self.turns.push_back(Turn::Close(node_id));
+                self.closes.insert(node_id, no);
+            }
+        }
+    }
+
+    fn take_first(&mut self) -> Option<Op> {
+        match self.turns.pop_front()? {
+            Turn::Update(node_id) => self.updates.remove(&node_id).map(Op::UpdateNode),
+            Turn::Close(node_id) => self.closes.remove(&node_id).map(|no| {
+                Op::CloseSession(pb::CloseSession {
+                    node_id,
+                    session_no: Some(no.into()),
+                })
+            }),
+        }
+    }
 }
 
 impl SoftState {
@@ -41,22 +101,12 @@ impl SoftState {
     }
 
     pub(super) fn update(&self, update: pb::UpdateNode) {
-        let mut waiting = self.waiting.lock();
-        match waiting.updates.get_mut(&update.node_id) {
-            Some(older) => merge(older, update),
-            None => {
-                waiting.updates.insert(update.node_id, update);
-            }
-        }
-        drop(waiting);
+        self.waiting.lock().add_newer(update);
         self.wake.notify_one();
     }
 
     pub(super) fn close(&self, node: NodeId, no: SessionNo) {
-        let mut waiting = self.waiting.lock();
-        let newest = waiting.closes.entry(node.0).or_insert(no);
-        *newest = (*newest).max(no);
-        drop(waiting);
+        self.waiting.lock().add_close(node.0, no);
         self.wake.notify_one();
     }
 
@@ -89,37 +139,19 @@ impl SoftState {
 
     fn take_round(&self) -> Vec<Op> {
         let mut waiting = self.waiting.lock();
-        let mut round = Vec::new();
-        while round.len() < ROUND_MAX
-            && let Some((_, update)) = waiting.updates.pop_first()
-        {
-            round.push(Op::UpdateNode(update));
-        }
-        while round.len() < ROUND_MAX
-            && let Some((node_id, no)) = waiting.closes.pop_first()
-        {
-            let session_no = Some(no.into());
-            round.push(Op::CloseSession(pb::CloseSession {
-                node_id,
-                session_no,
-            }));
-        }
-        round
+        std::iter::from_fn(|| waiting.take_first())
+            .take(ROUND_MAX)
+            .collect()
     }
 
-    /// Keeps a report for the next round, behind whatever came since.
+    /// Keeps a report for a later round, behind whatever came since.
     fn put_back(&self, op: Op) {
-        if let Op::UpdateNode(mut older) = op {
-            let mut waiting = self.waiting.lock();
-            if let Some(newer) = waiting.updates.remove(&older.node_id) {
-                merge(&mut older, newer);
-            }
-            waiting.updates.insert(older.node_id, older);
+        let mut waiting = self.waiting.lock();
+        if let Op::UpdateNode(update) = op {
+            waiting.add_older(update);
         } else if let Op::CloseSession(close) = op {
-            let no = SessionNo::from(close.session_no.unwrap_or_default());
-            let mut waiting = self.waiting.lock();
-            let newest = waiting.closes.entry(close.node_id).or_insert(no);
-            *newest = (*newest).max(no);
+            let no = close.session_no.unwrap_or_default();
+            waiting.add_close(close.node_id, no.into());
         }
     }
 }
@@ -137,6 +169,8 @@ fn merge(older: &mut pb::UpdateNode, newer: pb::UpdateNode) {
     }
     older.home_derp = newer.home_derp.or(older.home_derp);
     older.capver = newer.capver.or(older.capver);
+    older.replica_id = newer.replica_id;
+    older.known_session = newer.known_session;
 }
 
 #[cfg(test)]
@@ -194,5 +228,30 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(soft.take_round(), vec![Op::UpdateNode(expected)]);
+    }
+
+    #[test]
+    fn ends_and_high_numbers_have_their_turn_while_others_report_without_pause() {
+        let soft = SoftState::default();
+        let report = |node_id| pb::UpdateNode {
+            node_id,
+            ..Default::default()
+        };
+        let storm = |soft: &SoftState| (1..=1000).for_each(|node_id| soft.update(report(node_id)));
+        storm(&soft);
+        soft.close(NodeId(5), SessionNo::default());
+        soft.update(report(5000));
+        let mut seen = Vec::new();
+        for _ in 0..4 {
+            for op in soft.take_round() {
+                // The cluster takes nothing at the moment.
+                seen.push(op.clone());
+                soft.put_back(op);
+            }
+            storm(&soft);
+        }
+        assert!(seen.iter().any(|op| matches!(op, Op::CloseSession(_))));
+        assert!(seen.contains(&Op::UpdateNode(report(5000))));
+        assert_eq!(soft.waiting.lock().turns.len(), 1002);
     }
 }
