@@ -1,6 +1,8 @@
 //! A cluster of one in memory: the same machine and the same handle over a log that is a mutex.
 //! For tests of what stands above the cluster.
 
+mod lagging;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
@@ -25,7 +27,8 @@ pub struct LocalControl {
 
 struct LocalLog {
     machine: Arc<Machine>,
-    index: Mutex<u64>,
+    /// What was committed.
+    entries: Mutex<Vec<(ApplyContext, Bytes)>>,
     now_ms: AtomicI64,
     available: AtomicBool,
     /// Changes are made, and their proposers do not learn it.
@@ -47,7 +50,7 @@ impl Cluster {
         let machine = Arc::new(Machine::new());
         let log = Arc::new(LocalLog {
             machine: Arc::clone(&machine),
-            index: Mutex::new(0),
+            entries: Mutex::default(),
             now_ms: AtomicI64::new(now.unix_ms()),
             available: AtomicBool::new(true),
             forgetful: AtomicBool::new(false),
@@ -124,25 +127,25 @@ impl LocalControl {
 }
 
 impl LocalLog {
-    fn commit(&self, command: &[u8]) -> Result<Bytes, ProposeError> {
+    fn commit(&self, command: Bytes) -> Result<Bytes, ProposeError> {
         if !self.available.load(Ordering::Relaxed) {
             return Err(ProposeError::Unavailable {
                 reason: "there is no leader".to_owned(),
             });
         }
-        let mut index = self.index.lock();
-        *index += 1;
+        let mut entries = self.entries.lock();
         let ctx = ApplyContext {
-            index: *index,
+            index: entries.len() as u64 + 1,
             now_ms: self.now_ms.load(Ordering::Relaxed),
         };
-        let effects = self
-            .machine
-            .apply(&ctx, command)
-            .map_err(|error| ProposeError::Unknown {
-                reason: error.to_string(),
-            })?;
-        self.machine.publish(*index);
+        let effects =
+            self.machine
+                .apply(&ctx, &command)
+                .map_err(|error| ProposeError::Unknown {
+                    reason: error.to_string(),
+                })?;
+        self.machine.publish(ctx.index);
+        entries.push((ctx, command));
         if self.forgetful.load(Ordering::Relaxed) {
             return Err(ProposeError::Unknown {
                 reason: "the answer was lost".to_owned(),
@@ -154,7 +157,7 @@ impl LocalLog {
 
 impl Consensus for LocalLog {
     fn propose(&self, command: Bytes) -> BoxFuture<'_, Result<Bytes, ProposeError>> {
-        async move { self.commit(&command) }.boxed()
+        async move { self.commit(command) }.boxed()
     }
 
     fn read_index(&self) -> BoxFuture<'_, Result<u64, ReadError>> {

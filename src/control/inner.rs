@@ -158,6 +158,10 @@ async fn drive<T: AsyncRead + AsyncWrite + Unpin>(
                 Some(Ok((request, respond))) => {
                     let handling = handle(Arc::clone(&session), request, respond);
                     requests.push(Box::pin(handling.in_current_span()));
+                    if requests.len() >= REQUESTS_PER_SESSION_MAX as usize {
+                        // HTTP/2 refuses the next one.
+                        session.control.metrics().limit_hit(Limit::RequestsPerSession);
+                    }
                 }
                 Some(Err(error)) => {
                     tracing::debug!(%error, "session failed");

@@ -21,6 +21,14 @@ pub enum Limit {
     BodyTime,
     /// `LARGE_BODIES_MAX`
     LargeBodies,
+    /// `BODIES_PER_SESSION_MAX`
+    BodiesPerSession,
+    /// `REQUESTS_PER_SESSION_MAX`
+    RequestsPerSession,
+    /// `state::MAX_HOSTINFO_BYTES`
+    HostinfoBytes,
+    /// `state::MAX_PENDING_LOGINS`
+    PendingLogins,
     /// `IDLE_TIMEOUT`
     Idle,
     /// `LOGINS_PER_SECOND`

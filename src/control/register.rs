@@ -159,6 +159,10 @@ impl Registration {
             let reply = Reply::text(StatusCode::TOO_MANY_REQUESTS, "too many logins at once");
             return Err(reply.with_retry_after(wait));
         }
+        if control.cluster().state().is_full_of_logins() {
+            // The oldest one makes room.
+            control.metrics().limit_hit(Limit::PendingLogins);
+        }
         let auth_id = AuthId::from_random(rand::random());
         let op = Op::StartLogin(pb::StartLogin {
             auth_id: auth_id.to_string(),
@@ -186,33 +190,32 @@ impl Registration {
             let mut decided = pin!(waiter.decided());
             // From here on no decision is missed.
             decided.as_mut().enable();
-            let state = control.cluster().state();
-            let Some(login) = state.pending_login(auth_id.as_str()) else {
-                return self.begin_unless_known().await;
-            };
-            if login.machine_key != self.session.peer.machine_key
-                || login.node_key != self.request.node_key
-                || login.rejected
-            {
-                return self.begin().await;
+            let mut state = control.cluster().state();
+            if !self.is_open(&state, &auth_id) {
+                // Decided, run out, or begun at another replica a moment ago.
+                let newest = control.cluster().linearizable().await;
+                state = newest.map_err(|error| unavailable(error.to_string()))?;
             }
-            if login.approved_node.is_some() {
-                return self.begin_unless_known().await;
+            if !self.is_open(&state, &auth_id) {
+                return match state.node_by_node_key(&self.request.node_key) {
+                    Some(node) if node.machine_key == self.session.peer.machine_key => {
+                        Ok(answer::authorized(&state, node))
+                    }
+                    Some(_) | None => self.begin().await,
+                };
             }
             decided.await;
         }
     }
 
-    /// The login is over, one way or another: if it let the node in, so be it.
-    async fn begin_unless_known(&self) -> Result<RegisterResponse, Reply> {
-        let newest = self.session.control.cluster().linearizable().await;
-        let state = newest.map_err(|error| unavailable(error.to_string()))?;
-        match state.node_by_node_key(&self.request.node_key) {
-            Some(node) if node.machine_key == self.session.peer.machine_key => {
-                Ok(answer::authorized(&state, node))
-            }
-            Some(_) | None => self.begin().await,
-        }
+    /// Whether this login of this node still waits for a decision.
+    fn is_open(&self, state: &State, auth_id: &AuthId) -> bool {
+        state.pending_login(auth_id.as_str()).is_some_and(|login| {
+            login.machine_key == self.session.peer.machine_key
+                && login.node_key == self.request.node_key
+                && !login.rejected
+                && login.approved_node.is_none()
+        })
     }
 
     fn proof(&self, key: &SecretText) -> Option<pb::PreAuthKeyProof> {

@@ -75,6 +75,12 @@ impl TestServer {
         Self::on(cluster, self.log.clone())
     }
 
+    /// A replica over the same log that is behind until it asks.
+    pub(super) async fn lagging_sibling(&self) -> Self {
+        let cluster = self.log.join_lagging(ReplicaId(3)).await.unwrap();
+        Self::on(cluster, self.log.clone())
+    }
+
     fn on(cluster: Cluster, log: LocalControl) -> Self {
         let clock = log.clone();
         let options = ControlOptions {

@@ -9,6 +9,10 @@ use super::{
 };
 use crate::types::{MachineKey, NodeId, NodeKey, RegionId, ReplicaId, Timestamp, UserId};
 
+/// Logins that wait at one time in the whole tailnet; the oldest goes when one more comes. Anybody
+/// who reaches the server can begin logins, so their memory is bounded (headscale keeps as many).
+pub(super) const MAX_PENDING_LOGINS: usize = 1024;
+
 impl State {
     /// The tailnet; absent before the cluster's first command.
     pub fn tailnet(&self) -> Option<&Tailnet> {
@@ -170,6 +174,11 @@ impl State {
     /// All interactive logins that wait or were decided a moment ago, in order of their ids.
     pub fn pending_logins(&self) -> impl Iterator<Item = &Arc<PendingLogin>> {
         self.pending_logins.values()
+    }
+
+    /// Whether one more interactive login takes the place of the oldest.
+    pub fn is_full_of_logins(&self) -> bool {
+        self.index.logins_by_age.len() >= MAX_PENDING_LOGINS
     }
 
     /// The interactive login with this auth id.

@@ -63,7 +63,7 @@ impl Session {
     }
 
     async fn read_within_limits(&self, mut body: RecvStream) -> Result<Bytes, BodyError> {
-        let _place = self.bodies.acquire().await;
+        let _place = self.place().await;
         let mut large_place = None;
         let mut read = BytesMut::new();
         while let Some(chunk) = poll_fn(|cx| body.poll_data(cx)).await {
@@ -80,6 +80,14 @@ impl Session {
                 .map_err(BodyError::Broken)?;
         }
         Ok(read.freeze())
+    }
+
+    async fn place(&self) -> Option<SemaphorePermit<'_>> {
+        if let Ok(place) = self.bodies.try_acquire() {
+            return Some(place);
+        }
+        self.control.metrics().limit_hit(Limit::BodiesPerSession);
+        self.bodies.acquire().await.ok()
     }
 
     fn large_place(&self) -> Result<SemaphorePermit<'_>, BodyError> {

@@ -159,6 +159,30 @@ async fn a_login_begun_here_and_approved_elsewhere_wakes_the_waiting_client() {
 }
 
 #[tokio::test]
+async fn a_client_that_waits_at_a_replica_that_is_behind_begins_no_second_login() {
+    let server = TestServer::start().await;
+    let behind = server.lagging_sibling().await;
+    let user = server.create_user("ann").await;
+    let client = TestClient::new(1);
+    let session = client.dial(&server).await;
+    let begun = session.register(&client.register_request(json!({}))).await;
+    let url = begun["AuthURL"].as_str().unwrap();
+    let followup = client.register_request(json!({ "Followup": url }));
+    let waiting = client.dial(&behind).await;
+    let mut response = std::pin::pin!(waiting.register(&followup));
+    let mut changes = behind.cluster.subscribe();
+    tokio::select! {
+        answer = &mut response => panic!("answered before the decision: {answer}"),
+        learnt = within(changes.recv()) => learnt.unwrap(),
+    };
+    let logins = server.cluster.state().pending_logins().count();
+    assert_eq!(logins, 1);
+    server.approve(url, user).await;
+    behind.cluster.linearizable().await.unwrap();
+    assert_eq!(response.await["MachineAuthorized"], true);
+}
+
+#[tokio::test]
 async fn a_rejected_or_unknown_login_gives_a_new_url() {
     let server = TestServer::start().await;
     let client = TestClient::new(1);

@@ -12,10 +12,6 @@ use super::admit::{Admission, Arrival, Owner, machine_mismatch, read_keys};
 use super::{Txn, Verdict, done, invalid, refuse};
 use crate::types::{NodeId, UserId};
 
-/// Logins that wait at one time in the whole tailnet; the oldest goes when one more comes. Anybody
-/// who reaches the server can begin logins, so their memory is bounded (headscale keeps as many).
-const MAX_PENDING_LOGINS: usize = 1024;
-
 /// Logins that wait at one time for one device: a client waits for one, or for two while it
 /// switches.
 const MAX_LOGINS_PER_MACHINE: usize = 4;
@@ -59,7 +55,7 @@ impl Txn<'_> {
         let crowded = machine().count() >= MAX_LOGINS_PER_MACHINE;
         let oldest = if crowded {
             machine().next().cloned()
-        } else if self.state.index.logins_by_age.len() >= MAX_PENDING_LOGINS {
+        } else if self.state.is_full_of_logins() {
             self.state.index.logins_by_age.get_min().cloned()
         } else {
             None

@@ -2,7 +2,8 @@ use hydrascale_proto::state::v1::{
     ApproveLogin, LogoutNode, RefusalCode, RegisterNode, RejectLogin, SetNodeTags, StartLogin,
 };
 
-use super::{MAX_LOGINS_PER_MACHINE, MAX_PENDING_LOGINS};
+use super::MAX_LOGINS_PER_MACHINE;
+use crate::state::query::MAX_PENDING_LOGINS;
 use crate::state::testing::{World, done_id, hostinfo, refusal, registration};
 use crate::state::{Node, RegisterMethod};
 use crate::types::{NodeId, NodeKey, Timestamp, UserId};
