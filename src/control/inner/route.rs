@@ -30,7 +30,7 @@ pub(in crate::control) enum Route {
     Unsupported(&'static str),
     /// The path exists, but not with this method.
     WrongMethod,
-    /// Nothing.
+    /// No path of the protocol.
     Unknown,
 }
 
@@ -74,7 +74,9 @@ impl Route {
                 Method::GET,
                 Self::Unsupported("this server delegates no SSH decisions"),
             ),
-            _ => return Self::Unknown,
+            // Whatever method it wants, and whatever else a client of tomorrow sends.
+            "c2n" => return Self::Unsupported("this server asks nothing of its clients"),
+            _ => return Self::Unsupported("this server does not know this request"),
         };
         if *method == wanted {
             route
@@ -189,7 +191,12 @@ mod tests {
                 "{path}"
             );
         }
-        assert_eq!(find("GET", "/machine/nothing"), Route::Unknown);
+        for path in ["/machine/c2n", "/machine/nothing", "/machine/"] {
+            assert!(
+                matches!(find("POST", path), Route::Unsupported(_)),
+                "{path}"
+            );
+        }
         assert_eq!(find("POST", "/register"), Route::Unknown);
     }
 }

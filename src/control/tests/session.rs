@@ -80,6 +80,8 @@ async fn unsupported_paths_say_so_also_to_get_with_a_body() {
     let (status, _) = session.post("/machine/set-dns", &json!({})).await;
     assert_eq!(status, StatusCode::NOT_IMPLEMENTED);
     let (status, _) = session.exchange(Method::GET, "/machine/nothing", "").await;
+    assert_eq!(status, StatusCode::NOT_IMPLEMENTED);
+    let (status, _) = session.exchange(Method::GET, "/nothing", "").await;
     assert_eq!(status, StatusCode::NOT_FOUND);
 }
 
