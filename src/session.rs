@@ -35,6 +35,7 @@ pub use self::stream::{MapKind, StreamRequest};
 use crate::cluster::Cluster;
 use crate::netmap::{KeepAlive, NetmapConfig};
 use crate::policy::Policy;
+use crate::state::State;
 use crate::types::Timestamp;
 
 /// Where a stream's frames go.
@@ -103,12 +104,17 @@ impl MapStreams {
     }
 
     /// Streams a node's netmap into `sink` until one of the two ends it, or sends it once. An older
-    /// stream of the same node here ends first.
+    /// stream of the same node here ends first. `found` is the state in which the node was found.
     ///
     /// # Cancel safety
     /// Dropping the future ends the stream; its session is closed all the same.
-    pub async fn serve(&self, request: StreamRequest, sink: &mut impl FrameSink) -> StreamEnd {
-        driver::run(&self.inner, request, sink).await
+    pub async fn serve(
+        &self,
+        request: StreamRequest,
+        found: Arc<State>,
+        sink: &mut impl FrameSink,
+    ) -> StreamEnd {
+        driver::run(&self.inner, request, found, sink).await
     }
 
     /// Streams that are open here.

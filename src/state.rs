@@ -32,6 +32,7 @@ mod testing;
 
 pub use self::apply::{Applied, ApplyContext, ApplyError};
 pub use self::change::{Change, NodeChange};
+pub(crate) use self::hostinfo::MAX_HOSTINFO_BYTES;
 pub use self::load::{LoadError, Loader};
 pub use self::model::{
     ApiKey, Endpoint, Node, PendingLogin, PolicyVersion, PreAuthKey, RegisterMethod, Relay,

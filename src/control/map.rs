@@ -25,12 +25,15 @@ use super::limits::BARRIER_TIMEOUT;
 use super::metrics::Limit;
 use super::{auth, hostinfo};
 use crate::session::{MapKind, StreamRequest};
+use crate::state::{MAX_HOSTINFO_BYTES, State};
 use crate::tailcfg::MapRequest;
 
 /// A map stream, or a single map, whose node is authenticated and whose start barrier is passed.
 pub(super) struct Stream {
     session: Arc<Session>,
     request: StreamRequest,
+    /// The state in which its node was found.
+    found: Arc<State>,
 }
 
 pub(super) async fn handle(session: &Arc<Session>, body: RecvStream) -> Answer {
@@ -55,7 +58,7 @@ async fn answer(session: &Arc<Session>, body: RecvStream) -> Result<Option<Strea
         session.note_separate_update();
     }
     if !request.read_only && (is_report || !session.has_updated_separately()) {
-        let hostinfo_json = hostinfo::raw_member(&body);
+        let hostinfo_json = storable_hostinfo(session, &body);
         let update = update::build_update(&node, &request, hostinfo_json, is_report);
         if let Some(update) = update {
             session.control.cluster().update_node(update);
@@ -65,6 +68,12 @@ async fn answer(session: &Arc<Session>, body: RecvStream) -> Result<Option<Strea
         return Ok(None);
     }
     let stale = !pass_barrier(session).await;
+    // Deleted or given another key before this request, as a newer state has it.
+    let found = session.control.cluster().state();
+    let still_there = found.node(node.id);
+    if still_there.is_none_or(|node| node.node_key != request.node_key) {
+        return Err(Reply::text(StatusCode::NOT_FOUND, "node not found"));
+    }
     let request = StreamRequest {
         node_id: node.id,
         kind: if request.stream {
@@ -79,7 +88,20 @@ async fn answer(session: &Arc<Session>, body: RecvStream) -> Result<Option<Strea
     Ok(Some(Stream {
         session: Arc::clone(session),
         request,
+        found,
     }))
+}
+
+/// The request's Hostinfo; empty when it is longer than the state stores, which would refuse all
+/// that is reported with it.
+fn storable_hostinfo(session: &Session, body: &[u8]) -> Bytes {
+    let json = hostinfo::raw_member(body);
+    if json.len() <= MAX_HOSTINFO_BYTES {
+        return json;
+    }
+    tracing::debug!(bytes = json.len(), "hostinfo is too long and not stored");
+    session.control.metrics().limit_hit(Limit::HostinfoBytes);
+    Bytes::new()
 }
 
 /// Waits until this replica has applied what was committed when the request came; `false` when no
@@ -107,7 +129,7 @@ impl Stream {
         self.session
             .control
             .streams()
-            .serve(self.request, &mut sink)
+            .serve(self.request, self.found, &mut sink)
             .await;
     }
 }

@@ -1,5 +1,6 @@
 //! Drives one map stream: one task, one `select!`, effects only here.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,6 +15,7 @@ use super::service::Service;
 use super::stream::{MapKind, MapStream, Step, StreamRequest};
 use super::{FrameSink, Inner, SinkClosed};
 use crate::netmap::View;
+use crate::state::State;
 
 /// Shortest silence before a keep-alive: clients give up after 120 s.
 const KEEP_ALIVE_MIN: Duration = Duration::from_secs(50);
@@ -47,6 +49,7 @@ pub enum StreamEnd {
 pub(super) async fn run(
     inner: &Inner,
     request: StreamRequest,
+    found: Arc<State>,
     sink: &mut impl FrameSink,
 ) -> StreamEnd {
     let (node, kind) = (request.node_id, request.kind);
@@ -56,7 +59,7 @@ pub(super) async fn run(
         items: inner.feed.subscribe(),
         service: inner.feed.service(),
         assume_degraded: request.stale,
-        stream: MapStream::new(request, &inner.cluster.state()),
+        stream: MapStream::new(request, found),
         keep_alive_at: Instant::now(),
         leave_at: None,
     };

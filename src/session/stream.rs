@@ -41,6 +41,8 @@ pub(super) struct MapStream {
     node_key: Option<NodeKey>,
     /// Log index that the client has been told about.
     served: u64,
+    /// The state in which the node was found, until the client is told of one.
+    found: Option<Arc<State>>,
     /// The state that the client has been told about. Streams that keep up share the newest, so this
     /// costs each a pointer, and no list of the peers that were sent is needed.
     known: Option<Arc<State>>,
@@ -61,12 +63,14 @@ pub(super) enum Step {
 }
 
 impl MapStream {
-    pub(super) fn new(request: StreamRequest, state: &State) -> Self {
-        let node_key = state.node(request.node_id).map(|node| node.node_key);
+    /// A stream for a node that `found` has.
+    pub(super) fn new(request: StreamRequest, found: Arc<State>) -> Self {
+        let node_key = found.node(request.node_id).map(|node| node.node_key);
         Self {
             request,
             node_key,
             served: 0,
+            found: Some(found),
             known: None,
             service: Service::Normal,
         }
@@ -103,6 +107,7 @@ impl MapStream {
         self.service = service;
         self.served = index;
         self.known = Some(Arc::clone(state));
+        self.found = None;
         Step::Send(encode(&message, self.wire()))
     }
 
@@ -131,12 +136,14 @@ impl MapStream {
         Step::Send(encode(&message, self.wire()))
     }
 
-    /// How a stream ends whose node has lost its key or is gone altogether.
+    /// How a stream ends whose node has lost its key or is gone altogether. Also one that has not
+    /// said anything yet: clients take an answer without a message for a fault, and ask again.
     fn end(&self, view: View<'_>, state: &State, now: Timestamp) -> Step {
         let id = self.request.node_id;
         let was = self
             .known
             .as_ref()
+            .or(self.found.as_ref())
             .and_then(|known| Some((known, known.node(id)?)));
         match was {
             Some((known, node)) if state.node(id).is_none() => {

@@ -129,9 +129,9 @@ impl Tailnet {
         room: usize,
     ) -> mpsc::Receiver<Bytes> {
         let (sender, frames) = mpsc::channel(room);
-        let streams = streams.clone();
+        let (streams, found) = (streams.clone(), self.cluster.state());
         self.tasks
-            .spawn(async move { streams.serve(request, &mut TestSink(sender)).await });
+            .spawn(async move { streams.serve(request, found, &mut TestSink(sender)).await });
         frames
     }
 

@@ -12,7 +12,7 @@ use crate::tailcfg::{self, Hostinfo};
 
 /// The longest Hostinfo that is stored: real ones take 1 to 4 KiB, those of hosts with many
 /// services some more.
-pub(super) const MAX_HOSTINFO_BYTES: usize = 64 * 1024;
+pub(crate) const MAX_HOSTINFO_BYTES: usize = 64 * 1024;
 
 /// A Hostinfo as stored and as understood.
 #[derive(Clone, Debug)]
@@ -49,7 +49,8 @@ pub(super) fn read(json: &[u8]) -> Result<Known, FieldError> {
 }
 
 /// Reads a client's Hostinfo that takes the place of the node's. Clients leave out a NetInfo that
-/// they reported before (from 1.66 on), and registrations never carry one: the node keeps its own.
+/// they reported before (from 1.66 on), and registrations never carry one: the node keeps its own
+/// as long as both fit.
 ///
 /// # Errors
 /// It is too long or not a Hostinfo.
@@ -58,7 +59,8 @@ pub(super) fn read_successor(json: &[u8], node: &Node) -> Result<Known, FieldErr
     if known.decoded.net_info.is_some() || node.hostinfo.net_info.is_none() {
         return Ok(known);
     }
-    match with_net_info(&known.json, &node.hostinfo_json) {
+    let joined = with_net_info(&known.json, &node.hostinfo_json);
+    match joined.filter(|json| json.len() <= MAX_HOSTINFO_BYTES) {
         Some(json) => read(&json),
         None => Ok(known),
     }
@@ -113,6 +115,14 @@ mod tests {
         let old = node(r#"{"NetInfo":{"PreferredDERP":900}}"#);
         let json = br#"{ "NetInfo": {"PreferredDERP":901} }"#;
         assert_eq!(*read_successor(json, &old).unwrap().json, *json);
+    }
+
+    #[test]
+    fn a_successor_that_leaves_no_room_for_the_old_net_info_is_taken_without() {
+        let old = node(r#"{"NetInfo":{"PreferredDERP":900}}"#);
+        let json = format!(r#"{{"OS":"{}"}}"#, "x".repeat(MAX_HOSTINFO_BYTES - 10));
+        let new = read_successor(json.as_bytes(), &old).unwrap();
+        assert_eq!(*new.json, *json.as_bytes());
     }
 
     #[test]

@@ -6,9 +6,9 @@ use axum::http::{Method, StatusCode};
 use hydrascale_proto::state::v1::{self as pb, command::Op};
 use serde_json::{Value, json};
 
-use super::super::limits;
 use super::super::testing::{PATIENCE, TestClient, TestFrames, TestServer, TestSession, within};
-use crate::state::Node;
+use super::super::{Limit, limits};
+use crate::state::{MAX_HOSTINFO_BYTES, Node};
 use crate::types::DiscoKey;
 
 /// A server with a reusable key.
@@ -101,6 +101,41 @@ async fn from_key_to_delta_in_both_encodings_and_across_replicas() {
     })
     .await;
     assert!(patched.get("Node").is_none(), "{patched}");
+}
+
+#[tokio::test]
+async fn a_node_that_was_deleted_meanwhile_is_told_so_instead_of_an_empty_answer() {
+    let (server, key) = server_with_key().await;
+    let behind = server.lagging_sibling().await;
+    let (client, session) = join(&behind, &key, 1).await;
+    let node = behind.cluster.state();
+    let node = node.node_by_node_key(&client.node_key).unwrap();
+    let delete = pb::DeleteNode { node_id: node.id.0 };
+    server
+        .cluster
+        .propose(Op::DeleteNode(delete))
+        .await
+        .unwrap();
+    let request = client.map_request(json!({}));
+    let (status, text) = session.post("/machine/map", &request).await;
+    assert_eq!(
+        (status, text.as_str()),
+        (StatusCode::NOT_FOUND, "node not found")
+    );
+}
+
+#[tokio::test]
+async fn a_hostinfo_that_is_too_long_takes_nothing_else_with_it() {
+    let (server, client, session) = registered().await;
+    let hostinfo = json!({ "Hostname": "host", "OS": "x".repeat(MAX_HOSTINFO_BYTES) });
+    let request = report(
+        &client,
+        json!({ "Hostinfo": hostinfo, "Endpoints": ["192.0.2.9:1"], "EndpointTypes": [1] }),
+    );
+    session.post("/machine/map", &request).await;
+    stored(&server, &client, |node| node.endpoints.len() == 1).await;
+    let metrics = server.control.metrics();
+    assert_eq!(metrics.limit_hits(Limit::HostinfoBytes), 1);
 }
 
 #[tokio::test]

@@ -38,6 +38,18 @@ async fn the_client_of_a_deleted_node_is_told_that_its_key_is_over() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_node_that_is_deleted_before_its_first_map_is_told_so_too() {
+    let tailnet = Tailnet::with_nodes(1).await;
+    let found = tailnet.cluster.state();
+    tailnet.delete(NodeId(1)).await;
+    let (sender, mut frames) = mpsc::channel(64);
+    let mut sink = TestSink(sender);
+    let stream = tailnet.streams.serve(request(NodeId(1)), found, &mut sink);
+    assert_eq!(stream.await, StreamEnd::Gone);
+    assert!(next(&mut frames).await.node.unwrap().expired);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_client_that_leaves_ends_its_stream_and_goes_offline_after_its_grace() {
     let mut tailnet = Tailnet::with_nodes(2).await;
     let frames = tailnet.stream(NodeId(1));
