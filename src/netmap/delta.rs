@@ -53,7 +53,8 @@ struct Draft {
 }
 
 impl Delta {
-    /// A change that led to `state`, in which the routes are carried as in `routes`.
+    /// A change that led to `state`, in which the routes are carried as in `routes`. `now` is the
+    /// local clock's.
     pub fn new(
         index: u64,
         change: Change,
@@ -61,6 +62,7 @@ impl Delta {
         routes: RouteTable,
         now: Timestamp,
     ) -> Self {
+        let now = state.present(now);
         Self {
             index,
             change,

@@ -16,11 +16,12 @@ use crate::types::Timestamp;
 /// left out (`tailcfg.MapResponse`, the first of a stream).
 pub fn full_map(state: &State, view: View<'_>, viewer: &Node, now: Timestamp) -> MapResponse {
     let routes = RouteTable::of(state);
+    let present = state.present(now);
     let scene = Scene {
         view,
         state,
         routes: &routes,
-        now,
+        now: present,
     };
     let peers: Vec<_> = visible_peers(state, view, viewer).collect();
     let mut owners: BTreeSet<_> = peers.iter().map(|node| owner(node)).collect();
@@ -30,7 +31,7 @@ pub fn full_map(state: &State, view: View<'_>, viewer: &Node, now: Timestamp) ->
         node: Some(scene.own(viewer)),
         derp_map: Some(state.derp_map()),
         peers: peers.iter().map(|node| scene.peer(node)).collect(),
-        dns_config: Some(dns_config(&config.dns, state.settings(), viewer, now)),
+        dns_config: Some(dns_config(&config.dns, state.settings(), viewer, present)),
         domain: config.domain().to_owned(),
         collect_services: Some(false),
         packet_filters: [(

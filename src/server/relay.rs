@@ -10,7 +10,7 @@ use futures::future::BoxFuture;
 use hydrascale_proto::state::v1 as pb;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::ServeError;
 use super::clock::now;
@@ -25,6 +25,8 @@ use crate::types::{NodeKey, Timestamp};
 
 /// A client waits 10 s for its whole handshake; the node may have registered elsewhere a moment ago.
 const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(2);
+/// Keys also expire while no leader announces it.
+const EVICT_EVERY: Duration = Duration::from_secs(10);
 
 /// Starts the relay on `listener`.
 ///
@@ -144,17 +146,26 @@ impl Admission for NodeTable {
 fn look_up(state: &State, key: &NodeKey, now: Timestamp) -> Verdict {
     match state.node_by_node_key(key) {
         None => Verdict::Deny(DenyReason::UnknownNode),
-        Some(node) if node.is_expired(now) => Verdict::Deny(DenyReason::Expired),
+        Some(node) if node.is_expired(state.present(now)) => Verdict::Deny(DenyReason::Expired),
         Some(_) => Verdict::Allow,
     }
 }
 
-/// Ends the relayed connections of nodes that are no longer in the table.
+/// Ends the relayed connections of nodes that are no longer in the table or whose key expires.
 pub(super) fn spawn_evictor(cluster: Cluster, relay: RelayHandle, tasks: &mut JoinSet<()>) {
     tasks.spawn(async move {
         let mut changes = cluster.subscribe();
+        let mut ticks = interval(EVICT_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            match changes.recv().await {
+            let received = tokio::select! {
+                received = changes.recv() => received,
+                _ = ticks.tick() => {
+                    evict(&cluster.state(), &relay);
+                    continue;
+                }
+            };
+            match received {
                 Ok(applied) => {
                     if matters(&applied.what) {
                         evict(&applied.state, &relay);
@@ -184,4 +195,34 @@ fn matters(what: &What) -> bool {
 fn evict(state: &State, relay: &RelayHandle) {
     let now = now();
     relay.close_where(|key| look_up(state, key, now) != Verdict::Allow);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::netmap::testing::World;
+
+    #[test]
+    fn a_node_whose_expiry_was_announced_loses_its_relay_on_a_clock_that_is_behind() {
+        let mut world = World::new();
+        let node = world.register(1, 11, "alice").unwrap();
+        let key = world.state.node(node).unwrap().node_key;
+        world.expire(node, Some(1000));
+        world.pass(1000);
+        let behind = world.now.saturating_sub(Duration::from_millis(50));
+        let verdict = look_up(&world.state, &key, behind);
+        assert_eq!(verdict, Verdict::Deny(DenyReason::Expired));
+    }
+
+    #[test]
+    fn a_node_whose_expiry_nobody_announced_loses_its_relay_by_the_local_clock() {
+        let mut world = World::new();
+        let node = world.register(1, 11, "alice").unwrap();
+        let key = world.state.node(node).unwrap().node_key;
+        world.expire(node, Some(1000));
+        let later = world.now.saturating_add(Duration::from_millis(1000));
+        assert_eq!(look_up(&world.state, &key, world.now), Verdict::Allow);
+        let verdict = look_up(&world.state, &key, later);
+        assert_eq!(verdict, Verdict::Deny(DenyReason::Expired));
+    }
 }

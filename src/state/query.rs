@@ -19,6 +19,14 @@ impl State {
         self.tailnet.as_deref()
     }
 
+    /// The present as far as this state goes: the later of a local clock and the time up to which
+    /// expiries were announced. A clock that is a little behind must not call a key valid that the
+    /// cluster has let expire.
+    pub fn present(&self, clock: Timestamp) -> Timestamp {
+        let announced = self.tailnet().map(|tailnet| tailnet.announced_until);
+        announced.map_or(clock, |announced| announced.max(clock))
+    }
+
     /// The settings; absent before the cluster's first command.
     pub fn settings(&self) -> Option<&Settings> {
         self.tailnet().map(|tailnet| &tailnet.settings)

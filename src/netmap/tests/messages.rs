@@ -1,5 +1,7 @@
 //! Single messages: what clients cannot take, and how bytes are shared.
 
+use std::time::Duration;
+
 use hydrascale_proto::state::v1 as pb;
 
 use crate::netmap::testing::client::Client;
@@ -265,4 +267,20 @@ fn a_change_without_news_for_clients_has_no_message() {
     );
     let delta = world.take_delta();
     assert_eq!(told(&world, &delta, FIRST), None);
+}
+
+#[test]
+fn an_announced_expiry_is_told_by_a_replica_whose_clock_is_behind() {
+    let mut world = world(2);
+    world.expire(SECOND, Some(1000));
+    world.take_delta();
+    world.pass(1000);
+    world.now = world.now.saturating_sub(Duration::from_millis(50));
+    let delta = world.take_delta();
+    let told = told(&world, &delta, FIRST).unwrap();
+    assert!(
+        told.peers_changed.iter().any(|peer| peer.expired),
+        "{told:?}"
+    );
+    assert!(full(&world, FIRST).peers[0].expired);
 }
