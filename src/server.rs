@@ -214,7 +214,7 @@ fn spawn_cluster_tasks(
         init: boot::init_tailnet(config)?,
         up,
     };
-    spawn_announcer(cluster.clone(), announcement, tasks);
+    spawn_announcer(cluster.clone(), announcement, relay.cert_name(), tasks);
     spawn_presence(
         cluster.clone(),
         config.cluster.timing_multiplier,
