@@ -2,6 +2,7 @@
 //! drains in the opposite order.
 
 mod boot;
+mod bootstrap;
 mod clock;
 mod local_socket;
 mod relay;
@@ -28,7 +29,7 @@ use crate::api::{self, ApiState};
 use crate::cluster::{Announcement, Cluster, Machine, spawn_announcer, spawn_presence};
 use crate::config::Config;
 use crate::control::{self, Control, ControlMetrics, ControlOptions, ToolchainInfo, VersionInfo};
-use crate::derp::{RelayHandle, RelayKeyError, RelayListener, RelayServer, TlsError};
+use crate::derp::{BootstrapDns, RelayHandle, RelayKeyError, RelayListener, RelayServer, TlsError};
 
 use crate::netmap::NetmapConfig;
 use crate::policy::AllowAll;
@@ -115,15 +116,19 @@ pub async fn serve(config: Config, stop: CancellationToken) -> Result<(), ServeE
         replica.incarnation(),
     );
     // Relay and STUN come before catching up: clients without a direct path need them most.
-    let relay = relay::start(&config, bound.relay, &cluster)?;
-    let stun = StunServer::start(bound.stun, &relay.handle().health());
     let mut tasks = JoinSet::new();
+    let names = bootstrap::spawn(config.server_url.host(), &cluster, &mut tasks);
+    let relay = relay::start(&config, bound.relay, &cluster, names.clone())?;
+    let stun = StunServer::start(bound.stun, &relay.handle().health());
     spawn_cluster_tasks(&config, &cluster, &relay.handle(), &mut tasks)?;
 
     let netmap = NetmapConfig::from(&config);
     let streams = MapStreams::new(cluster.clone(), netmap, Arc::new(AllowAll), now);
     let metrics = ControlMetrics::default();
-    let options = ControlOptions::new(config.server_url.as_str(), version());
+    let options = ControlOptions {
+        bootstrap_names: Arc::new(move || names.addresses()),
+        ..ControlOptions::new(config.server_url.as_str(), version())
+    };
     let control = Control::new(cluster.clone(), streams.clone(), options, metrics.clone());
     let router = control::router(control.clone()).merge(api::router(ApiState::remote(&cluster)));
     tasks.spawn(control::serve(

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use tokio::net::lookup_host;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{interval, timeout};
 
@@ -39,17 +40,21 @@ impl BootstrapDns for StaticNames {
     }
 }
 
-/// Names that are resolved every ten minutes. A name that cannot be resolved keeps its last
-/// addresses. Dropping this ends the resolving.
+/// Addresses by name, in lower case and without the final dot. Names without addresses are yet to be
+/// resolved.
+pub type Names = BTreeMap<String, Vec<IpAddr>>;
+
+/// Names that are resolved every ten minutes, and at once when they change. A name that cannot be
+/// resolved keeps its last addresses. Dropping this ends the resolving.
 #[derive(Debug)]
 pub struct ResolvedNames {
-    known: Arc<ArcSwap<BTreeMap<String, Vec<IpAddr>>>>,
+    known: Arc<ArcSwap<Names>>,
     task: JoinHandle<()>,
 }
 
 impl ResolvedNames {
-    /// Starts to resolve `names`; literal addresses stand for themselves.
-    pub fn spawn(names: Vec<String>) -> Self {
+    /// Starts to resolve those of `names` for which no addresses are given.
+    pub fn spawn(names: watch::Receiver<Names>) -> Self {
         let known = Arc::new(ArcSwap::from_pointee(BTreeMap::new()));
         let task = tokio::spawn(refresh_forever(names, Arc::clone(&known)));
         Self { known, task }
@@ -68,18 +73,38 @@ impl Drop for ResolvedNames {
     }
 }
 
-async fn refresh_forever(names: Vec<String>, known: Arc<ArcSwap<BTreeMap<String, Vec<IpAddr>>>>) {
+async fn refresh_forever(mut wanted: watch::Receiver<Names>, known: Arc<ArcSwap<Names>>) {
     let mut ticks = interval(BOOTSTRAP_REFRESH_INTERVAL);
+    ticks.tick().await; // the first is at once
     loop {
-        ticks.tick().await;
-        let mut addresses = BTreeMap::clone(&known.load());
-        for name in &names {
-            if let Some(found) = resolve(name).await {
-                addresses.insert(name.trim_end_matches('.').to_ascii_lowercase(), found);
-            }
+        let names = wanted.borrow_and_update().clone();
+        refresh(names, &known).await;
+        tokio::select! {
+            _ = ticks.tick() => {}
+            Ok(()) = wanted.changed() => {}
         }
-        known.store(Arc::new(addresses));
     }
+}
+
+/// Tells what is known first: resolving takes time, or never ends well.
+async fn refresh(mut names: Names, known: &ArcSwap<Names>) {
+    let unresolved =
+        |(name, given): (&String, &Vec<IpAddr>)| given.is_empty().then(|| name.clone());
+    let asked: Vec<String> = names.iter().filter_map(unresolved).collect();
+    let before = known.load_full();
+    for name in &asked {
+        if let Some(old) = before.get(name) {
+            names.insert(name.clone(), old.clone());
+        }
+    }
+    let publish = |names: &Names| known.store(Arc::new(StaticNames::from_iter(names.clone()).0));
+    publish(&names);
+    for name in asked {
+        if let Some(found) = resolve(&name).await {
+            names.insert(name, found);
+        }
+    }
+    publish(&names);
 }
 
 async fn resolve(name: &str) -> Option<Vec<IpAddr>> {
@@ -110,6 +135,15 @@ mod tests {
             resolve("192.0.2.7").await,
             Some(vec!["192.0.2.7".parse().unwrap()])
         );
+    }
+
+    #[tokio::test]
+    async fn given_addresses_are_told_and_names_that_left_are_forgotten() {
+        let names =
+            |text: &str| Names::from([(text.to_owned(), vec!["192.0.2.7".parse().unwrap()])]);
+        let known = ArcSwap::from_pointee(names("gone.example"));
+        refresh(names("relay.example"), &known).await;
+        assert_eq!(**known.load(), names("relay.example"));
     }
 
     #[test]

@@ -17,8 +17,8 @@ use super::clock::now;
 use crate::cluster::{Cluster, What};
 use crate::config::{Config, DerpConfig, RelayCertificate};
 use crate::derp::{
-    Admission, CertificateSource, DenyReason, OpenAdmission, RelayConfig, RelayHandle,
-    RelayListener, RelayPrivateKey, RelayServer, RelayTls, ResolvedNames, Verdict,
+    Admission, BootstrapDns, CertificateSource, DenyReason, OpenAdmission, RelayConfig,
+    RelayHandle, RelayListener, RelayPrivateKey, RelayServer, RelayTls, Verdict,
 };
 use crate::state::State;
 use crate::types::{NodeKey, Timestamp};
@@ -36,6 +36,7 @@ pub(super) fn start(
     config: &Config,
     listener: RelayListener,
     cluster: &Cluster,
+    bootstrap: Arc<dyn BootstrapDns>,
 ) -> Result<RelayServer, ServeError> {
     let derp = &config.derp;
     let key_path = derp.private_key_path.clone();
@@ -49,8 +50,6 @@ pub(super) fn start(
     } else {
         Arc::new(OpenAdmission)
     };
-    let names = vec![config.server_url.host().to_owned(), public_host(config)];
-    let bootstrap = Arc::new(ResolvedNames::spawn(names));
     RelayServer::start(listener, RelayConfig::new(key, tls, admission, bootstrap)).map_err(
         |source| ServeError::Listen {
             what: "the relay",
