@@ -155,10 +155,21 @@ pub async fn serve(config: Config, stop: CancellationToken) -> Result<(), ServeE
     let outcome = tokio::select! {
         () = stop.cancelled() => Ok(()),
         fatal = replica.fatal() => Err(ServeError::Fatal(fatal.to_string())),
+        fatal = first_end(&mut tasks) => Err(fatal),
     };
     drain(control, relay, &replica).await;
     stun.shutdown().await;
     outcome
+}
+
+/// Waits for a task to end that should run as long as the replica: a replica that has lost one must
+/// not look alive.
+async fn first_end(tasks: &mut JoinSet<()>) -> ServeError {
+    let reason = match tasks.join_next().await {
+        Some(Err(error)) => error.to_string(),
+        Some(Ok(())) | None => "a background task ended".to_owned(),
+    };
+    ServeError::Fatal(reason)
 }
 
 async fn bind(config: &Config) -> Result<Bound, ServeError> {
@@ -261,4 +272,21 @@ async fn drain(control: Control, relay: RelayServer, replica: &Replica) {
     relay.shutdown(RELAY_END).await;
     replica.shutdown().await;
     tracing::info!("replica stopped");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_background_task_that_panics_ends_the_replica() {
+        let mut tasks = JoinSet::new();
+        tasks.spawn(std::future::pending());
+        tasks.spawn(async { panic!("no more connections") });
+        let error = first_end(&mut tasks).await;
+        assert!(error.to_string().contains("no more connections"), "{error}");
+        tasks.spawn(async {});
+        let error = first_end(&mut tasks).await;
+        assert!(error.to_string().contains("ended"), "{error}");
+    }
 }
