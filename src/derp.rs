@@ -34,7 +34,7 @@ mod tls;
 
 pub use self::admission::{Admission, DenyReason, OpenAdmission, Verdict};
 pub use self::bootstrap::{BootstrapDns, Names, ResolvedNames, StaticNames};
-pub use self::handle::{RelayHandle, RelaySession, RelayStats};
+pub use self::handle::{RelayHandle, RelayStats};
 pub use self::health::RelayHealth;
 pub use self::key::{RelayKeyError, RelayPrivateKey};
 pub use self::listener::RelayListener;

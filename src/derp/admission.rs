@@ -9,7 +9,7 @@ use crate::types::NodeKey;
 /// Decides about clients, by the node table or otherwise.
 ///
 /// Asked at connect only: whoever removes a node also calls
-/// [`super::RelayHandle::close_peer`]. Removal and connect may cross; the relay then asks again.
+/// [`super::RelayHandle::close_where`]. Removal and connect may cross; the relay then asks again.
 pub trait Admission: Send + Sync + 'static {
     /// Whether the owner of `key`, which connects from `source`, may come in. An answer that takes
     /// longer than 5 s counts as [`DenyReason::Unavailable`].

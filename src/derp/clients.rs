@@ -24,7 +24,7 @@ use crate::types::NodeKey;
 pub(crate) struct Clients {
     shards: Box<[Mutex<Shard>]>,
     hasher: RandomState,
-    /// Goes up with every [`Clients::close_peer`].
+    /// Goes up with every [`Clients::close_where`].
     closings: AtomicU64,
     metrics: Arc<RelayMetrics>,
 }
@@ -141,20 +141,6 @@ impl Clients {
             .map(Arc::clone)
     }
 
-    /// Ends all connections of a key, and returns how many. A connection that is being admitted
-    /// meanwhile notices by [`Clients::closings`].
-    pub(crate) fn close_peer(&self, key: &NodeKey, reason: CloseReason) -> usize {
-        self.closings.fetch_add(1, Ordering::SeqCst);
-        let connections = match self.shard(key).lock().get(key) {
-            Some(peer) => peer.connections.clone(),
-            None => return 0,
-        };
-        for client in &connections {
-            client.queue.close(reason);
-        }
-        connections.len()
-    }
-
     /// Ends all connections of the keys that `is_out` picks, and returns how many. It is not asked
     /// about connections that are being admitted; they notice by [`Clients::closings`].
     pub(crate) fn close_where(
@@ -171,7 +157,7 @@ impl Clients {
         closed.len()
     }
 
-    /// How often [`Clients::close_peer`] or [`Clients::close_where`] was called.
+    /// How often [`Clients::close_where`] was called.
     pub(crate) fn closings(&self) -> u64 {
         self.closings.load(Ordering::SeqCst)
     }

@@ -208,7 +208,7 @@ fn register(relay: &Arc<Relay>, introduction: &Introduction, remote: SocketAddr)
 }
 
 /// Asks again if a node lost its right while this one was between admission and registry, where
-/// [`super::clients::Clients::close_peer`] does not see it; then welcomes the client.
+/// [`super::clients::Clients::close_where`] does not see it; then welcomes the client.
 async fn settle<S>(
     relay: &Relay,
     io: &mut S,

@@ -1,10 +1,7 @@
 //! What the rest of the replica sees of its relay.
 
 use std::fmt;
-use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -35,21 +32,6 @@ pub struct RelayStats {
     pub draining: bool,
 }
 
-/// One connection of an admitted client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RelaySession {
-    /// Whose.
-    pub key: NodeKey,
-    /// From where.
-    pub remote: SocketAddr,
-    /// For how long.
-    pub age: Duration,
-    /// It gets the packets for its key.
-    pub active: bool,
-    /// Its owner calls this relay home.
-    pub home: bool,
-}
-
 impl RelayHandle {
     pub(crate) fn new(relay: Arc<Relay>) -> Self {
         Self(relay)
@@ -60,22 +42,11 @@ impl RelayHandle {
         self.0.key.public()
     }
 
-    /// Ends all connections of a node that was deleted, expired or changed its key. Returns how
-    /// many there were. Call it after the change shows in what [`super::Admission`] answers.
-    pub fn close_peer(&self, key: &NodeKey) -> usize {
-        self.0.clients.close_peer(key, CloseReason::Removed)
-    }
-
     /// Ends all connections of the nodes that `is_out` picks, when any number of them may have lost
-    /// their right to be here. Returns how many there were. Unlike a walk over
-    /// [`Self::sessions`], it also has connections asked again that are being admitted just now.
+    /// their right to be here, and has those asked again that are being admitted just now. Returns
+    /// how many there were. Call it after the change shows in what [`super::Admission`] answers.
     pub fn close_where(&self, is_out: impl Fn(&NodeKey) -> bool) -> usize {
         self.0.clients.close_where(is_out, CloseReason::Removed)
-    }
-
-    /// Whether a node is connected.
-    pub fn is_connected(&self, key: &NodeKey) -> bool {
-        self.0.clients.active(key).is_some()
     }
 
     /// Silences STUN, so that clients look for another relay, or lets it speak again. Connections
@@ -100,26 +71,6 @@ impl RelayHandle {
             healthy: self.0.health.is_healthy(),
             draining: self.0.is_draining(),
         }
-    }
-
-    /// All connections, by key.
-    pub fn sessions(&self) -> Vec<RelaySession> {
-        let session = |client: Arc<super::client::Client>| RelaySession {
-            key: client.key,
-            remote: client.remote,
-            age: client.since.elapsed(),
-            active: client.is_active(),
-            home: client.home.load(Ordering::Relaxed),
-        };
-        let mut sessions = self
-            .0
-            .clients
-            .all()
-            .into_iter()
-            .map(session)
-            .collect::<Vec<_>>();
-        sessions.sort_unstable_by_key(|session| (session.key, session.remote));
-        sessions
     }
 
     /// Counters and gauges.
