@@ -5,6 +5,7 @@
 //! administrator must see as of now is read after [`Cluster::linearizable`].
 
 mod announce;
+mod catch_up;
 mod consensus;
 mod local;
 mod machine;
@@ -22,6 +23,7 @@ use tokio::sync::broadcast;
 use tokio::task::JoinSet;
 
 pub use self::announce::{Announcement, spawn_announcer};
+use self::catch_up::CaughtUp;
 pub use self::consensus::{AnnouncedStatus, ClusterStatus, Consensus, MemberStatus, Role};
 pub use self::local::LocalControl;
 pub use self::machine::{Applied, Machine, What};
@@ -77,6 +79,7 @@ struct Inner {
     machine: Arc<Machine>,
     proposals: Proposals,
     soft: Arc<SoftState>,
+    caught_up: CaughtUp,
     replica: ReplicaId,
     incarnation: u64,
     /// Owns the background tasks: they end with the last handle.
@@ -94,11 +97,13 @@ impl Cluster {
         let mut tasks = JoinSet::new();
         let proposals = Proposals::spawn(Arc::clone(&consensus), &mut tasks);
         let soft = SoftState::spawn(proposals.clone(), &mut tasks);
+        let caught_up = CaughtUp::spawn(Arc::clone(&consensus), &mut tasks);
         let inner = Inner {
             consensus,
             machine,
             proposals,
             soft,
+            caught_up,
             replica,
             incarnation,
             _tasks: tasks,
@@ -136,6 +141,11 @@ impl Cluster {
     pub async fn linearizable(&self) -> Result<Arc<State>, ReadError> {
         self.inner.consensus.read_index().await?;
         Ok(self.state())
+    }
+
+    /// Whether this replica has reached, since it started, what was committed then.
+    pub fn has_caught_up(&self) -> bool {
+        self.inner.caught_up.is_so()
     }
 
     /// Follows what is applied from here on. A receiver that lags behind must start over from

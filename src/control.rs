@@ -154,6 +154,12 @@ impl Control {
         (self.inner.options.noise_key)(&self.inner.cluster.state())
     }
 
+    /// Whether a leader was heard of within this time.
+    fn has_heard_leader(&self, within: Duration) -> bool {
+        let status = self.inner.cluster.status();
+        status.leader.is_some() && Duration::from_millis(status.leaderless_ms) < within
+    }
+
     /// How long this replica has known no leader; zero when it knows one.
     fn leaderless(&self) -> Duration {
         Duration::from_millis(self.inner.cluster.status().leaderless_ms)

@@ -57,7 +57,7 @@ pub struct ClusterStatus {
     pub term: u64,
     /// Last entry in its log.
     pub last_log_index: u64,
-    /// Last entry that it knows to be committed.
+    /// Last entry that it knows to be committed, though it may not have it yet.
     pub committed_index: u64,
     /// Last entry that it has applied.
     pub applied_index: u64,

@@ -4,7 +4,7 @@
 mod lagging;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -34,6 +34,8 @@ struct LocalLog {
     /// Changes are made, and their proposers do not learn it.
     forgetful: AtomicBool,
     cut_off: AtomicBool,
+    /// Committed entries that no replica has applied yet.
+    behind: AtomicU64,
     /// When the leader went, by the log's clock.
     leaderless_since_ms: AtomicI64,
 }
@@ -55,6 +57,7 @@ impl Cluster {
             available: AtomicBool::new(true),
             forgetful: AtomicBool::new(false),
             cut_off: AtomicBool::new(false),
+            behind: AtomicU64::new(0),
             leaderless_since_ms: AtomicI64::new(now.unix_ms()),
         });
         let control = LocalControl { log };
@@ -97,6 +100,11 @@ impl LocalControl {
     /// Makes all replicas believe that no other answers, or stops that.
     pub fn set_cut_off(&self, cut_off: bool) {
         self.log.cut_off.store(cut_off, Ordering::Relaxed);
+    }
+
+    /// Makes all replicas lag so many entries behind a leader that works; zero stops that.
+    pub fn set_behind(&self, entries: u64) {
+        self.log.behind.store(entries, Ordering::Relaxed);
     }
 
     /// Makes every change from now on without telling its proposer, or stops that.
@@ -162,13 +170,16 @@ impl Consensus for LocalLog {
 
     fn read_index(&self) -> BoxFuture<'_, Result<u64, ReadError>> {
         async move {
-            if self.available.load(Ordering::Relaxed) {
-                Ok(self.machine.applied_index())
+            let reason = if !self.available.load(Ordering::Relaxed) {
+                "there is no leader"
+            } else if self.behind.load(Ordering::Relaxed) > 0 {
+                "this replica is behind"
             } else {
-                Err(ReadError {
-                    reason: "there is no leader".to_owned(),
-                })
-            }
+                return Ok(self.machine.applied_index());
+            };
+            Err(ReadError {
+                reason: reason.to_owned(),
+            })
         }
         .boxed()
     }
@@ -195,6 +206,7 @@ impl Consensus for LocalLog {
             },
             leader: available.then_some(1),
             term: 1,
+            committed_index: self.machine.applied_index() + self.behind.load(Ordering::Relaxed),
             applied_index: self.machine.applied_index(),
             leaderless_ms: if available {
                 0

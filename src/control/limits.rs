@@ -42,13 +42,18 @@ pub const LOGINS_PER_SECOND: u32 = 20;
 /// Logins that may start at once after a quiet time: an office that comes to work.
 pub const LOGINS_BURST: u32 = 200;
 
-/// How long a map stream waits for this replica to catch up before it is served what is there.
+/// How long a map stream waits for this replica to catch up. After that it is sent elsewhere, or,
+/// when no leader was heard of meanwhile, served what is there.
 pub const BARRIER_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a replica without a leader goes on serving what it knows; longer would show a tailnet
 /// that administrators have long changed.
 pub const STALE_SERVICE_MAX: Duration = Duration::from_secs(15 * 60);
 /// How long a replica may lack a leader and count as ready: elections take less.
 pub const LEADERLESS_READY_MAX: Duration = Duration::from_secs(3);
+
+/// How many committed entries a replica may have yet to apply and count as ready. Keeping up means
+/// some tens under the heaviest load; a thousand take part of a second.
+pub const LAG_READY_MAX: u64 = 1000;
 
 /// A draining replica asks its sessions to leave at random moments of this time, so that the
 /// others are not all called at once.

@@ -67,7 +67,7 @@ async fn answer(session: &Arc<Session>, body: RecvStream) -> Result<Option<Strea
     if is_report {
         return Ok(None);
     }
-    let stale = !pass_barrier(session).await;
+    let stale = !pass_barrier(session).await?;
     // Deleted or given another key before this request, as a newer state has it.
     let found = session.control.cluster().state();
     let still_there = found.node(node.id);
@@ -105,16 +105,25 @@ fn storable_hostinfo(session: &Session, body: &[u8]) -> Bytes {
 }
 
 /// Waits until this replica has applied what was committed when the request came; `false` when no
-/// leader confirms that in time, and the client is served what is there.
-async fn pass_barrier(session: &Session) -> bool {
-    let fresh = timeout(BARRIER_TIMEOUT, session.control.cluster().linearizable()).await;
-    match fresh {
-        Ok(Ok(_)) => return true,
-        Ok(Err(error)) => tracing::debug!(%error, "map stream starts from a stale state"),
-        Err(_) => tracing::debug!("map stream starts from a stale state: no answer in time"),
+/// leader was there to confirm that, and the client is served what is there.
+///
+/// # Errors
+/// What to answer instead: a leader is at work and this replica lags behind it, so that others
+/// serve better.
+async fn pass_barrier(session: &Session) -> Result<bool, Reply> {
+    let control = &session.control;
+    let fresh = timeout(BARRIER_TIMEOUT, control.cluster().linearizable()).await;
+    let reason = match fresh {
+        Ok(Ok(_)) => return Ok(true),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "this replica did not catch up in time".to_owned(),
+    };
+    control.metrics().limit_hit(Limit::Barrier);
+    if control.has_heard_leader(BARRIER_TIMEOUT) {
+        return Err(Reply::text(StatusCode::SERVICE_UNAVAILABLE, reason));
     }
-    session.control.metrics().limit_hit(Limit::Barrier);
-    false
+    tracing::debug!(reason, "map stream starts from a stale state");
+    Ok(false)
 }
 
 impl Stream {

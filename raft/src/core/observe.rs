@@ -82,7 +82,10 @@ impl Core {
             leader: metrics.current_leader.map(ReplicaId),
             term: metrics.current_term,
             last_log_index: metrics.last_log_index.unwrap_or(0),
-            committed_index: metrics.local_committed.map_or(0, |log| log.index()),
+            committed_index: metrics
+                .cluster_committed
+                .max(metrics.local_committed)
+                .map_or(0, |log| log.index()),
             applied_index: *self.applied.borrow(),
             members: self.member_statuses(metrics),
             joint: metrics

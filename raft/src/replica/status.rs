@@ -22,7 +22,7 @@ pub struct Status {
     pub term: u64,
     /// Newest entry in the local log; 0 while empty.
     pub last_log_index: u64,
-    /// Newest entry known here to be committed; 0 while none.
+    /// Newest entry known here to be committed, be it in the local log or not; 0 while none.
     pub committed_index: u64,
     /// Newest entry applied here; 0 while none.
     pub applied_index: u64,

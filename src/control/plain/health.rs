@@ -1,7 +1,10 @@
 //! `/health`, `/health/ready` and `/version`.
 //!
 //! `/health` says that the process serves: restart it when it fails. `/health/ready` says that
-//! clients should be sent here: take the replica out of the balancer when it fails.
+//! clients should be sent here: take the replica out of the balancer when it fails. Both answer from
+//! memory, since balancers ask several times a second.
+
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
@@ -9,7 +12,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use crate::control::Control;
-use crate::control::limits::LEADERLESS_READY_MAX;
+use crate::control::limits::{LAG_READY_MAX, LEADERLESS_READY_MAX};
 
 const CONTENT_TYPE: &str = "application/health+json";
 
@@ -48,7 +51,14 @@ fn not_ready(control: &Control) -> Option<String> {
     if control.noise_key().is_none() {
         return Some("the cluster is not initialised yet".to_owned());
     }
-    let leaderless = control.leaderless();
-    (leaderless > LEADERLESS_READY_MAX)
-        .then(|| format!("no leader for {:.1} s", leaderless.as_secs_f64()))
+    let status = control.cluster().status();
+    let leaderless = Duration::from_millis(status.leaderless_ms);
+    if leaderless > LEADERLESS_READY_MAX {
+        return Some(format!("no leader for {:.1} s", leaderless.as_secs_f64()));
+    }
+    if !control.cluster().has_caught_up() {
+        return Some("this replica has not caught up since it started".to_owned());
+    }
+    let lag = status.committed_index.saturating_sub(status.applied_index);
+    (lag > LAG_READY_MAX).then(|| format!("this replica is {lag} log entries behind"))
 }

@@ -232,6 +232,23 @@ async fn a_node_unknown_or_of_another_machine_is_not_found() {
 }
 
 #[tokio::test]
+async fn a_map_from_a_replica_that_lags_behind_a_working_leader_is_refused_for_now() {
+    let (server, client, session) = registered().await;
+    server.log.set_behind(1);
+    let (status, reason) = session
+        .post("/machine/map", &client.map_request(json!({})))
+        .await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{reason}");
+    server.log.set_available(false);
+    let stale = session
+        .map(&client.map_request(json!({})))
+        .await
+        .next()
+        .await;
+    assert!(stale.is_some(), "no leader: what is there is served");
+}
+
+#[tokio::test]
 async fn a_report_is_stored_and_answered_with_nothing() {
     let (server, client, session) = registered().await;
     let disco = DiscoKey::from_bytes([5; 32]);

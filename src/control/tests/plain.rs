@@ -82,6 +82,36 @@ async fn a_replica_without_a_leader_is_healthy_but_not_ready_and_says_why() {
 }
 
 #[tokio::test]
+async fn a_replica_that_has_not_caught_up_since_its_start_is_not_ready() {
+    let server = TestServer::start().await;
+    server.log.set_behind(1);
+    let sibling = server.sibling().await;
+    let (status, _, body) = sibling.get("/health/ready").await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    let reason = json(&body)["output"].as_str().unwrap().to_owned();
+    assert_eq!(reason, "this replica has not caught up since it started");
+    server.log.set_behind(0);
+    within(async {
+        while sibling.get("/health/ready").await.0 != StatusCode::OK {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_replica_that_lags_is_not_ready_and_says_by_how_much() {
+    let server = TestServer::start().await;
+    server.log.set_behind(limits::LAG_READY_MAX);
+    assert_eq!(server.get("/health/ready").await.0, StatusCode::OK);
+    server.log.set_behind(limits::LAG_READY_MAX + 1);
+    let (status, _, body) = server.get("/health/ready").await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    let reason = json(&body)["output"].as_str().unwrap().to_owned();
+    assert_eq!(reason, "this replica is 1001 log entries behind");
+}
+
+#[tokio::test]
 async fn the_register_page_shows_the_command_for_valid_ids_only() {
     let server = TestServer::start().await;
     let auth_id = "hskey-authreq-0123456789abcdef01234567";
