@@ -1,11 +1,13 @@
 //! Logs, traces and metrics.
 //!
-//! Context lives in spans, values in fields (names in [`fields`]), messages are fixed lowercase
-//! phrases. Traces leave the process only when an OTLP endpoint is configured.
+//! Context lives in spans (`session`, `map_stream`, `propose`, `apply`, `api_request`,
+//! `derp_client`), values in fields, messages are fixed lowercase phrases. Traces leave the process
+//! only when an OTLP endpoint is configured.
 
-pub mod fields;
 mod logs;
 mod metrics;
+mod traces;
 
 pub use self::logs::{Telemetry, TelemetryError, init};
 pub use self::metrics::{MetricsSources, metrics_router};
+pub(crate) use self::traces::traceparent;

@@ -52,7 +52,7 @@ pub(super) async fn gate(
     let span = tracing::debug_span!(
         "api_request",
         http.method = %request.method(),
-        http.route = request.uri().path(),
+        url.path = request.uri().path(),
     );
     let cluster = api.cluster.clone();
     let (mut parts, body) = request.into_parts();

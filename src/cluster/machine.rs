@@ -118,6 +118,8 @@ impl StateMachine for Machine {
     }
 
     fn apply(&self, ctx: &ApplyContext, command: &[u8]) -> Result<Effects, MachineError> {
+        let span = tracing::debug_span!("apply", raft.index = ctx.index);
+        let _entered = span.entered();
         let command =
             pb::Command::decode(command).map_err(|error| halt("command does not decode", error))?;
         let ctx = state::ApplyContext {

@@ -8,6 +8,7 @@ use hydrascale_proto::state::v1::{self as pb, command::Op, outcome};
 use prost::Message;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
+use tracing::{Instrument, Span};
 
 use super::{Consensus, ProposeError};
 
@@ -23,6 +24,8 @@ const IN_FLIGHT_MAX: usize = 4;
 
 struct Waiting {
     op: Op,
+    /// Where it was proposed.
+    span: Span,
     done: oneshot::Sender<Result<pb::Done, ProposeError>>,
 }
 
@@ -43,7 +46,11 @@ impl Proposals {
     pub(super) async fn propose(&self, op: Op) -> Result<pb::Done, ProposeError> {
         let (done, answer) = oneshot::channel();
         self.queue
-            .try_send(Waiting { op, done })
+            .try_send(Waiting {
+                op,
+                span: Span::current(),
+                done,
+            })
             .map_err(|_| ProposeError::Unavailable {
                 reason: format!("{QUEUE_DEPTH} changes are waiting already"),
             })?;
@@ -65,10 +72,12 @@ async fn gather(consensus: Arc<dyn Consensus>, mut waiting: mpsc::Receiver<Waiti
         while flights.try_join_next().is_some() {}
         let batch = fill(first, &mut waiting);
         let consensus = Arc::clone(&consensus);
-        flights.spawn(async move {
+        let span = span_of(&batch);
+        let flight = async move {
             send(&*consensus, batch).await;
             drop(slot);
-        });
+        };
+        flights.spawn(flight.instrument(span));
     }
 }
 
@@ -81,6 +90,16 @@ fn fill(first: Waiting, waiting: &mut mpsc::Receiver<Waiting>) -> Vec<Waiting> {
         batch.push(next);
     }
     batch
+}
+
+/// One span for all, below that of the first.
+fn span_of(batch: &[Waiting]) -> Span {
+    let parent = batch.first().and_then(|first| first.span.id());
+    let span = tracing::debug_span!(parent: parent, "propose", ops = batch.len());
+    for other in batch.iter().skip(1) {
+        span.follows_from(&other.span);
+    }
+    span
 }
 
 fn op_len(op: &Op) -> usize {

@@ -8,11 +8,12 @@ use futures::future::BoxFuture;
 use hydrascale_raft::{MemberStatus as RaftMember, Replica, Role as RaftRole, Status};
 
 use super::{ClusterStatus, Consensus, MemberStatus, ProposeError, ReadError, Role};
+use crate::telemetry::traceparent;
 
 impl Consensus for Replica {
     fn propose(&self, command: Bytes) -> BoxFuture<'_, Result<Bytes, ProposeError>> {
         async move {
-            match Self::propose(self, command).await {
+            match self.propose_traced(command, &traceparent()).await {
                 Ok(proposed) => Ok(proposed.outcome),
                 Err(error) if error.is_outcome_unknown() => Err(ProposeError::Unknown {
                     reason: chain(&error),

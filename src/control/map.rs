@@ -18,6 +18,7 @@ use bytes::Bytes;
 use h2::RecvStream;
 use h2::server::SendResponse;
 use tokio::time::timeout;
+use tracing::Instrument;
 
 use self::sink::H2Sink;
 use super::inner::{Answer, Reply, Session};
@@ -135,10 +136,15 @@ impl Stream {
             Err(error) => return tracing::debug!(%error, "map stream not started"),
         };
         let mut sink = H2Sink::new(stream);
-        self.session
-            .control
-            .streams()
+        let span = tracing::debug_span!(
+            "map_stream",
+            node.id = self.request.node_id.0,
+            map.kind = ?self.request.kind,
+        );
+        let streams = self.session.control.streams();
+        streams
             .serve(self.request, self.found, &mut sink)
+            .instrument(span)
             .await;
     }
 }

@@ -1,14 +1,13 @@
 //! Sets up the process's subscriber: log lines, and spans to OTLP when configured.
 
-use opentelemetry::trace::TracerProvider as _;
-use opentelemetry_otlp::{ExporterBuildError, SpanExporter, WithExportConfig};
-use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
+use opentelemetry_otlp::ExporterBuildError;
+use opentelemetry_sdk::trace::SdkTracerProvider;
 use tracing_subscriber::filter::{EnvFilter, LevelFilter};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{Layer, Registry};
 
+use super::traces::{exporter, own_spans};
 use crate::config::{LogConfig, LogFormat, OtlpConfig};
 
 /// Why telemetry could not be set up.
@@ -57,12 +56,7 @@ pub fn init(
         }
     };
     let provider = otlp.map(|config| exporter(config, replica)).transpose()?;
-    let spans = provider.as_ref().map(|provider| {
-        let tracer = provider.tracer("hydrascale");
-        tracing_opentelemetry::layer()
-            .with_tracer(tracer)
-            .with_filter(LevelFilter::INFO)
-    });
+    let spans = provider.as_ref().map(own_spans);
     tracing_subscriber::registry()
         .with(lines)
         .with(spans)
@@ -75,31 +69,6 @@ pub fn init(
 fn directives(level: LevelFilter) -> String {
     let libraries = level.min(LevelFilter::WARN);
     format!("{libraries},hydrascale={level},hydrascale_raft={level}")
-}
-
-fn exporter(config: &OtlpConfig, replica: &str) -> Result<SdkTracerProvider, TelemetryError> {
-    let exporter = SpanExporter::builder()
-        .with_tonic()
-        .with_endpoint(&config.endpoint)
-        .build()
-        .map_err(|source| TelemetryError::Exporter {
-            endpoint: config.endpoint.clone(),
-            source,
-        })?;
-    let resource = Resource::builder()
-        .with_service_name("hydrascale")
-        .with_attribute(opentelemetry::KeyValue::new(
-            "service.instance.id",
-            replica.to_owned(),
-        ))
-        .build();
-    Ok(SdkTracerProvider::builder()
-        .with_batch_exporter(exporter)
-        .with_sampler(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(
-            config.sample_ratio,
-        ))))
-        .with_resource(resource)
-        .build())
 }
 
 impl Drop for Telemetry {

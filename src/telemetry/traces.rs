@@ -1,0 +1,150 @@
+//! Spans on their way to OTLP: which ones, and what ties those of several replicas together.
+
+use opentelemetry::trace::{TraceContextExt, TracerProvider as _};
+use opentelemetry_otlp::{SpanExporter, WithExportConfig};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
+use tracing::{Metadata, Subscriber};
+use tracing_opentelemetry::OpenTelemetrySpanExt;
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::{FilterFn, LevelFilter};
+use tracing_subscriber::registry::LookupSpan;
+
+use super::TelemetryError;
+use crate::config::OtlpConfig;
+
+/// Sends the spans of our own code to `provider`, whatever the level of the log lines. Libraries
+/// have spans for every frame and poll, and log lines have a place of their own.
+pub(super) fn own_spans<S>(provider: &SdkTracerProvider) -> impl Layer<S> + use<S>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+{
+    let ours = |metadata: &Metadata<'_>| {
+        metadata.is_span()
+            && *metadata.level() <= LevelFilter::DEBUG
+            && metadata.target().starts_with("hydrascale")
+    };
+    tracing_opentelemetry::layer()
+        .with_tracer(provider.tracer("hydrascale"))
+        .with_filter(FilterFn::new(ours).with_max_level_hint(LevelFilter::DEBUG))
+}
+
+/// The present span as a W3C `traceparent`; empty when it is not traced.
+pub(crate) fn traceparent() -> String {
+    let context = tracing::Span::current().context();
+    let span = context.span().span_context().clone();
+    if !span.is_valid() {
+        return String::new();
+    }
+    let (trace, id, flags) = (span.trace_id(), span.span_id(), span.trace_flags().to_u8());
+    format!("00-{trace}-{id}-{flags:02x}")
+}
+
+pub(super) fn exporter(
+    config: &OtlpConfig,
+    replica: &str,
+) -> Result<SdkTracerProvider, TelemetryError> {
+    let exporter = SpanExporter::builder()
+        .with_tonic()
+        .with_endpoint(&config.endpoint)
+        .build()
+        .map_err(|source| TelemetryError::Exporter {
+            endpoint: config.endpoint.clone(),
+            source,
+        })?;
+    let resource = Resource::builder()
+        .with_service_name("hydrascale")
+        .with_attribute(opentelemetry::KeyValue::new(
+            "service.instance.id",
+            replica.to_owned(),
+        ))
+        .build();
+    Ok(SdkTracerProvider::builder()
+        .with_batch_exporter(exporter)
+        .with_sampler(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(
+            config.sample_ratio,
+        ))))
+        .with_resource(resource)
+        .build())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use hydrascale_proto::state::v1::{self as pb, command::Op};
+    use hydrascale_raft::{ApplyContext, StateMachine};
+    use opentelemetry_sdk::error::OTelSdkResult;
+    use opentelemetry_sdk::trace::{SpanData, SpanExporter as Exporter};
+    use parking_lot::Mutex;
+    use prost::Message;
+    use tracing_subscriber::Registry;
+    use tracing_subscriber::layer::SubscriberExt;
+
+    use super::*;
+    use crate::cluster::Machine;
+
+    /// Keeps the names of what is exported.
+    #[derive(Clone, Debug, Default)]
+    struct Exported(Arc<Mutex<Vec<String>>>);
+
+    impl Exporter for Exported {
+        async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+            let names = batch.into_iter().map(|span| span.name.into_owned());
+            self.0.lock().extend(names);
+            Ok(())
+        }
+    }
+
+    fn exported_while(work: impl FnOnce()) -> Vec<String> {
+        let exported = Exported::default();
+        let provider = SdkTracerProvider::builder()
+            .with_simple_exporter(exported.clone())
+            .build();
+        let subscriber = Registry::default().with(own_spans(&provider));
+        tracing::subscriber::with_default(subscriber, work);
+        exported.0.lock().clone()
+    }
+
+    #[test]
+    fn applying_a_command_exports_a_span() {
+        let names = exported_while(|| {
+            let command = pb::Command {
+                op: Some(Op::Tick(pb::Tick {})),
+            };
+            let context = ApplyContext {
+                index: 1,
+                now_ms: 1,
+            };
+            Machine::new()
+                .apply(&context, &command.encode_to_vec())
+                .unwrap();
+        });
+        assert_eq!(names, ["apply"]);
+    }
+
+    #[test]
+    fn spans_of_libraries_and_log_lines_are_not_exported() {
+        let names = exported_while(|| {
+            tracing::debug_span!(target: "h2::server", "poll").in_scope(|| {});
+            tracing::trace_span!("packet").in_scope(|| {});
+            tracing::info!("a line");
+            tracing::debug_span!(target: "hydrascale_raft::network", "propose").in_scope(|| {});
+        });
+        assert_eq!(names, ["propose"]);
+    }
+
+    #[test]
+    fn the_traceparent_names_the_span_that_it_is_asked_in() {
+        assert_eq!(traceparent(), "");
+        exported_while(|| {
+            tracing::debug_span!("propose").in_scope(|| {
+                let text = traceparent();
+                let parts: Vec<&str> = text.split('-').collect();
+                let lengths: Vec<usize> = parts.iter().map(|part| part.len()).collect();
+                assert_eq!(lengths, [2, 32, 16, 2], "{text}");
+                assert_eq!((parts[0], parts[3]), ("00", "01"), "{text}");
+            });
+        });
+    }
+}
