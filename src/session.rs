@@ -43,17 +43,23 @@ pub trait FrameSink: Send {
     /// Sends one frame; returns once it is handed over, which takes as long as the client is slow.
     ///
     /// # Errors
-    /// The client is gone.
-    fn send(&mut self, frame: Bytes) -> impl Future<Output = Result<(), SinkClosed>> + Send;
+    /// The client is gone, or takes nothing any more.
+    fn send(&mut self, frame: Bytes) -> impl Future<Output = Result<(), SinkError>> + Send;
 
     /// Resolves when the client is gone.
     fn closed(&mut self) -> impl Future<Output = ()> + Send;
 }
 
-/// The client is gone.
+/// Why a frame was not sent whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the client has left its map stream")]
-pub struct SinkClosed;
+pub enum SinkError {
+    /// The client is gone.
+    #[error("the client has left its map stream")]
+    Closed,
+    /// The client took nothing for a long time.
+    #[error("the client does not read its map stream")]
+    Stalled,
+}
 
 /// All map streams of this replica. Cloning is cheap.
 #[derive(Clone)]

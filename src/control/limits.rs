@@ -45,6 +45,9 @@ pub const LOGINS_BURST: u32 = 200;
 /// How long a map stream waits for this replica to catch up. After that it is sent elsewhere, or,
 /// when no leader was heard of meanwhile, served what is there.
 pub const BARRIER_TIMEOUT: Duration = Duration::from_secs(2);
+/// A map stream whose client takes nothing for this long is ended: the client is gone or hopeless,
+/// and reconnects with a fresh map. Counted among the ends of map streams.
+pub const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a replica without a leader goes on serving what it knows; longer would show a tailnet
 /// that administrators have long changed.
 pub const STALE_SERVICE_MAX: Duration = Duration::from_secs(15 * 60);

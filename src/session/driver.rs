@@ -8,12 +8,13 @@ use prometheus_client::encoding::EncodeLabelValue;
 use rand::Rng;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, watch};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 
 use super::feed::Item;
+use super::metrics::MapMetrics;
 use super::service::Service;
 use super::stream::{MapKind, MapStream, Step, StreamRequest};
-use super::{FrameSink, Inner, SinkClosed};
+use super::{FrameSink, Inner, SinkError};
 use crate::netmap::View;
 use crate::state::State;
 
@@ -21,8 +22,6 @@ use crate::state::State;
 const KEEP_ALIVE_MIN: Duration = Duration::from_secs(50);
 /// Spread of the keep-alives, so that streams opened together do not stay together.
 const KEEP_ALIVE_SPREAD: Duration = Duration::from_secs(10);
-/// A client that takes no frame for this long is gone or hopeless; it reconnects with a fresh map.
-const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 /// Streams leave a cut-off replica at random moments of this time.
 const HAND_OFF_SPREAD: Duration = Duration::from_secs(15);
 
@@ -39,8 +38,8 @@ pub enum StreamEnd {
     Replaced,
     /// The one message that was asked for is sent.
     Sent,
-    /// The client took no frame for a long time.
-    Slow,
+    /// The client took nothing for a long time.
+    Stalled,
     /// This replica stops.
     Stopped,
 }
@@ -63,6 +62,11 @@ pub(super) async fn run(
         keep_alive_at: Instant::now(),
         leave_at: None,
     };
+    // A lost connection drops this future, and nothing else ends a stream without a reason.
+    let mut counted = Counted {
+        metrics: &inner.metrics,
+        end: StreamEnd::Closed,
+    };
     let end = match kind {
         MapKind::Once => driver
             .send_full(sink)
@@ -80,9 +84,21 @@ pub(super) async fn run(
             }
         }
     };
-    inner.metrics.ended(end);
+    counted.end = end;
     tracing::debug!(reason = ?end, "map ended");
     end
+}
+
+/// Counts the end of a stream, however it comes.
+struct Counted<'a> {
+    metrics: &'a MapMetrics,
+    end: StreamEnd,
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.metrics.ended(self.end);
+    }
 }
 
 struct Driver<'a> {
@@ -175,15 +191,13 @@ impl Driver<'_> {
     }
 
     async fn send(&mut self, frame: Bytes, sink: &mut impl FrameSink) -> Result<(), StreamEnd> {
-        match timeout(SEND_TIMEOUT, sink.send(frame)).await {
-            Ok(Ok(())) => {
-                let spread = KEEP_ALIVE_SPREAD.mul_f64(rand::rng().random());
-                self.keep_alive_at = Instant::now() + KEEP_ALIVE_MIN + spread;
-                Ok(())
-            }
-            Ok(Err(SinkClosed)) => Err(StreamEnd::Closed),
-            Err(_) => Err(StreamEnd::Slow),
-        }
+        sink.send(frame).await.map_err(|error| match error {
+            SinkError::Closed => StreamEnd::Closed,
+            SinkError::Stalled => StreamEnd::Stalled,
+        })?;
+        let spread = KEEP_ALIVE_SPREAD.mul_f64(rand::rng().random());
+        self.keep_alive_at = Instant::now() + KEEP_ALIVE_MIN + spread;
+        Ok(())
     }
 
     fn view<'v>(&self) -> View<'v>

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{FrameSink, GATHER_WINDOW, MapKind, MapStreams, SinkClosed, StreamEnd, StreamRequest};
+use super::{FrameSink, GATHER_WINDOW, MapKind, MapStreams, SinkError, StreamEnd, StreamRequest};
 use crate::cluster::{Cluster, LocalControl};
 use crate::netmap::NetmapConfig;
 use crate::policy::AllowAll;
@@ -25,12 +25,17 @@ const NOW: Timestamp = Timestamp::from_unix_ms(1_800_000_000_000);
 /// How long anything that must happen may take.
 const PATIENCE: Duration = Duration::from_secs(300);
 
+/// How long a client may take nothing.
+const STALL: Duration = Duration::from_secs(30);
+
 /// A client that keeps what it is sent.
 struct TestSink(mpsc::Sender<Bytes>);
 
 impl FrameSink for TestSink {
-    async fn send(&mut self, frame: Bytes) -> Result<(), SinkClosed> {
-        self.0.send(frame).await.map_err(|_| SinkClosed)
+    async fn send(&mut self, frame: Bytes) -> Result<(), SinkError> {
+        let sent = timeout(STALL, self.0.send(frame)).await;
+        sent.map_err(|_| SinkError::Stalled)?
+            .map_err(|_| SinkError::Closed)
     }
 
     async fn closed(&mut self) {
