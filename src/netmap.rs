@@ -12,6 +12,7 @@ mod node;
 mod profile;
 mod routes;
 mod text;
+mod whole;
 
 #[cfg(test)]
 pub(crate) mod testing;
@@ -20,9 +21,10 @@ mod tests;
 
 pub use self::delta::Delta;
 pub use self::frame::{KeepAlive, Wire, encode};
-pub use self::full::{full_map, logged_out, visible_peers};
+pub use self::full::{logged_out, visible_peers};
 pub use self::profile::{TAGGED_DEVICES, user_profile};
 pub use self::routes::{RouteTable, exit_routes};
+pub use self::whole::Whole;
 
 use crate::config::{Config, DnsConfig, FeatureConfig};
 use crate::policy::Policy;

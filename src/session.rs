@@ -18,6 +18,7 @@ mod service;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod whole_maps;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,8 +33,9 @@ use self::recorder::Recorder;
 use self::registry::Registry;
 pub use self::service::Service;
 pub use self::stream::{MapKind, StreamRequest};
+use self::whole_maps::WholeMaps;
 use crate::cluster::Cluster;
-use crate::netmap::{KeepAlive, NetmapConfig};
+use crate::netmap::{KeepAlive, NetmapConfig, View};
 use crate::policy::Policy;
 use crate::state::State;
 use crate::types::Timestamp;
@@ -74,9 +76,19 @@ struct Inner {
     clock: fn() -> Timestamp,
     feed: Feed,
     registry: Arc<Registry>,
+    whole_maps: WholeMaps,
     metrics: MapMetrics,
     keep_alive: KeepAlive,
     _tasks: JoinSet<()>,
+}
+
+impl Inner {
+    fn view(&self) -> View<'_> {
+        View {
+            config: &self.config,
+            policy: &*self.policy,
+        }
+    }
 }
 
 impl MapStreams {
@@ -100,6 +112,7 @@ impl MapStreams {
             clock,
             feed,
             registry,
+            whole_maps: WholeMaps::new(metrics.clone()),
             metrics,
             keep_alive: KeepAlive::default(),
             _tasks: tasks,

@@ -1,6 +1,7 @@
-//! Frames of a map stream: u32 little-endian length, then JSON or one zstd frame of it.
+//! Frames of a map stream: u32 little-endian length, then JSON or zstd frames of it.
 
 use bytes::{BufMut, Bytes, BytesMut};
+use serde::Serialize;
 
 use crate::tailcfg::MapResponse;
 
@@ -12,31 +13,38 @@ const ZSTD_LEVEL: i32 = 1;
 pub enum Wire {
     /// JSON as it is.
     Raw,
-    /// One zstd frame with content size and without checksum.
+    /// zstd frames with content size and without checksum.
     Zstd,
 }
 
 /// One message as a frame.
 pub fn encode(message: &MapResponse, wire: Wire) -> Bytes {
-    let json = serde_json::to_vec(message).expect("map keys are strings or numbers");
-    frame(&json, wire)
+    frame(&[pack(json(message), wire)])
 }
 
-fn frame(json: &[u8], wire: Wire) -> Bytes {
+pub(super) fn json(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).expect("map keys are strings or numbers")
+}
+
+/// A piece of a message as it goes into a frame. All pieces of one have the same form.
+pub(super) fn pack(json: Vec<u8>, wire: Wire) -> Bytes {
     match wire {
-        Wire::Raw => prefix(json),
+        Wire::Raw => Bytes::from(json),
         Wire::Zstd => {
-            let compressed = zstd::bulk::compress(json, ZSTD_LEVEL);
-            prefix(&compressed.expect("zstd compresses any bytes into its own bound"))
+            let compressed = zstd::bulk::compress(&json, ZSTD_LEVEL);
+            Bytes::from(compressed.expect("zstd compresses any bytes into its own bound"))
         }
     }
 }
 
-fn prefix(payload: &[u8]) -> Bytes {
-    let len = u32::try_from(payload.len()).expect("a netmap stays below 4 GiB");
-    let mut frame = BytesMut::with_capacity(payload.len() + size_of::<u32>());
-    frame.put_u32_le(len);
-    frame.extend_from_slice(payload);
+/// The frame of a message in pieces.
+pub(super) fn frame(pieces: &[Bytes]) -> Bytes {
+    let len: usize = pieces.iter().map(Bytes::len).sum();
+    let mut frame = BytesMut::with_capacity(size_of::<u32>() + len);
+    frame.put_u32_le(u32::try_from(len).expect("a netmap stays below 4 GiB"));
+    for piece in pieces {
+        frame.extend_from_slice(piece);
+    }
     frame.freeze()
 }
 

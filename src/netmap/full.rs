@@ -1,4 +1,4 @@
-//! The first message of a map stream: everything that a node is told.
+//! What a node is told in the first message of a map stream, but for its peers, and in the last.
 
 use std::collections::BTreeSet;
 
@@ -12,26 +12,23 @@ use crate::state::{Node, State};
 use crate::tailcfg::{Debug, MapResponse};
 use crate::types::Timestamp;
 
-/// Everything that `viewer` is told. Clients forget all they knew at each new stream, so nothing is
-/// left out (`tailcfg.MapResponse`, the first of a stream).
-pub fn full_map(state: &State, view: View<'_>, viewer: &Node, now: Timestamp) -> MapResponse {
-    let routes = RouteTable::of(state);
-    let present = state.present(now);
-    let scene = Scene {
-        view,
-        state,
-        routes: &routes,
-        now: present,
-    };
-    let peers: Vec<_> = visible_peers(state, view, viewer).collect();
+/// Everything that `viewer` is told but its peers; `clock` is this replica's.
+pub(super) fn own_parts(
+    scene: Scene<'_>,
+    viewer: &Node,
+    peers: &[&Node],
+    clock: Timestamp,
+) -> MapResponse {
+    let Scene {
+        view, state, now, ..
+    } = scene;
+    let View { config, policy } = view;
     let mut owners: BTreeSet<_> = peers.iter().map(|node| owner(node)).collect();
     owners.insert(owner(viewer));
-    let View { config, policy } = view;
     MapResponse {
         node: Some(scene.own(viewer)),
         derp_map: Some(state.derp_map()),
-        peers: peers.iter().map(|node| scene.peer(node)).collect(),
-        dns_config: Some(dns_config(&config.dns, state.settings(), viewer, present)),
+        dns_config: Some(dns_config(&config.dns, state.settings(), viewer, now)),
         domain: config.domain().to_owned(),
         collect_services: Some(false),
         packet_filters: [(
@@ -44,7 +41,7 @@ pub fn full_map(state: &State, view: View<'_>, viewer: &Node, now: Timestamp) ->
             .filter_map(|id| user_profile(state, id))
             .collect(),
         ssh_policy: Some(policy.ssh_policy(state, viewer)),
-        control_time: Some(now),
+        control_time: Some(clock),
         debug: Some(Debug {
             disable_log_tail: !config.features.logtail,
             ..Debug::default()

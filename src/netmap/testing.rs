@@ -8,12 +8,32 @@ use bytes::Bytes;
 use hydrascale_proto::state::v1::{self as pb, command::Op, outcome};
 use ipnet::{Ipv4Net, Ipv6Net};
 
-use super::{Delta, NetmapConfig, RouteTable, View};
+use super::{Delta, NetmapConfig, RouteTable, View, Whole, Wire};
 use crate::config::{DnsConfig, FeatureConfig};
 use crate::policy::AllowAll;
 use crate::state::{ApplyContext, Change, Node, RegisterMethod, Settings, State};
-use crate::tailcfg::Hostinfo;
+use crate::tailcfg::{self, Hostinfo, MapResponse};
 use crate::types::{MachineKey, NodeId, NodeKey, Timestamp, UserId};
+
+/// What a viewer is told first, as it arrives in this form.
+pub(crate) fn full_map(
+    state: &State,
+    view: View<'_>,
+    viewer: NodeId,
+    now: Timestamp,
+    wire: Wire,
+) -> MapResponse {
+    let whole = Whole::new(1, Arc::new(state.clone()), now);
+    let viewer = state.node(viewer).unwrap();
+    let (message, peers) = whole.message(view, viewer);
+    let frame = whole.frame(view, viewer, &message, &peers, wire);
+    let payload = frame[4..].to_vec();
+    let json = match wire {
+        Wire::Raw => payload,
+        Wire::Zstd => zstd::stream::decode_all(&*payload).unwrap(),
+    };
+    tailcfg::decode(&json).unwrap()
+}
 
 /// A row as tests of single functions need it.
 pub(crate) fn node(number: u8) -> Node {

@@ -8,14 +8,14 @@ use prometheus_client::encoding::EncodeLabelValue;
 use rand::Rng;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, watch};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::feed::Item;
-use super::metrics::MapMetrics;
+use super::metrics::{Bound, MapMetrics};
 use super::service::Service;
 use super::stream::{MapKind, MapStream, Step, StreamRequest};
+use super::whole_maps::{PLACE_TIME, Place};
 use super::{FrameSink, Inner, SinkError};
-use crate::netmap::View;
 use crate::state::State;
 
 /// Shortest silence before a keep-alive: clients give up after 120 s.
@@ -46,7 +46,7 @@ pub enum StreamEnd {
 
 /// Runs a stream to its end.
 pub(super) async fn run(
-    inner: &Inner,
+    inner: &Arc<Inner>,
     request: StreamRequest,
     found: Arc<State>,
     sink: &mut impl FrameSink,
@@ -59,7 +59,7 @@ pub(super) async fn run(
         service: inner.feed.service(),
         assume_degraded: request.stale,
         stream: MapStream::new(request, found),
-        keep_alive_at: Instant::now(),
+        keep_alive_at: Instant::now() + KEEP_ALIVE_MIN,
         leave_at: None,
     };
     // A lost connection drops this future, and nothing else ends a stream without a reason.
@@ -102,7 +102,7 @@ impl Drop for Counted<'_> {
 }
 
 struct Driver<'a> {
-    inner: &'a Inner,
+    inner: &'a Arc<Inner>,
     stream: MapStream,
     items: broadcast::Receiver<Item>,
     service: watch::Receiver<Service>,
@@ -112,7 +112,7 @@ struct Driver<'a> {
     leave_at: Option<Instant>,
 }
 
-impl Driver<'_> {
+impl<'a> Driver<'a> {
     async fn stream(&mut self, sink: &mut impl FrameSink) -> StreamEnd {
         if let Err(end) = self.send_full(sink).await {
             return end;
@@ -137,12 +137,22 @@ impl Driver<'_> {
 
     async fn handle(&mut self, event: Event, sink: &mut impl FrameSink) -> Result<(), StreamEnd> {
         let step = match event {
-            Event::Item(Ok(Item::Delta(delta))) => {
-                self.stream.delta(self.view(), &delta, (self.inner.clock)())
+            Event::Item(Ok(Item::Delta(_, delta))) if self.stream.has_told(delta.index) => {
+                Step::Idle
             }
-            Event::Item(Ok(Item::Reset) | Err(RecvError::Lagged(_))) => {
+            Event::Item(Ok(Item::Delta(since, delta))) if self.stream.has_told(since) => {
+                let now = (self.inner.clock)();
+                self.stream.delta(self.inner.view(), &delta, now)
+            }
+            Event::Item(Ok(Item::Reset(index))) if self.stream.has_told(index) => Step::Idle,
+            Event::Item(Ok(Item::Delta(..) | Item::Reset(_))) => {
                 self.inner.metrics.resent_whole();
                 return self.send_full(sink).await;
+            }
+            // Whether anything is missing shows in the next item.
+            Event::Item(Err(RecvError::Lagged(_))) => {
+                self.inner.metrics.bound_hit(Bound::Deltas);
+                Step::Idle
             }
             Event::Item(Err(RecvError::Closed)) => return Err(StreamEnd::Stopped),
             Event::Service => {
@@ -162,20 +172,57 @@ impl Driver<'_> {
     }
 
     async fn send_full(&mut self, sink: &mut impl FrameSink) -> Result<(), StreamEnd> {
-        let cluster = &self.inner.cluster;
-        // The index is read first: the state may be newer than it says, never older.
-        let index = cluster.applied_index();
-        let state = cluster.state();
+        // What is applied after this reaches the stream as an item.
+        let needed = self.inner.cluster.applied_index();
+        let place = self.wait_for_place(sink).await?;
         let mut service = *self.service.borrow_and_update();
         if std::mem::take(&mut self.assume_degraded) && service == Service::Normal {
             service = Service::Degraded;
             // The next judgement, whatever it is, corrects this one.
             self.service.mark_changed();
         }
-        let now = (self.inner.clock)();
-        let step = self.stream.full(self.view(), &state, index, service, now);
-        drop(state);
-        self.take(step, sink).await
+        let step = self.build_full(needed, service).await?;
+        let mut sending = std::pin::pin!(self.take(step, sink));
+        match timeout(PLACE_TIME, &mut sending).await {
+            Ok(sent) => sent,
+            Err(_) => {
+                place.give_up();
+                sending.await
+            }
+        }
+    }
+
+    /// Waits for a place among those that get a whole netmap, and meanwhile keeps the client.
+    async fn wait_for_place(&mut self, sink: &mut impl FrameSink) -> Result<Place<'a>, StreamEnd> {
+        let inner = self.inner;
+        let mut place = std::pin::pin!(inner.whole_maps.place());
+        loop {
+            tokio::select! {
+                biased;
+                place = &mut place => return Ok(place),
+                () = sink.closed() => return Err(StreamEnd::Closed),
+                () = sleep_until(self.keep_alive_at) => {
+                    let frame = inner.keep_alive.frame(self.stream.wire());
+                    self.send(frame, sink).await?;
+                }
+            }
+        }
+    }
+
+    async fn build_full(&mut self, needed: u64, service: Service) -> Result<Step, StreamEnd> {
+        let inner = Arc::clone(self.inner);
+        let mut stream = self.stream.clone();
+        let build = move || {
+            let now = (inner.clock)();
+            let whole = inner.whole_maps.newest(&inner.cluster, needed, now);
+            let step = stream.full(inner.view(), &whole, service);
+            inner.whole_maps.note(&whole);
+            (stream, step)
+        };
+        let built = self.inner.whole_maps.build(build).await;
+        let (stream, step) = built.ok_or(StreamEnd::Stopped)?;
+        self.stream = stream;
+        Ok(step)
     }
 
     async fn take(&mut self, step: Step, sink: &mut impl FrameSink) -> Result<(), StreamEnd> {
@@ -198,16 +245,6 @@ impl Driver<'_> {
         let spread = KEEP_ALIVE_SPREAD.mul_f64(rand::rng().random());
         self.keep_alive_at = Instant::now() + KEEP_ALIVE_MIN + spread;
         Ok(())
-    }
-
-    fn view<'v>(&self) -> View<'v>
-    where
-        Self: 'v,
-    {
-        View {
-            config: &self.inner.config,
-            policy: &*self.inner.policy,
-        }
     }
 }
 

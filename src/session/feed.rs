@@ -24,10 +24,10 @@ const JUDGE_EVERY: Duration = Duration::from_millis(500);
 /// What streams are told to do.
 #[derive(Clone, Debug)]
 pub(super) enum Item {
-    /// Tell the client what changed.
-    Delta(Arc<Delta>),
-    /// Anything may have changed: send a fresh full map.
-    Reset,
+    /// Tell the client what changed since this log index, which the item before this one told.
+    Delta(u64, Arc<Delta>),
+    /// Anything may have changed up to this log index: send a fresh full map.
+    Reset(u64),
 }
 
 /// Where streams subscribe.
@@ -95,6 +95,8 @@ struct Gathered {
     change: Change,
     newest: Option<Arc<Applied>>,
     reset: bool,
+    /// Log index that the item before told.
+    told: u64,
     /// Who carries which route after all that was gathered.
     routes: RouteTable,
 }
@@ -102,6 +104,8 @@ struct Gathered {
 impl Gathered {
     fn new(cluster: &Cluster) -> Self {
         Self {
+            // The index is read first: the state may be newer than it says, never older.
+            told: cluster.applied_index(),
             change: Change::default(),
             newest: None,
             reset: false,
@@ -139,14 +143,17 @@ impl Gathered {
         // Settings reach into every message, and change once in a blue moon.
         if std::mem::take(&mut self.reset) || change.settings {
             self.routes = RouteTable::of(&cluster.state());
-            return Some(Item::Reset);
+            self.told = newest.map_or_else(|| cluster.applied_index(), |newest| newest.index);
+            return Some(Item::Reset(self.told));
         }
         let newest = newest?;
-        let told = !change.nodes.is_empty() || !change.users.is_empty() || change.derp_map;
-        told.then(|| {
+        let concerns_clients =
+            !change.nodes.is_empty() || !change.users.is_empty() || change.derp_map;
+        concerns_clients.then(|| {
             let state = Arc::clone(&newest.state);
             let delta = Delta::new(newest.index, change, state, self.routes.clone(), now);
-            Item::Delta(Arc::new(delta))
+            let since = std::mem::replace(&mut self.told, newest.index);
+            Item::Delta(since, Arc::new(delta))
         })
     }
 }

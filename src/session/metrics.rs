@@ -12,6 +12,14 @@ use super::StreamEnd;
 pub enum Bound {
     /// `OPENINGS_MAX`
     Openings,
+    /// `PLACES` for whole netmaps
+    WholeMaps,
+    /// `PLACE_TIME`
+    PlaceTime,
+    /// `SHARED_BYTES_MAX` of what whole netmaps share
+    SharedPages,
+    /// `DELTAS_KEPT`
+    Deltas,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]

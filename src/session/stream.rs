@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::service::Service;
-use crate::netmap::{Delta, View, Wire, encode, full_map, logged_out, visible_peers};
+use crate::netmap::{Delta, View, Whole, Wire, encode, logged_out, visible_peers};
 use crate::state::{Node, State};
 use crate::tailcfg::MapResponse;
 use crate::types::{NodeId, NodeKey, Timestamp};
@@ -35,6 +35,7 @@ pub enum MapKind {
 }
 
 /// A stream's memory: how far it is, and what it last said about this replica's health.
+#[derive(Clone, Debug)]
 pub(super) struct MapStream {
     request: StreamRequest,
     /// The key that the node had when the stream began; the stream ends when it takes another.
@@ -84,20 +85,14 @@ impl MapStream {
         }
     }
 
-    /// The whole netmap as of `state`, which is applied up to `index`.
-    pub(super) fn full(
-        &mut self,
-        view: View<'_>,
-        state: &Arc<State>,
-        index: u64,
-        service: Service,
-        now: Timestamp,
-    ) -> Step {
+    /// The whole netmap.
+    pub(super) fn full(&mut self, view: View<'_>, whole: &Whole, service: Service) -> Step {
+        let state = &whole.state;
         let Some(viewer) = self.viewer(state) else {
-            return self.end(view, state, now);
+            return self.end(view, state, whole.now);
         };
-        let mut message = full_map(state, view, viewer, now);
-        if message.peers.is_empty() {
+        let (mut message, peers) = whole.message(view, viewer);
+        if peers.is_empty() {
             // An empty list clears nothing: peers that are gone must be named.
             message.peers_removed = self.known_peers(view);
         }
@@ -105,15 +100,20 @@ impl MapStream {
             service.announce(&mut message, self.request.capver);
         }
         self.service = service;
-        self.served = index;
+        self.served = whole.index;
         self.known = Some(Arc::clone(state));
         self.found = None;
-        Step::Send(encode(&message, self.wire()))
+        Step::Send(whole.frame(view, viewer, &message, &peers, self.wire()))
+    }
+
+    /// Whether the client has been told all up to this index.
+    pub(super) const fn has_told(&self, index: u64) -> bool {
+        self.served >= index
     }
 
     /// What a delta means for this stream.
     pub(super) fn delta(&mut self, view: View<'_>, delta: &Delta, now: Timestamp) -> Step {
-        if delta.index <= self.served {
+        if self.has_told(delta.index) {
             return Step::Idle;
         }
         let Some(viewer) = self.viewer(&delta.state) else {

@@ -82,7 +82,7 @@ impl State {
     }
 
     /// All nodes in id order.
-    pub fn nodes(&self) -> impl Iterator<Item = &Arc<Node>> {
+    pub fn nodes(&self) -> impl DoubleEndedIterator<Item = &Arc<Node>> {
         self.nodes.values()
     }
 

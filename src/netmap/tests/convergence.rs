@@ -6,8 +6,9 @@ use hydrascale_proto::state::v1 as pb;
 use proptest::prelude::*;
 
 use crate::netmap::testing::client::Client;
+use crate::netmap::testing::full_map;
 use crate::netmap::testing::{World, endpoints, key};
-use crate::netmap::{Wire, encode, full_map};
+use crate::netmap::{Wire, encode};
 use crate::tailcfg::{MapResponse, Node};
 use crate::types::{NodeId, RegionId};
 
@@ -209,12 +210,13 @@ impl Tailnet {
     }
 
     fn fresh(&self, id: NodeId) -> Option<MapResponse> {
-        let viewer = self.world.state.node(id)?;
+        self.world.state.node(id)?;
         Some(full_map(
             &self.world.state,
             self.world.view(),
-            viewer,
+            id,
             self.world.now,
+            Wire::Raw,
         ))
     }
 

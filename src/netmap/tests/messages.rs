@@ -5,8 +5,9 @@ use std::time::Duration;
 use hydrascale_proto::state::v1 as pb;
 
 use crate::netmap::testing::client::Client;
+use crate::netmap::testing::full_map;
 use crate::netmap::testing::{World, endpoints, key};
-use crate::netmap::{Delta, Wire, encode, full_map, user_profile};
+use crate::netmap::{Delta, Wire, encode, user_profile};
 use crate::tailcfg::MapResponse;
 use crate::types::{NodeId, UserId};
 
@@ -36,8 +37,7 @@ fn frame(world: &World, delta: &Delta, viewer: NodeId, wire: Wire) -> bytes::Byt
 }
 
 fn full(world: &World, viewer: NodeId) -> MapResponse {
-    let viewer = world.state.node(viewer).unwrap();
-    full_map(&world.state, world.view(), viewer, world.now)
+    full_map(&world.state, world.view(), viewer, world.now, Wire::Raw)
 }
 
 #[test]

@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use hydrascale_proto::state::v1 as pb;
 use serde_json::Value;
 
-use crate::netmap::full_map;
+use crate::netmap::Wire;
+use crate::netmap::testing::full_map;
 use crate::netmap::testing::{World, endpoints, key};
 use crate::tailcfg::MapResponse;
 use crate::types::NodeId;
@@ -71,9 +72,8 @@ impl Scenario {
     }
 
     fn print_map(&mut self, id: NodeId) {
-        let viewer = self.world.state.node(id).unwrap();
         let now = self.world.now;
-        let message = full_map(&self.world.state, self.world.view(), viewer, now);
+        let message = full_map(&self.world.state, self.world.view(), id, now, Wire::Raw);
         self.print(&message);
     }
 

@@ -1,7 +1,9 @@
 //! When messages come: keep-alives, gathering, and clients that are slow.
 
 use super::*;
+use crate::session::Bound;
 use crate::session::feed::DELTAS_KEPT;
+use crate::session::whole_maps::{PLACE_TIME, PLACES};
 
 const KEEP_ALIVE: &[u8] = b"\x12\0\0\0{\"KeepAlive\":true}";
 
@@ -126,12 +128,62 @@ async fn a_client_that_lags_far_behind_gets_a_fresh_full_map() {
     assert!(full.node.is_some());
     assert_eq!(full.peers[0].endpoints, Some(vec![newest]));
     assert!(messages.len() < 10, "{} messages", messages.len());
+    let metrics = tailnet.streams.metrics();
+    assert_eq!(
+        (metrics.resent(), metrics.bound_hits(Bound::Deltas)),
+        (1, 1)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_herd_is_served_whole_maps_that_hold_everything_and_falls_behind_on_nothing() {
+    let mut tailnet = Tailnet::with_nodes(40).await;
+    let mut herd: Vec<_> = (1..=40).map(|id| tailnet.stream(NodeId(id))).collect();
+    for (id, frames) in (1..).zip(&mut herd) {
+        let first = next(frames).await;
+        assert_eq!(first.node.unwrap().id, NodeId(id));
+        assert_eq!(first.peers.len(), 39);
+    }
+    settle().await;
+    assert_eq!(tailnet.streams.metrics().resent(), 0);
+    assert!((1..=40).all(|id| tailnet.cluster.state().is_online(NodeId(id))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn slow_clients_do_not_keep_others_from_their_first_map() {
+    let mut tailnet = Tailnet::with_nodes(2).await;
+    let (sender, _nobody_reads) = mpsc::channel(1);
+    sender.try_send(Bytes::new()).unwrap();
+    for _ in 0..PLACES {
+        let (streams, found) = (tailnet.streams.clone(), tailnet.cluster.state());
+        let (sender, once) = (sender.clone(), once(NodeId(1)));
+        let serve = async move { streams.serve(once, found, &mut TestSink(sender)).await };
+        tailnet.tasks.spawn(serve);
+    }
+    settle().await;
+    let start = Instant::now();
+    let mut frames = tailnet.stream(NodeId(2));
+    next(&mut frames).await;
+    assert!(start.elapsed() <= PLACE_TIME + Duration::from_secs(1));
+    let metrics = tailnet.streams.metrics();
+    assert_eq!(metrics.bound_hits(Bound::WholeMaps), 1);
+    assert!(metrics.bound_hits(Bound::PlaceTime) >= 1);
+}
+
+fn once(node_id: NodeId) -> StreamRequest {
+    StreamRequest {
+        kind: MapKind::Once,
+        ..request(node_id)
+    }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_fresh_full_map_without_peers_names_those_that_are_gone() {
     let mut tailnet = Tailnet::with_nodes(2).await;
     let mut frames = tailnet.stream_with(request(NodeId(1)), 1);
+    settle().await;
+    // The client has no room for this one, and the next it misses.
+    tailnet.update_endpoint(NodeId(2), 1);
     settle().await;
     tailnet.delete(NodeId(2)).await;
     for number in 0..DELTAS_KEPT + 8 {

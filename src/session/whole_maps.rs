@@ -1,0 +1,124 @@
+//! Who may have a whole netmap made, and what those that are made together share.
+//!
+//! After the death of a replica its clients all want one at once. They take turns: building leaves
+//! the other processors to the rest of the replica, above all to the heartbeats of consensus, and
+//! whoever waits is served from the state that somebody before it in the line has read meanwhile.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::task::spawn_blocking;
+
+use super::metrics::{Bound, MapMetrics};
+use crate::cluster::Cluster;
+use crate::netmap::Whole;
+use crate::types::Timestamp;
+
+/// Whole netmaps that are made or sent at once: one of 10,000 peers takes 2 MB compressed, 8 MB
+/// otherwise.
+pub(super) const PLACES: usize = 256;
+/// A client that has not taken its netmap after this long leaves its place to others: slow clients
+/// must not keep fast ones waiting.
+pub(super) const PLACE_TIME: Duration = Duration::from_secs(5);
+/// How long netmaps may be made from one state although nothing changed: they tell the time.
+const WHOLE_AGE_MAX: Duration = Duration::from_secs(5);
+
+pub(super) struct WholeMaps {
+    places: Semaphore,
+    builders: Arc<Semaphore>,
+    /// The state that netmaps were made from last; nothing while nobody has a place.
+    newest: Mutex<Option<Arc<Whole>>>,
+    metrics: MapMetrics,
+}
+
+/// A place among those that get a whole netmap.
+pub(super) struct Place<'a> {
+    maps: &'a WholeMaps,
+    permit: Option<SemaphorePermit<'a>>,
+}
+
+impl WholeMaps {
+    pub(super) fn new(metrics: MapMetrics) -> Self {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            places: Semaphore::new(PLACES),
+            builders: Arc::new(Semaphore::new((processors / 2).max(1))),
+            newest: Mutex::default(),
+            metrics,
+        }
+    }
+
+    /// Waits for a place.
+    pub(super) async fn place(&self) -> Place<'_> {
+        let permit = match self.places.try_acquire() {
+            Ok(permit) => Some(permit),
+            Err(_) => {
+                self.metrics.bound_hit(Bound::WholeMaps);
+                self.places.acquire().await.ok()
+            }
+        };
+        Place { maps: self, permit }
+    }
+
+    /// Runs a build off the reactor when its turn has come; `None` when the replica stops.
+    pub(super) async fn build<T: Send + 'static>(
+        &self,
+        build: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
+        let turn = Arc::clone(&self.builders).acquire_owned().await.ok()?;
+        // The turn ends with the build, also when nobody waits for it any more.
+        let building = spawn_blocking(move || {
+            let built = build();
+            drop(turn);
+            built
+        });
+        match building.await {
+            Ok(built) => Some(built),
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_) => None,
+            },
+        }
+    }
+
+    /// A state to make netmaps from that is applied up to `needed` at least.
+    pub(super) fn newest(&self, cluster: &Cluster, needed: u64, now: Timestamp) -> Arc<Whole> {
+        let mut newest = self.newest.lock();
+        let recent = newest
+            .as_ref()
+            .filter(|whole| whole.index >= needed && now < whole.now.saturating_add(WHOLE_AGE_MAX));
+        if let Some(whole) = recent {
+            return Arc::clone(whole);
+        }
+        // The index is read first: the state may be newer than it says, never older.
+        let index = cluster.applied_index();
+        let whole = Arc::new(Whole::new(index, cluster.state(), now));
+        *newest = Some(Arc::clone(&whole));
+        whole
+    }
+
+    /// Counts a netmap that could not share all that it might have.
+    pub(super) fn note(&self, whole: &Whole) {
+        if whole.is_full() {
+            self.metrics.bound_hit(Bound::SharedPages);
+        }
+    }
+}
+
+impl Place<'_> {
+    /// Leaves the place although the netmap is still under way.
+    pub(super) fn give_up(self) {
+        self.maps.metrics.bound_hit(Bound::PlaceTime);
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        drop(self.permit.take());
+        if self.maps.places.available_permits() == PLACES {
+            *self.maps.newest.lock() = None;
+        }
+    }
+}
