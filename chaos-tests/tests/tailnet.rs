@@ -13,7 +13,7 @@ use hydrascale_benches::client::{CAPVER, Connection, Identity, Registration, fet
 use hydrascale_chaos_tests::balancer::Balancer;
 use hydrascale_chaos_tests::clients::{self, Ark, Caddy, Forwarder, Launch, Program};
 use hydrascale_chaos_tests::cluster::Cluster;
-use hydrascale_chaos_tests::log::Mark;
+use hydrascale_chaos_tests::log::{Log, Mark};
 use hydrascale_chaos_tests::observer::Observer;
 use hydrascale_chaos_tests::{Context, Scenario, homes, runner, wait};
 
@@ -40,13 +40,13 @@ fn main() -> ExitCode {
         "tailnet",
         &[
             Scenario::new(
-                "every pair of clients exchanges HTTP directly",
+                "every pair of clients of which one can serve exchanges HTTP directly",
                 LIMIT,
                 EVERYTHING,
                 |context| pairs(context, Paths::Direct).boxed_local(),
             ),
             Scenario::new(
-                "every pair of clients exchanges HTTP through relays of different replicas",
+                "every pair of clients of which one can serve exchanges HTTP through relays",
                 LIMIT,
                 EVERYTHING,
                 |context| pairs(context, Paths::Relayed).boxed_local(),
@@ -152,20 +152,38 @@ async fn pairs(context: Context, paths: Paths) -> Result<()> {
             caddy.hostname()
         ));
     }
-    for forwarder in &tailnet.forwarders {
-        let took = forwarder.reach(REACH_LIMIT).await?;
-        context.step(&format!("a forwarder reached its peer after {took:.1?}"));
-    }
+    forward(&context, &tailnet, paths).await?;
     for peer in SERVERS {
         let took = tailnet.ark.reach(peer, REACH_LIMIT).await?;
         context.step(&format!("ark reached {peer} after {took:.1?}"));
     }
-    check_paths(&tailnet, paths).await?;
+    for caddy in &tailnet.caddies {
+        check_path(caddy.hostname(), caddy.log(), paths).await?;
+    }
+    check_carriers(&tailnet, paths).await?;
     check_spread(&context, &tailnet).await?;
+    // Now each forwarder to the other server.
+    for forwarder in std::mem::take(&mut tailnet.forwarders) {
+        let other = SERVERS.iter().find(|server| **server != forwarder.peer());
+        let turned = forwarder.turn_to(other.context("two servers")?).await?;
+        tailnet.forwarders.push(turned);
+    }
+    forward(&context, &tailnet, paths).await?;
     tokio::time::sleep(WATCHED.saturating_sub(begin.elapsed())).await;
     check_no_poll_loops(&tailnet)?;
     tailnet.cluster.check_alive()?;
     tailnet.cluster.note_term(false).await
+}
+
+/// Each forwarder reaches the server that it leads to.
+async fn forward(context: &Context, tailnet: &Tailnet, paths: Paths) -> Result<()> {
+    for forwarder in &tailnet.forwarders {
+        let (name, peer) = (forwarder.hostname(), forwarder.peer());
+        let took = forwarder.reach(REACH_LIMIT).await?;
+        context.step(&format!("{name} reached {peer} after {took:.1?}"));
+        check_path(name, forwarder.log(), paths).await?;
+    }
+    Ok(())
 }
 
 /// Every replica holds the map stream of some client.
@@ -220,10 +238,9 @@ async fn check_homes(tailnet: &Tailnet) -> Result<()> {
     Ok(())
 }
 
-/// Direct: both servers know a direct path to each other. Relayed: nobody has found one, and more
-/// than one relay has carried traffic. Not all need to: a client answers on the relay that it was
-/// asked through.
-async fn check_paths(tailnet: &Tailnet, paths: Paths) -> Result<()> {
+/// Relayed: more than one relay has carried traffic. Not all need to: a client answers on the relay
+/// that it was asked through.
+async fn check_carriers(tailnet: &Tailnet, paths: Paths) -> Result<()> {
     let mut carriers = 0;
     for replica in tailnet.cluster.replicas() {
         let carried = replica
@@ -233,29 +250,27 @@ async fn check_paths(tailnet: &Tailnet, paths: Paths) -> Result<()> {
     }
     let fine = paths == Paths::Direct || carriers > 1;
     ensure!(fine, "{carriers} relays carried traffic, not several");
-    for caddy in &tailnet.caddies {
-        let found = || {
-            caddy
-                .log()
-                .lines_since(Mark::START, clients::direct_path_found)
-        };
-        match paths {
-            Paths::Direct => {
-                let direct = async || (!found().is_empty()).then_some(());
-                let what = format!("{} found a direct path", caddy.hostname());
-                wait::until(&what, Duration::from_secs(10), direct).await?;
-            }
-            Paths::Relayed => {
-                let found = found();
-                ensure!(
-                    found.is_empty(),
-                    "{} went direct: {found:?}",
-                    caddy.hostname()
-                );
-            }
+    Ok(())
+}
+
+/// Direct: the client has found a direct path to the peer that it talks to. Relayed: it has found
+/// none.
+async fn check_path(name: &str, log: &Log, paths: Paths) -> Result<()> {
+    let found = || log.lines_since(Mark::START, clients::direct_path_found);
+    match paths {
+        Paths::Direct => {
+            let direct = async || (!found().is_empty()).then_some(());
+            let what = format!("{name} found a direct path");
+            wait::until(&what, Duration::from_secs(10), direct)
+                .await
+                .map(drop)
+        }
+        Paths::Relayed => {
+            let found = found();
+            ensure!(found.is_empty(), "{name} went direct: {found:?}");
+            Ok(())
         }
     }
-    Ok(())
 }
 
 fn check_no_poll_loops(tailnet: &Tailnet) -> Result<()> {

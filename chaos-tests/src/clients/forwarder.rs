@@ -20,7 +20,8 @@ const START_LIMIT: Duration = Duration::from_secs(30);
 /// A running forwarder.
 pub struct Forwarder {
     process: Process,
-    hostname: String,
+    program: Program,
+    launch: Launch,
     peer: String,
     port: u16,
 }
@@ -53,10 +54,30 @@ impl Forwarder {
             .await?;
         Ok(Self {
             process,
-            hostname: launch.hostname.clone(),
+            program,
+            launch: launch.clone(),
             peer: peer.to_owned(),
             port,
         })
+    }
+
+    /// Starts the same node again, now forwarding to `peer`: it takes one order in its life.
+    ///
+    /// # Errors
+    /// When it does not end or does not take its order.
+    pub async fn turn_to(mut self, peer: &str) -> Result<Self> {
+        self.process.kill().await?;
+        Self::start(self.program, &self.launch, peer, self.port).await
+    }
+
+    /// The host's name.
+    pub fn hostname(&self) -> &str {
+        &self.launch.hostname
+    }
+
+    /// The peer that it forwards to.
+    pub fn peer(&self) -> &str {
+        &self.peer
     }
 
     /// What it has written.
@@ -74,6 +95,6 @@ impl Forwarder {
     /// # Errors
     /// When it does not answer within `limit`.
     pub async fn reach(&self, limit: Duration) -> Result<Duration> {
-        caddy::reach(&self.hostname, self.address(), &self.peer, limit).await
+        caddy::reach(self.hostname(), self.address(), &self.peer, limit).await
     }
 }
