@@ -17,7 +17,7 @@ use hydrascale_chaos_tests::cluster::{Cluster, Options};
 use hydrascale_chaos_tests::http::{Loop, Samples};
 use hydrascale_chaos_tests::log::{Log, Mark};
 use hydrascale_chaos_tests::observer::{Observer, What};
-use hydrascale_chaos_tests::{Context, Scenario, homes, runner};
+use hydrascale_chaos_tests::{Context, Scenario, homes, runner, wait};
 
 const LIMIT: Duration = Duration::from_secs(420);
 const EVERYTHING: &[Program] = &[
@@ -37,9 +37,14 @@ const FLAP_WINDOW: Duration = Duration::from_secs(32);
 const EVERY: Duration = Duration::from_millis(100);
 /// A request that takes longer than this has failed, for a user.
 const REQUEST_LIMIT: Duration = Duration::from_secs(3);
-/// Real clients in the tailnet.
+/// Real clients in the tailnet, each with one map stream through the balancer.
 const CLIENTS: f64 = 6.0;
+/// Map streams of the whole tailnet: those, and one of an observer per replica.
+const STREAMS: f64 = CLIENTS + 3.0;
+/// Until every client streams before the next kill.
+const WHOLE_LIMIT: Duration = Duration::from_secs(30);
 const FIRST_USER: u32 = 2001;
+const MAP_STREAMS: &str = "hydrascale_map_streams";
 
 fn main() -> ExitCode {
     runner::main(
@@ -187,11 +192,11 @@ async fn kills(context: Context) -> Result<()> {
 
     let mut windows = Vec::new();
     let holder = holder_of_polls(&tailnet.cluster).await?;
-    windows.push(kill_one(&mut tailnet, "the holder of the polls", holder, true).await?);
+    windows.push(kill_one(&mut tailnet, "the holder of the polls", holder).await?);
     let leader = tailnet.cluster.leader().await?;
-    windows.push(kill_one(&mut tailnet, "the leader", leader, false).await?);
+    windows.push(kill_one(&mut tailnet, "the leader", leader).await?);
     for index in 0..tailnet.cluster.size() {
-        windows.push(kill_one(&mut tailnet, "the next in turn", index, false).await?);
+        windows.push(kill_one(&mut tailnet, "the next in turn", index).await?);
     }
     tokio::time::sleep(FLAP_WINDOW).await;
 
@@ -275,14 +280,12 @@ struct Window {
     end: Instant,
 }
 
-async fn kill_one(
-    tailnet: &mut Tailnet,
-    what: &str,
-    index: usize,
-    holds_all_polls: bool,
-) -> Result<Window> {
+async fn kill_one(tailnet: &mut Tailnet, what: &str, index: usize) -> Result<Window> {
     let context = tailnet.context.clone();
     tailnet.cluster.note_term(false).await?;
+    let whole = async || (streams(&tailnet.cluster).await.ok()? >= STREAMS).then_some(());
+    wait::until("everybody streams", WHOLE_LIMIT, whole).await?;
+    let held = tailnet.cluster.replica(index)?.metric(MAP_STREAMS).await?;
     let marks: BTreeMap<String, Mark> = tailnet
         .go_logs()
         .iter()
@@ -291,7 +294,12 @@ async fn kill_one(
     let what = format!("{what} ({})", tailnet.cluster.replica(index)?.name());
     let begin = Instant::now();
     tailnet.cluster.kill(index).await?;
-    tokio::time::sleep(MOVE_LIMIT).await;
+    tokio::time::sleep(MOVE_LIMIT.saturating_sub(begin.elapsed())).await;
+    let left = streams(&tailnet.cluster).await?;
+    ensure!(
+        left >= STREAMS,
+        "{left} of {STREAMS} map streams {MOVE_LIMIT:?} after a kill of {what}, which held {held}"
+    );
     let mut moved = Vec::new();
     for (name, log) in tailnet.go_logs() {
         let mark = marks.get(name).copied().unwrap_or_default();
@@ -301,8 +309,8 @@ async fn kill_one(
             "{name} registered again: {registered:?}"
         );
         let opened = log.lines_since(mark, clients::stream_opened);
+        // The stream of this one was elsewhere: all are there.
         let Some(opened) = opened.first().map(|line| line.at) else {
-            ensure!(!holds_all_polls, "{name} did not move");
             continue;
         };
         let netmaps = log.lines_since(mark, clients::netmap_received);
@@ -314,7 +322,7 @@ async fn kill_one(
     context.measured(
         &format!("clients with a new stream after a kill of {what}"),
         format!(
-            "{}, slowest after {:.1?}",
+            "{} of {held} streams, slowest after {:.1?}",
             moved.len(),
             moved.iter().max().unwrap_or(&Duration::ZERO)
         ),
@@ -351,10 +359,19 @@ async fn wait_relayed(tailnet: &Tailnet) -> Result<()> {
     Ok(())
 }
 
+/// Map streams on all running replicas.
+async fn streams(cluster: &Cluster) -> Result<f64> {
+    let mut streams = 0.0;
+    for (_, replica) in cluster.running() {
+        streams += replica.metric(MAP_STREAMS).await?;
+    }
+    Ok(streams)
+}
+
 /// The replica that holds the map streams of all clients.
 async fn holder_of_polls(cluster: &Cluster) -> Result<usize> {
     for (index, replica) in cluster.running() {
-        if replica.metric("hydrascale_map_streams").await? >= CLIENTS {
+        if replica.metric(MAP_STREAMS).await? >= CLIENTS {
             return Ok(index);
         }
     }
