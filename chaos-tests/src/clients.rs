@@ -19,7 +19,7 @@ pub use caddy::Caddy;
 pub use forwarder::Forwarder;
 pub use go_log::{direct_path_found, netmap_received, poll_loops, registered, stream_opened};
 
-use crate::{cluster::server_program, netns};
+use crate::{certificate, cluster::server_program, netns};
 
 /// Where build output, tools and clients are cached.
 const CACHE: &str = "HYDRASCALE_TEST_CACHE";
@@ -143,6 +143,7 @@ impl Launch {
             .env("XDG_DATA_HOME", home)
             .env("XDG_CONFIG_HOME", home)
             .env("TMPDIR", home)
+            .env("SSL_CERT_FILE", certificate::certificate(&self.scratch))
             .env("TS_NO_LOGS_NO_SUPPORT", "true");
         command
     }

@@ -9,11 +9,11 @@ use std::{env, fs, path::PathBuf, time::Duration};
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
-pub use config::Options;
+pub use config::{Options, Tls};
 pub use replica::Replica;
 pub use state::{Node, check_addresses, nodes_of};
 
-use crate::{Context, wait};
+use crate::{Context, certificate, netns, wait};
 
 /// Port of every replica for clients, and of the balancer.
 pub const CLIENT_PORT: u16 = 8080;
@@ -70,6 +70,9 @@ impl Cluster {
         let program = context.scratch().join("hydrascale");
         let built = server_program();
         fs::copy(&built, &program).with_context(|| format!("copy {}", built.display()))?;
+        if options.tls != Tls::Nowhere {
+            certificate::make(context.scratch(), &netns::FRONT.to_string())?;
+        }
         let replicas: Result<Vec<Replica>> = (0..size)
             .map(|index| Replica::prepare(context.scratch(), index, &program, &options))
             .collect();

@@ -3,6 +3,7 @@
 
 use std::{
     net::SocketAddr,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -12,8 +13,11 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use tokio::{
-    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
-    net::TcpStream,
+    io::{
+        AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _,
+        BufReader,
+    },
+    net::{TcpStream, UnixStream},
     task::JoinHandle,
     time::timeout,
 };
@@ -37,17 +41,38 @@ pub struct Answer {
 /// When there is no whole answer within `limit`.
 pub async fn get(server: SocketAddr, path: &str, limit: Duration) -> Result<Answer> {
     let asked = timeout(limit, async {
-        let mut wire = TcpStream::connect(server).await?;
-        let ask = format!("GET {path} HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\n\r\n");
-        wire.write_all(ask.as_bytes()).await?;
-        let mut answer = Vec::new();
-        wire.take(ANSWER_BYTES_MAX).read_to_end(&mut answer).await?;
-        parse(&answer)
+        ask(TcpStream::connect(server).await?, &server.to_string(), path).await
     });
     match asked.await {
         Ok(answer) => answer,
         Err(_) => bail!("no answer within {limit:?}"),
     }
+}
+
+/// Sends one GET to a local socket.
+///
+/// # Errors
+/// When there is no whole answer within `limit`.
+pub async fn get_local(socket: &Path, path: &str, limit: Duration) -> Result<Answer> {
+    let asked = timeout(limit, async {
+        ask(UnixStream::connect(socket).await?, "local", path).await
+    });
+    match asked.await {
+        Ok(answer) => answer,
+        Err(_) => bail!("no answer within {limit:?}"),
+    }
+}
+
+async fn ask(
+    mut wire: impl AsyncRead + AsyncWrite + Unpin,
+    host: &str,
+    path: &str,
+) -> Result<Answer> {
+    let ask = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+    wire.write_all(ask.as_bytes()).await?;
+    let mut answer = Vec::new();
+    wire.take(ANSWER_BYTES_MAX).read_to_end(&mut answer).await?;
+    parse(&answer)
 }
 
 fn parse(answer: &[u8]) -> Result<Answer> {

@@ -11,6 +11,7 @@
 )]
 
 pub mod balancer;
+mod certificate;
 pub mod clients;
 pub mod cluster;
 pub mod homes;

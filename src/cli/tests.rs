@@ -234,7 +234,7 @@ fn serve_and_configtest_read_the_same_configuration() {
     let tested = call(&environment(&[]), &format!("h configtest -c {file}"), "");
     assert_eq!(tested, (0, String::new(), String::new()));
     let (_, _, served) = call(&environment(&[]), &format!("h serve -c {file}"), "");
-    assert_eq!(served, "Error: serves https://hydrascale.example.com\n");
+    assert_eq!(served, "Error: serves http://hydrascale.example.com:8080\n");
     let (_, _, shown) = call(&environment(&[]), "h demo --replicas 5", "");
     assert_eq!(shown, "Error: shows 5 replicas\n");
 }

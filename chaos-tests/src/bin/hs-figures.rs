@@ -12,7 +12,7 @@ use futures::FutureExt as _;
 use hydrascale_benches::client::{CAPVER, Connection, Identity, Registration, fetch_server_key};
 use hydrascale_benches::load::{Registrations, Streams, millis, sync_rate};
 use hydrascale_chaos_tests::clients::Program;
-use hydrascale_chaos_tests::cluster::{Cluster, Options};
+use hydrascale_chaos_tests::cluster::{Cluster, Options, Tls};
 use hydrascale_chaos_tests::{Context, Scenario, runner};
 
 const LIMIT: Duration = Duration::from_secs(900);
@@ -21,6 +21,7 @@ const OPTIONS: Options = Options {
     timing_multiplier: 1,
     snapshot_every: None,
     log_level: "info",
+    tls: Tls::Nowhere,
 };
 const SECONDS: Duration = Duration::from_secs(10);
 const CLIENTS: [usize; 3] = [1, 16, 64];

@@ -3,10 +3,33 @@
 use std::path::Path;
 
 use super::{CLIENT_PORT, METRICS_PORT, PEER_PORT, RELAY_PORT};
-use crate::{balancer::Balancer, homes::STUN_PORT, netns::replica_address};
+use crate::{balancer::Balancer, certificate, homes::STUN_PORT, netns::replica_address};
 
 /// MagicDNS suffix of the tailnet under test.
 pub(super) const BASE_DOMAIN: &str = "tail.test";
+
+/// Where the TLS of clients ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Tls {
+    /// Clients speak plain HTTP, with Noise in it.
+    #[default]
+    Nowhere,
+    /// The balancer passes it on.
+    Replicas,
+    /// Replicas are behind it.
+    Balancer,
+}
+
+impl Tls {
+    /// What clients log in to, through the balancer.
+    pub fn url(self) -> String {
+        let scheme = match self {
+            Self::Nowhere => "http",
+            Self::Replicas | Self::Balancer => "https",
+        };
+        format!("{scheme}://{}", Balancer::address())
+    }
+}
 
 /// What differs between clusters under test.
 #[derive(Clone, Copy, Debug)]
@@ -18,6 +41,8 @@ pub struct Options {
     pub snapshot_every: Option<u64>,
     /// `log.level`.
     pub log_level: &'static str,
+    /// Where the TLS of clients ends.
+    pub tls: Tls,
 }
 
 impl Default for Options {
@@ -26,6 +51,7 @@ impl Default for Options {
             timing_multiplier: 3,
             snapshot_every: None,
             log_level: "debug",
+            tls: Tls::Nowhere,
         }
     }
 }
@@ -33,7 +59,8 @@ impl Default for Options {
 /// The text of `config.yaml` for replica `index`, whose files are in `folder`.
 pub(super) fn text(index: usize, name: &str, folder: &Path, options: &Options) -> String {
     let address = replica_address(index);
-    let url = Balancer::url();
+    let url = options.tls.url();
+    let certificate = certificate_lines(folder, options.tls);
     let folder = folder.display();
     let Options {
         timing_multiplier,
@@ -51,7 +78,7 @@ pub(super) fn text(index: usize, name: &str, folder: &Path, options: &Options) -
     };
     format!(
         "server_url: {url}
-listen_addr: {address}:{CLIENT_PORT}
+listen_addr: {address}:{CLIENT_PORT}{certificate}
 metrics_listen_addr: {address}:{METRICS_PORT}
 unix_socket: {folder}/replica.sock
 unix_socket_permission: \"0700\"
@@ -83,4 +110,17 @@ cluster:
     insecure_for_tests: true
 "
     )
+}
+
+/// The replica's certificate, where it has one: the scenario's, one folder up.
+fn certificate_lines(folder: &Path, tls: Tls) -> String {
+    let scratch = folder.parent().unwrap_or(folder);
+    match tls {
+        Tls::Nowhere | Tls::Balancer => String::new(),
+        Tls::Replicas => format!(
+            "\ntls_cert_path: {}\ntls_key_path: {}",
+            certificate::certificate(scratch).display(),
+            certificate::key(scratch).display(),
+        ),
+    }
 }

@@ -127,14 +127,15 @@ impl Replica {
     /// # Errors
     /// When it ends or does not become ready in time.
     pub async fn wait_ready(&mut self) -> Result<Duration> {
-        let address = self.client_address();
+        // Whether the client port wants TLS or not.
+        let socket = self.folder.join("replica.sock");
         let process = self
             .process
             .as_mut()
             .context("the replica is not running")?;
         let what = format!("{} is ready", process.name());
         let ready = wait::until(&what, READY_LIMIT, async || {
-            let answer = http::get(address, "/health/ready", PROBE_LIMIT).await;
+            let answer = http::get_local(&socket, "/health/ready", PROBE_LIMIT).await;
             let ready = answer.is_ok_and(|answer| answer.status == 200);
             let ended = process.try_status();
             (ready || ended.is_some()).then_some(ended)
