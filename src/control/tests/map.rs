@@ -153,11 +153,8 @@ async fn a_newer_stream_of_the_node_ends_the_older_and_only_that() {
     let (server, client, session) = registered().await;
     let mut older = session.map(&client.map_request(json!({}))).await;
     older.next().await.unwrap();
-    let mut newer = client
-        .dial(&server)
-        .await
-        .map(&client.map_request(json!({})))
-        .await;
+    let second = client.dial(&server).await;
+    let mut newer = second.map(&client.map_request(json!({}))).await;
     newer.next().await.unwrap();
     while older.next().await.is_some() {}
     let (status, _) = session.exchange(Method::GET, "/machine/whoami", "").await;
