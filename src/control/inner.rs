@@ -24,6 +24,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::Instrument;
 
+pub(super) use self::keep_alive::Progress;
 pub(super) use self::reply::Reply;
 pub(super) use self::route::{Answer, Route};
 use super::Control;
@@ -59,6 +60,8 @@ pub(super) struct Peer {
 pub(super) struct Session {
     pub(super) control: Control,
     pub(super) peer: Peer,
+    /// What large frames have made of their way.
+    pub(super) progress: Progress,
     /// Places for bodies that are being read.
     bodies: Semaphore,
     /// A client that updates by separate requests repeats stale values in its streaming request.
@@ -115,6 +118,7 @@ pub(super) async fn serve<T: AsyncRead + AsyncWrite + Unpin>(
     let session = Arc::new(Session {
         control,
         peer,
+        progress: Progress::default(),
         bodies: Semaphore::new(BODIES_PER_SESSION_MAX),
         updated_separately: AtomicBool::new(false),
     });
@@ -142,7 +146,8 @@ async fn drive<T: AsyncRead + AsyncWrite + Unpin>(
     mut connection: Connection<T>,
 ) -> SessionEnd {
     let drain = session.control.drain().clone();
-    let keep_alive = keep_alive::until_silent(connection.ping_pong());
+    let progress = session.progress.clone();
+    let keep_alive = keep_alive::until_silent(connection.ping_pong(), &progress);
     let leave = async {
         drain.cancelled().await;
         sleep(DRAIN_SPREAD.mul_f64(rand::random())).await;

@@ -135,7 +135,7 @@ impl Stream {
             Ok(stream) => stream,
             Err(error) => return tracing::debug!(%error, "map stream not started"),
         };
-        let mut sink = H2Sink::new(stream);
+        let mut sink = H2Sink::new(stream, self.session.progress.clone());
         let span = tracing::debug_span!(
             "map_stream",
             node.id = self.request.node_id.0,

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use h2::SendStream;
 use tokio::time::timeout;
 
+use crate::control::inner::Progress;
 use crate::control::limits::STALL_TIMEOUT;
 use crate::session::{FrameSink, SinkError};
 
@@ -13,11 +14,12 @@ use crate::session::{FrameSink, SinkError};
 /// look like a fault to the client.
 pub(super) struct H2Sink {
     stream: SendStream<Bytes>,
+    progress: Progress,
 }
 
 impl H2Sink {
-    pub(super) const fn new(stream: SendStream<Bytes>) -> Self {
-        Self { stream }
+    pub(super) const fn new(stream: SendStream<Bytes>, progress: Progress) -> Self {
+        Self { stream, progress }
     }
 }
 
@@ -25,6 +27,7 @@ impl FrameSink for H2Sink {
     /// # Cancel safety
     /// A frame that was begun stays torn: send nothing more after dropping the future.
     async fn send(&mut self, mut frame: Bytes) -> Result<(), SinkError> {
+        let len = frame.len();
         while !frame.is_empty() {
             self.stream.reserve_capacity(frame.len());
             // The time is for each step, not for the frame: a large netmap over a thin line goes on
@@ -35,6 +38,9 @@ impl FrameSink for H2Sink {
             let Some(Ok(capacity)) = capacity else {
                 return Err(SinkError::Closed);
             };
+            if frame.len() < len {
+                self.progress.note();
+            }
             let piece = frame.split_to(capacity.min(frame.len()));
             self.stream
                 .send_data(piece, false)
@@ -77,7 +83,10 @@ mod tests {
         let mut server = server.await.unwrap();
         let (_, mut respond) = server.accept().await.unwrap().unwrap();
         tasks.spawn(async move { while server.accept().await.is_some() {} });
-        let sink = H2Sink::new(respond.send_response(Response::new(()), false).unwrap());
+        let sink = H2Sink::new(
+            respond.send_response(Response::new(()), false).unwrap(),
+            Progress::default(),
+        );
         (sink, answer.await.unwrap().into_body())
     }
 
