@@ -119,7 +119,7 @@ pub async fn serve(config: Config, stop: CancellationToken) -> Result<(), ServeE
     let mut tasks = JoinSet::new();
     let names = bootstrap::spawn(config.server_url.host(), &cluster, &mut tasks);
     let relay = relay::start(&config, bound.relay, &cluster, names.clone())?;
-    let stun = StunServer::start(bound.stun, &relay.handle().health());
+    let mut stun = StunServer::start(bound.stun, &relay.handle().health());
     spawn_cluster_tasks(&config, &cluster, &relay.handle(), &mut tasks)?;
 
     let netmap = NetmapConfig::from(&config);
@@ -156,6 +156,8 @@ pub async fn serve(config: Config, stop: CancellationToken) -> Result<(), ServeE
         () = stop.cancelled() => Ok(()),
         fatal = replica.fatal() => Err(ServeError::Fatal(fatal.to_string())),
         fatal = first_end(&mut tasks) => Err(fatal),
+        () = relay.ended() => Err(ServeError::Fatal("the relay's listener ended".to_owned())),
+        () = stun.ended() => Err(ServeError::Fatal("a STUN listener ended".to_owned())),
     };
     drain(control, relay, &replica).await;
     stun.shutdown().await;

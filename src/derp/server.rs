@@ -80,6 +80,8 @@ pub(crate) struct Relay {
     draining: AtomicBool,
     /// No more connections.
     stop_accepting: CancellationToken,
+    /// The accept loop has ended, for whatever reason.
+    accept_ended: CancellationToken,
     /// Every task ends where it stands.
     abort: CancellationToken,
     tasks: TaskTracker,
@@ -111,6 +113,7 @@ impl RelayServer {
             tls: config.tls,
             draining: AtomicBool::new(false),
             stop_accepting: CancellationToken::new(),
+            accept_ended: CancellationToken::new(),
             abort: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
@@ -128,6 +131,11 @@ impl RelayServer {
     /// A handle for everybody else; it does not keep the relay running.
     pub fn handle(&self) -> RelayHandle {
         RelayHandle::new(Arc::clone(&self.relay))
+    }
+
+    /// Resolves when it accepts no more connections: it drains, or its accept loop has panicked.
+    pub async fn ended(&self) {
+        self.relay.accept_ended.cancelled().await;
     }
 
     /// Stops accepting and closes the connections one after another over `over`, so that their
@@ -212,16 +220,17 @@ impl Relay {
 }
 
 /// Marks the relay as not accepting when the accept loop ends, even by a panic.
-struct Accepting(RelayHealth);
+struct Accepting(RelayHealth, CancellationToken);
 
 impl Drop for Accepting {
     fn drop(&mut self) {
         self.0.set_accepting(false);
+        self.1.cancel();
     }
 }
 
 async fn accept_connections(relay: Arc<Relay>, listener: RelayListener) {
-    let accepting = Accepting(relay.health.clone());
+    let accepting = Accepting(relay.health.clone(), relay.accept_ended.clone());
     loop {
         accepting.0.set_accepting(true);
         let accepted = tokio::select! {

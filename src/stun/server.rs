@@ -103,6 +103,11 @@ impl StunServer {
         Arc::clone(&self.metrics)
     }
 
+    /// Resolves when a socket is no longer served, which only a panic does.
+    pub async fn ended(&mut self) {
+        let _ = self.tasks.join_next().await;
+    }
+
     /// Ends the server.
     pub async fn shutdown(mut self) {
         self.tasks.shutdown().await;

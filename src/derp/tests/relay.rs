@@ -343,6 +343,7 @@ async fn a_drained_relay_says_goodbye_to_its_clients_one_by_one() {
     assert_eq!(left, 0);
     assert!(start.elapsed() >= over * 3 / 4, "not all at once");
     assert!(!relay.handle.stats().healthy && relay.handle.stats().draining);
+    relay.server.ended().await;
     assert!(dial(&relay, &[]).await.is_err());
     relay.server.shutdown(Duration::from_secs(5)).await;
 }
