@@ -10,4 +10,6 @@ mod traces;
 
 pub use self::logs::{Telemetry, TelemetryError, init};
 pub use self::metrics::{MetricsSources, metrics_router};
+#[cfg(test)]
+pub(crate) use self::traces::testing;
 pub(crate) use self::traces::traceparent;

@@ -69,26 +69,29 @@ pub(super) fn exporter(
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod testing {
     use std::sync::Arc;
 
-    use hydrascale_proto::state::v1::{self as pb, command::Op};
-    use hydrascale_raft::{ApplyContext, StateMachine};
     use opentelemetry_sdk::error::OTelSdkResult;
-    use opentelemetry_sdk::trace::{SpanData, SpanExporter as Exporter};
+    use opentelemetry_sdk::trace::{SpanData, SpanExporter};
     use parking_lot::Mutex;
-    use prost::Message;
+    use tracing::subscriber::DefaultGuard;
     use tracing_subscriber::Registry;
     use tracing_subscriber::layer::SubscriberExt;
 
     use super::*;
-    use crate::cluster::Machine;
+
+    /// What the present thread exports, for as long as this lives.
+    pub(crate) struct Exports {
+        exported: Exported,
+        _subscriber: DefaultGuard,
+    }
 
     /// Keeps the names of what is exported.
     #[derive(Clone, Debug, Default)]
     struct Exported(Arc<Mutex<Vec<String>>>);
 
-    impl Exporter for Exported {
+    impl SpanExporter for Exported {
         async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
             let names = batch.into_iter().map(|span| span.name.into_owned());
             self.0.lock().extend(names);
@@ -96,55 +99,72 @@ mod tests {
         }
     }
 
-    fn exported_while(work: impl FnOnce()) -> Vec<String> {
-        let exported = Exported::default();
-        let provider = SdkTracerProvider::builder()
-            .with_simple_exporter(exported.clone())
-            .build();
-        let subscriber = Registry::default().with(own_spans(&provider));
-        tracing::subscriber::with_default(subscriber, work);
-        exported.0.lock().clone()
+    impl Exports {
+        pub(crate) fn collect() -> Self {
+            let exported = Exported::default();
+            let provider = SdkTracerProvider::builder()
+                .with_simple_exporter(exported.clone())
+                .build();
+            let subscriber = Registry::default().with(own_spans(&provider));
+            Self {
+                exported,
+                _subscriber: tracing::subscriber::set_default(subscriber),
+            }
+        }
+
+        /// Names of the spans that have ended, in that order.
+        pub(crate) fn names(&self) -> Vec<String> {
+            self.exported.0.lock().clone()
+        }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use hydrascale_proto::state::v1::{self as pb, command::Op};
+    use hydrascale_raft::{ApplyContext, StateMachine};
+    use prost::Message;
+
+    use super::testing::Exports;
+    use super::*;
+    use crate::cluster::Machine;
 
     #[test]
     fn applying_a_command_exports_a_span() {
-        let names = exported_while(|| {
-            let command = pb::Command {
-                op: Some(Op::Tick(pb::Tick {})),
-            };
-            let context = ApplyContext {
-                index: 1,
-                now_ms: 1,
-            };
-            Machine::new()
-                .apply(&context, &command.encode_to_vec())
-                .unwrap();
-        });
-        assert_eq!(names, ["apply"]);
+        let exports = Exports::collect();
+        let command = pb::Command {
+            op: Some(Op::Tick(pb::Tick {})),
+        };
+        let context = ApplyContext {
+            index: 1,
+            now_ms: 1,
+        };
+        Machine::new()
+            .apply(&context, &command.encode_to_vec())
+            .unwrap();
+        assert_eq!(exports.names(), ["apply"]);
     }
 
     #[test]
     fn spans_of_libraries_and_log_lines_are_not_exported() {
-        let names = exported_while(|| {
-            tracing::debug_span!(target: "h2::server", "poll").in_scope(|| {});
-            tracing::trace_span!("packet").in_scope(|| {});
-            tracing::info!("a line");
-            tracing::debug_span!(target: "hydrascale_raft::network", "propose").in_scope(|| {});
-        });
-        assert_eq!(names, ["propose"]);
+        let exports = Exports::collect();
+        tracing::debug_span!(target: "h2::server", "poll").in_scope(|| {});
+        tracing::trace_span!("packet").in_scope(|| {});
+        tracing::info!("a line");
+        tracing::debug_span!(target: "hydrascale_raft::network", "propose").in_scope(|| {});
+        assert_eq!(exports.names(), ["propose"]);
     }
 
     #[test]
     fn the_traceparent_names_the_span_that_it_is_asked_in() {
         assert_eq!(traceparent(), "");
-        exported_while(|| {
-            tracing::debug_span!("propose").in_scope(|| {
-                let text = traceparent();
-                let parts: Vec<&str> = text.split('-').collect();
-                let lengths: Vec<usize> = parts.iter().map(|part| part.len()).collect();
-                assert_eq!(lengths, [2, 32, 16, 2], "{text}");
-                assert_eq!((parts[0], parts[3]), ("00", "01"), "{text}");
-            });
+        let _exports = Exports::collect();
+        tracing::debug_span!("propose").in_scope(|| {
+            let text = traceparent();
+            let parts: Vec<&str> = text.split('-').collect();
+            let lengths: Vec<usize> = parts.iter().map(|part| part.len()).collect();
+            assert_eq!(lengths, [2, 32, 16, 2], "{text}");
+            assert_eq!((parts[0], parts[3]), ("00", "01"), "{text}");
         });
     }
 }

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::super::testing::{PATIENCE, TestClient, TestFrames, TestServer, TestSession, within};
 use super::super::{Limit, limits};
 use crate::state::{MAX_HOSTINFO_BYTES, Node};
+use crate::telemetry::testing::Exports;
 use crate::types::DiscoKey;
 
 /// A server with a reusable key.
@@ -243,6 +244,26 @@ async fn a_map_from_a_replica_that_lags_behind_a_working_leader_is_refused_for_n
         .next()
         .await;
     assert!(stale.is_some(), "no leader: what is there is served");
+}
+
+#[tokio::test]
+async fn a_session_with_its_map_stream_and_its_changes_is_traced() {
+    let exports = Exports::collect();
+    let (server, client, session) = registered().await;
+    let mut frames = session.map(&client.map_request(json!({}))).await;
+    frames.next().await.unwrap();
+    drop((frames, session));
+    within(async {
+        let missing = |name: &&str| !exports.names().iter().any(|found| found == name);
+        while ["session", "map_stream", "propose", "apply"]
+            .iter()
+            .any(missing)
+        {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    drop(server);
 }
 
 #[tokio::test]
