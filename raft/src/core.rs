@@ -143,12 +143,10 @@ impl Core {
                 && now.current_leader != known
                 && now.current_leader != Some(asked)
         };
-        while self
-            .wait_server(replaced, self.config.request_timeout)
-            .await
-            .is_none()
-        {
-            if self.stopping.is_cancelled() {
+        let mut server = self.raft.server_metrics();
+        while !replaced(&server.borrow_and_update()) {
+            // Consensus has ended: nobody will lead, as far as this replica hears.
+            if server.changed().await.is_err() {
                 return;
             }
         }

@@ -28,6 +28,10 @@ pub(crate) struct Identity {
     /// Replicas known when this one joined; later the membership tells.
     #[serde(default)]
     pub(crate) peers: Vec<KnownPeer>,
+    /// Set once the store exists. A store that is missing afterwards was lost, and with it the
+    /// votes that this replica gave and the entries that it acknowledged.
+    #[serde(default)]
+    pub(crate) has_store: bool,
 }
 
 /// A replica that can be asked before the membership is known.
@@ -170,7 +174,10 @@ impl Folder {
         let joining = Joining {
             token_id: token_id.to_owned(),
         };
-        remove(&path)
+        // A broken-off `init` leaves the key of an authority that nobody knows: with it, the joiner
+        // would begin as the first replica of a cluster of its own.
+        remove(&self.path.join(CA_KEY))
+            .and_then(|()| remove(&path))
             .and_then(|()| write_durably(&self.path.join(KEY), key.to_pem().as_bytes()))
             .and_then(|()| write_durably(&path, &json(&joining)))
             .map_err(|source| IdentityError::Io { path, source })?;
@@ -214,6 +221,18 @@ impl Folder {
         write_durably(&self.path.join(CA_KEY), ca_key.as_bytes())?;
         write_durably(&self.path.join(KEY), key.to_pem().as_bytes())?;
         self.settle(identity, authority.certificate(), certificate)
+    }
+
+    /// Notes, durably, that the store exists.
+    ///
+    /// # Errors
+    /// The folder cannot be written.
+    pub(crate) fn mark_store(&self, identity: &Identity) -> io::Result<()> {
+        let marked = Identity {
+            has_store: true,
+            ..identity.clone()
+        };
+        write_durably(&self.path.join(IDENTITY), &json(&marked))
     }
 
     fn key(&self) -> Result<ReplicaKey, IdentityError> {
@@ -341,6 +360,17 @@ mod tests {
         assert_ne!(folder.joining_key("u").unwrap().public_key(), first);
     }
 
+    #[test]
+    fn a_join_after_a_broken_off_init_is_no_first_replica() {
+        let temp = tempfile::tempdir().unwrap();
+        let folder = Folder::new(temp.path());
+        folder.claim().unwrap();
+        std::fs::write(temp.path().join(CA_KEY), "left behind").unwrap();
+        folder.claim().unwrap();
+        folder.joining_key("t").unwrap();
+        assert_eq!(folder.bootstrap("c").unwrap(), None);
+    }
+
     fn settled(path: &Path) -> Folder {
         let folder = Folder::new(path);
         folder.claim().unwrap();
@@ -353,6 +383,7 @@ mod tests {
             cluster_id: "c".to_owned(),
             replica_id: 1,
             peers: Vec::new(),
+            has_store: false,
         };
         folder
             .settle_first(&identity, &authority, &key, &certificate)

@@ -56,7 +56,8 @@ impl Replica {
     /// Offline: nothing is listened to or started. Returns the cluster's id.
     ///
     /// # Errors
-    /// The folder is in use or cannot be written; it is left as it was.
+    /// The folder is in use or cannot be written. One that was in use is left as it was; what a
+    /// broken-off attempt leaves is taken up or removed by the next `init` or join.
     pub fn init_cluster(config: &ReplicaConfig) -> Result<String, InitError> {
         init::init_cluster(config)
     }

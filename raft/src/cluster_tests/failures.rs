@@ -1,7 +1,7 @@
 //! Replicas that die, come back, and fall behind.
 
 use super::harness::{TestCluster, clock_ahead};
-use crate::Status;
+use crate::{MemberStatus, Status};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dead_leader_is_replaced_and_catches_up_when_it_is_back() {
@@ -114,6 +114,29 @@ async fn a_leader_whose_clock_is_off_steps_back() {
         })
         .await;
     assert!(ahead.member(id).is_some());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clock_that_is_far_ahead_does_not_get_into_the_replicated_time() {
+    const HOUR_MS: u64 = 60 * 60 * 1000;
+    let mut cluster = TestCluster::three().await;
+    let leader = cluster.leader().await;
+    let id = cluster.replicas[leader].id();
+    cluster.replicas[leader].stop().await;
+    cluster.replicas[leader].config.clock = clock_ahead(HOUR_MS);
+    cluster.replicas[leader].start().await;
+    let shifted = &cluster.replicas[leader];
+    shifted
+        .until("the other clocks", |now| {
+            let off = |member: &MemberStatus| member.clock_ahead_ms.is_some();
+            now.leader.is_some() && now.members.iter().filter(|member| off(member)).count() == 2
+        })
+        .await;
+    // It may be made leader; it stamps nothing then.
+    let _ = shifted.replica().transfer_leadership(Some(id)).await;
+    shifted.add("k", 1).await;
+    let ahead_ms = shifted.sums.now_ms() - clock_ahead(0).now_ms();
+    assert!(ahead_ms < 60_000, "{ahead_ms}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,7 +13,7 @@ use tokio::time::timeout;
 
 use crate::{
     ApplyContext, Clock, DialOverrides, DiskFailure, Effects, JoinError, JoinToken, MachineError,
-    Proposed, Replica, ReplicaConfig, ReplicaId, Row, RowWrite, StateMachine, Status,
+    Proposed, Replica, ReplicaConfig, ReplicaId, Row, RowWrite, StartError, StateMachine, Status,
 };
 
 /// Nothing in these tests takes this long unless it is broken.
@@ -20,15 +21,23 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Keys hold numbers; a command `add KEY N` adds to one and answers with the sum.
 #[derive(Debug, Default)]
-pub(super) struct Sums(Mutex<BTreeMap<String, i64>>);
+pub(super) struct Sums {
+    sums: Mutex<BTreeMap<String, i64>>,
+    /// Replicated time of the last command.
+    now_ms: AtomicI64,
+}
 
 impl Sums {
     pub(super) fn get(&self, key: &str) -> i64 {
-        self.0.lock().get(key).copied().unwrap_or(0)
+        self.sums.lock().get(key).copied().unwrap_or(0)
     }
 
     pub(super) fn all(&self) -> BTreeMap<String, i64> {
-        self.0.lock().clone()
+        self.sums.lock().clone()
+    }
+
+    pub(super) fn now_ms(&self) -> i64 {
+        self.now_ms.load(Ordering::Relaxed)
     }
 }
 
@@ -47,15 +56,16 @@ impl StateMachine for Sums {
                 .map_err(|_| halted("load"))?;
             sums.insert(key, sum);
         }
-        *self.0.lock() = sums;
+        *self.sums.lock() = sums;
         Ok(())
     }
 
-    fn apply(&self, _ctx: &ApplyContext, command: &[u8]) -> Result<Effects, MachineError> {
+    fn apply(&self, ctx: &ApplyContext, command: &[u8]) -> Result<Effects, MachineError> {
         let text = std::str::from_utf8(command).map_err(|_| halted("apply"))?;
         let (key, addend) = text.split_once(' ').ok_or_else(|| halted("apply"))?;
         let addend: i64 = addend.parse().map_err(|_| halted("apply"))?;
-        let mut sums = self.0.lock();
+        self.now_ms.store(ctx.now_ms, Ordering::Relaxed);
+        let mut sums = self.sums.lock();
         let sum = sums.entry(key.to_owned()).or_default();
         *sum += addend;
         let value = Bytes::from(sum.to_string());
@@ -109,13 +119,18 @@ impl TestReplica {
 
     /// Starts on a fresh port with an empty machine.
     pub(super) async fn start(&mut self) -> &Replica {
+        self.try_start().await.unwrap()
+    }
+
+    /// The same, if it starts at all.
+    pub(super) async fn try_start(&mut self) -> Result<&Replica, StartError> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap().to_string();
         self.links.set(self.config.advertise_addr.clone(), addr);
         self.sums = Arc::default();
         let machine: Arc<Sums> = Arc::clone(&self.sums);
-        let started = Replica::start(self.config.clone(), listener, machine).await;
-        self.running.insert(started.unwrap())
+        let started = Replica::start(self.config.clone(), listener, machine).await?;
+        Ok(self.running.insert(started))
     }
 
     /// Stops as a crash would.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use hydrascale_proto::raft::v1::Proposal;
+use hydrascale_proto::raft::v1::{Proposal, proposal};
 use openraft::errors::{ClientWriteError, RaftError};
 use tokio::time::timeout;
 
@@ -35,12 +35,34 @@ pub(crate) enum Appended {
     Unknown(String),
 }
 
+/// A leader whose clock is off by more, as a majority sees it, stamps nothing.
+const CLOCK_WRONG_MS: i64 = 60_000;
+
 impl Core {
     /// Appends a command if this replica leads, and waits until it is applied here. The leader's
     /// clock stamps it.
     pub(crate) async fn append_here(&self, mut proposal: Proposal, patience: Duration) -> Appended {
+        let known = match &proposal.body {
+            Some(proposal::Body::Command(_)) => true,
+            // A change that a newer version proposes decodes to nothing here, and every replica
+            // would halt on it.
+            Some(proposal::Body::Admin(admin)) => admin.op.is_some(),
+            None => false,
+        };
+        if !known {
+            return Appended::Refused(
+                "the leader does not know this kind of change: upgrade all replicas first"
+                    .to_owned(),
+            );
+        }
         if self.disk.is_low() {
             return Appended::NotTaken("the leader's disk is nearly full".to_owned());
+        }
+        if let Some(replica) = self.better_clock(CLOCK_WRONG_MS) {
+            // The stamp would stay in the replicated time for ever.
+            return Appended::NotTaken(format!(
+                "the leader's clock is far off, replica {replica} is to lead"
+            ));
         }
         proposal.stamped_ms = self.config.clock.now_ms();
         let writing = self.raft.client_write(Command(proposal));

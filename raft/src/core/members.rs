@@ -8,14 +8,16 @@ use hydrascale_proto::raft::v1::manage_request::Op;
 use hydrascale_proto::raft::v1::{
     AddLearner, Admin, IdentifyRequest, ManageRequest, RemoveReplica, admin, manage_reply,
 };
+use openraft::alias::StoredMembershipOf;
 use openraft::async_runtime::Instant as _;
 use openraft::errors::{ClientWriteError, RaftError};
 use openraft::{ChangeMembers, Precondition};
 use tokio::time::{Instant, timeout};
 
+use super::propose::Attempts;
 use super::{AdminDenied, Core, ServerMetrics};
 use crate::network::Lane;
-use crate::type_config::Member;
+use crate::type_config::{Member, TypeConfig};
 use crate::{AdminError, ReplicaId};
 
 /// What became of a request to the leader.
@@ -41,17 +43,18 @@ impl Core {
     /// Asks the leader, across leader changes, until it has answered or time is up.
     pub(crate) async fn manage(&self, op: Op) -> Result<ReplicaId, AdminError> {
         let deadline = Instant::now() + self.config.request_timeout;
-        let mut last = "no leader is known".to_owned();
-        let mut hint = None;
+        let mut attempts = Attempts::default();
         loop {
             let patience = deadline.saturating_duration_since(Instant::now());
             if patience.is_zero() {
-                return Err(AdminError::Unavailable { reason: last });
+                return Err(AdminError::Unavailable {
+                    reason: attempts.last,
+                });
             }
             if self.stopping.is_cancelled() {
                 return Err(AdminError::Stopped);
             }
-            let target = hint.take().or_else(|| self.leader());
+            let target = attempts.hint.take().or_else(|| self.leader());
             let managed = match target {
                 None => Managed::NotLeader { leader: None },
                 Some(target) if target == self.id() => self.manage_here(op.clone(), patience).await,
@@ -60,10 +63,10 @@ impl Core {
             match managed {
                 Managed::Done { leader } => return Ok(ReplicaId(leader)),
                 Managed::Refused(reason) => return Err(AdminError::Refused { reason }),
-                Managed::Unavailable(reason) => last = reason,
-                Managed::NotLeader { leader } => hint = leader.filter(|id| Some(*id) != target),
+                Managed::Unavailable(reason) => attempts.last = reason,
+                Managed::NotLeader { leader } => attempts.redirected(target, leader),
             }
-            if hint.is_none() {
+            if attempts.hint.is_none() {
                 self.await_other_leader(target, patience).await;
             }
         }
@@ -160,6 +163,7 @@ impl Core {
         self.check_reachable(replica_id, &addr).await?;
         let member = Member { name, addr };
         self.change_membership(
+            &stored,
             ChangeMembers::AddNodes(BTreeMap::from([(replica_id, member)])),
             true,
         )
@@ -239,7 +243,7 @@ impl Core {
         } else {
             ChangeMembers::RemoveNodes(ids)
         };
-        self.change_membership(change, false).await?;
+        self.change_membership(&stored, change, false).await?;
         tracing::info!(
             replica.id = replica_id,
             "replica removed from the membership"
@@ -248,8 +252,13 @@ impl Core {
     }
 
     /// Makes a learner vote.
-    pub(super) async fn promote(&self, replica_id: u64) -> Result<(), Managed> {
+    pub(super) async fn promote(
+        &self,
+        seen: &StoredMembershipOf<TypeConfig>,
+        replica_id: u64,
+    ) -> Result<(), Managed> {
         self.change_membership(
+            seen,
             ChangeMembers::AddVoterIds(BTreeSet::from([replica_id])),
             true,
         )
@@ -259,19 +268,23 @@ impl Core {
     }
 
     /// Finishes a change that an earlier leader left half-way.
-    pub(super) async fn finish_joint(&self) -> Result<(), Managed> {
-        self.change_membership(ChangeMembers::AddVoterIds(BTreeSet::new()), true)
+    pub(super) async fn finish_joint(
+        &self,
+        seen: &StoredMembershipOf<TypeConfig>,
+    ) -> Result<(), Managed> {
+        self.change_membership(seen, ChangeMembers::AddVoterIds(BTreeSet::new()), true)
             .await
     }
 
-    /// One change at a time, and only on the membership that it was decided on.
+    /// One change at a time, and only on the membership `seen` that it was decided on.
     async fn change_membership(
         &self,
+        seen: &StoredMembershipOf<TypeConfig>,
         change: ChangeMembers<u64, Member>,
         retain: bool,
     ) -> Result<(), Managed> {
         let _turn = self.membership.lock().await;
-        let last_membership_log_id = *self.effective_membership().log_id();
+        let last_membership_log_id = *seen.log_id();
         let unchanged = Precondition::LastMembershipLogId {
             last_membership_log_id,
         };

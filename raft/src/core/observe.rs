@@ -57,6 +57,7 @@ impl Core {
         }
         self.barred
             .store(Arc::new(self.barred_now(&metrics.membership_config)));
+        self.lanes.forget(&self.barred.load());
         let status = self.build_status(&metrics);
         let before = self.status.send_replace(status.clone());
         self.note_change(&before, &status);

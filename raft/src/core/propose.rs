@@ -207,15 +207,15 @@ pub(crate) enum AdminDenied {
 
 /// What is known after some attempts.
 #[derive(Debug, Default)]
-struct Attempts {
-    hint: Option<u64>,
+pub(super) struct Attempts {
+    pub(super) hint: Option<u64>,
     doubt: Option<String>,
-    last: String,
+    pub(super) last: String,
 }
 
 impl Attempts {
     /// Follows a hint once; two replicas that name each other must not be asked in a tight loop.
-    fn redirected(&mut self, target: Option<u64>, leader: Option<u64>) {
+    pub(super) fn redirected(&mut self, target: Option<u64>, leader: Option<u64>) {
         let named = leader.map_or_else(|| "no other".to_owned(), |id| format!("replica {id}"));
         let repeated = self.last.ends_with(&named);
         self.last = format!("the asked replica does not lead and names {named}");

@@ -57,11 +57,11 @@ impl Core {
         let stored = self.effective_membership();
         let membership = stored.membership();
         let next = if membership.get_joint_config().len() > 1 {
-            self.finish_joint().await
+            self.finish_joint(&stored).await
         } else if let Some(removed) = self.removed_member() {
             self.drop_member(removed).await
         } else if let Some(learner) = self.caught_up_learner() {
-            self.promote(learner).await
+            self.promote(&stored, learner).await
         } else {
             self.record_cluster().await;
             self.check_clock().await;
@@ -143,7 +143,9 @@ impl Core {
         }
     }
 
-    async fn check_clock(&self) {
+    /// Who should lead instead of this replica because most clocks are more than `off_ms` away from
+    /// its own.
+    pub(super) fn better_clock(&self, off_ms: i64) -> Option<u64> {
         let voters: BTreeSet<u64> = self.effective_membership().voter_ids().collect();
         let ahead = voters
             .iter()
@@ -155,7 +157,11 @@ impl Core {
                         .clock_ahead_ms(*id, self.timing.reachable_within())?,
                 ))
             });
-        let Some(successor) = clock_successor(&ahead.collect::<Vec<_>>(), voters.len()) else {
+        clock_successor(&ahead.collect::<Vec<_>>(), voters.len(), off_ms)
+    }
+
+    async fn check_clock(&self) {
+        let Some(successor) = self.better_clock(CLOCK_OFF_MS) else {
             return;
         };
         tracing::warn!(
@@ -186,10 +192,10 @@ impl Core {
 ///
 /// `ahead` holds, for the other voters heard of lately, how far their clocks are ahead of ours. Of
 /// those that agree, the one in the middle has the most trustworthy clock.
-fn clock_successor(ahead: &[(u64, i64)], voters: usize) -> Option<u64> {
+fn clock_successor(ahead: &[(u64, i64)], voters: usize, off_ms: i64) -> Option<u64> {
     let quorum = voters / 2 + 1;
     for sign in [1, -1] {
-        let off = |ahead: &&(u64, i64)| ahead.1.saturating_mul(sign) > CLOCK_OFF_MS;
+        let off = |ahead: &&(u64, i64)| ahead.1.saturating_mul(sign) > off_ms;
         let mut agreeing: Vec<_> = ahead.iter().filter(off).collect();
         if agreeing.len() >= quorum {
             agreeing.sort_by_key(|(_, ahead)| *ahead);
@@ -205,11 +211,20 @@ mod tests {
 
     #[test]
     fn only_a_majority_of_clocks_moves_leadership() {
-        assert_eq!(clock_successor(&[(2, 2500), (3, 2600)], 3), Some(3));
-        assert_eq!(clock_successor(&[(2, -2500), (3, -9000)], 3), Some(2));
-        assert_eq!(clock_successor(&[(2, 2500), (3, 0)], 3), None);
-        assert_eq!(clock_successor(&[(2, 2500), (3, -2500)], 3), None);
-        assert_eq!(clock_successor(&[(2, 9000)], 2), None);
-        assert_eq!(clock_successor(&[], 1), None);
+        assert_eq!(
+            clock_successor(&[(2, 2500), (3, 2600)], 3, CLOCK_OFF_MS),
+            Some(3)
+        );
+        assert_eq!(
+            clock_successor(&[(2, -2500), (3, -9000)], 3, CLOCK_OFF_MS),
+            Some(2)
+        );
+        assert_eq!(clock_successor(&[(2, 2500), (3, 0)], 3, CLOCK_OFF_MS), None);
+        assert_eq!(
+            clock_successor(&[(2, 2500), (3, -2500)], 3, CLOCK_OFF_MS),
+            None
+        );
+        assert_eq!(clock_successor(&[(2, 9000)], 2, CLOCK_OFF_MS), None);
+        assert_eq!(clock_successor(&[], 1, CLOCK_OFF_MS), None);
     }
 }

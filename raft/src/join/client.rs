@@ -145,6 +145,7 @@ fn settle(
                 addr: peer.addr,
             })
             .collect(),
+        has_store: false,
     };
     let settled = folder.settle(&identity, &authority, &certificate);
     settled.map_err(|source| folder_error(folder, source))?;

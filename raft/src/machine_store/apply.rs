@@ -7,7 +7,7 @@ use openraft::storage::ApplyResponder;
 use prost::Message;
 
 use super::MachineStore;
-use super::dedup::{Verdict, client_id};
+use super::dedup::{LEAP_MS, Verdict, client_id};
 use crate::codec::{Entry, StoredMembership};
 use crate::engine::{Table, WriteBatch};
 use crate::machine::{ApplyContext, MachineError, RowWrite};
@@ -94,9 +94,14 @@ impl MachineStore {
         proposal: Proposal,
     ) -> Result<Response, ApplyError> {
         let position = &mut self.loaded.position;
+        let before_ms = position.now_ms;
         position.now_ms = position.now_ms.max(proposal.stamped_ms);
         let now_ms = position.now_ms;
         let dedup = &mut self.loaded.dedup;
+        let leapt_ms = now_ms.saturating_sub(before_ms);
+        if leapt_ms > LEAP_MS {
+            dedup.leap(leapt_ms);
+        }
         dedup.expire(now_ms, &mut chunk.batch);
         let Some(client) = client_id(&proposal.client_id) else {
             return Ok(Response::Outcome(self.execute(

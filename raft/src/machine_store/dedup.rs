@@ -96,6 +96,17 @@ impl Dedup {
         }
     }
 
+    /// Time has leapt by `by_ms`: a clock was corrected, or nothing happened for long. Nobody is
+    /// forgotten for that, or a command that is under way would execute again.
+    pub(crate) fn leap(&mut self, by_ms: i64) {
+        self.by_use.clear();
+        for (client, window) in &mut self.clients {
+            window.last_used_ms = window.last_used_ms.saturating_add(by_ms);
+            self.by_use.insert((window.last_used_ms, *client));
+            self.touched.insert(*client);
+        }
+    }
+
     /// Forgets the proposer unused for longest if `client` is new and there are too many; whether
     /// it did.
     pub(crate) fn make_room(&mut self, client: ClientId, batch: &mut WriteBatch) -> bool {
@@ -201,6 +212,8 @@ pub(crate) const WINDOW: u64 = 4096;
 const CLIENTS_MAX: usize = 1024;
 /// Replicated time after which an unused proposer is forgotten: far longer than any retry.
 const UNUSED_MS: i64 = 24 * 60 * 60 * 1000;
+/// One command that moves time by more than this does not make proposers old.
+pub(crate) const LEAP_MS: i64 = 60 * 60 * 1000;
 
 #[cfg(test)]
 mod tests;

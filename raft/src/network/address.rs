@@ -1,6 +1,6 @@
 //! Where replicas are reached.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use parking_lot::RwLock;
@@ -33,6 +33,13 @@ impl AddressBook {
         let book = self.0.read();
         let addresses = book.get(&replica)?;
         addresses.told.clone().or_else(|| addresses.listed.clone())
+    }
+
+    /// Forgets replicas that were removed.
+    pub(crate) fn forget(&self, removed: &BTreeSet<u64>) {
+        self.0
+            .write()
+            .retain(|replica, _| !removed.contains(replica));
     }
 
     fn update(

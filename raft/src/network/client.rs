@@ -243,7 +243,10 @@ impl PeerNetwork {
         let mut client = self.lanes().client(self.target, Lane::Log);
         let opened = timeout(patience, client.append(request)).await;
         let replies = match opened {
-            Ok(Ok(response)) => response.into_inner(),
+            Ok(Ok(response)) => self
+                .lanes()
+                .answer(self.target, response)
+                .map_err(|error| self.rpc_error(&error, RPCTypes::AppendEntries))?,
             Ok(Err(status)) => {
                 let error = self.lanes().judge(&status);
                 return Err(self.rpc_error(&error, RPCTypes::AppendEntries));

@@ -61,6 +61,11 @@ impl Envelope {
     }
 }
 
+/// The start counter of the replica that answered; `None` for an answer that names none.
+pub(super) fn incarnation_of(metadata: &MetadataMap) -> Option<u64> {
+    number(metadata, INCARNATION).ok()
+}
+
 fn text<'a>(metadata: &'a MetadataMap, field: &'static str) -> Result<&'a str, Refusal> {
     let value = metadata.get(field).ok_or(Refusal::Field { field })?;
     value.to_str().map_err(|_| Refusal::Field { field })
@@ -217,7 +222,8 @@ impl fmt::Display for Refusal {
 const CLUSTER_ID: &str = "cluster-id";
 const FROM: &str = "from-replica";
 const TO: &str = "to-replica";
-const INCARNATION: &str = "incarnation";
+/// The start counter of the sender; answers carry it too.
+pub(super) const INCARNATION: &str = "incarnation";
 const LEVEL: &str = "proto-level";
 const FROM_ADDR: &str = "from-addr";
 const CODE: &str = "refusal";

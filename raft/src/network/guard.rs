@@ -1,14 +1,13 @@
 //! Who may ask this replica for anything.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use parking_lot::Mutex;
 use tonic::{Request, Status};
 
 use super::envelope::{LEVEL_MAX, LEVEL_MIN};
-use super::{AddressBook, Envelope, PeerInfo, Refusal};
+use super::{AddressBook, Envelope, Incarnations, PeerInfo, Refusal};
 use crate::counters::Counters;
 use crate::tls::PeerName;
 
@@ -20,7 +19,7 @@ pub(crate) struct Guard {
     own: PeerName,
     barred: Barred,
     addresses: AddressBook,
-    incarnations: Mutex<BTreeMap<u64, u64>>,
+    incarnations: Incarnations,
     counters: Arc<Counters>,
 }
 
@@ -37,13 +36,14 @@ impl Guard {
         own: PeerName,
         barred: Barred,
         addresses: AddressBook,
+        incarnations: Incarnations,
         counters: Arc<Counters>,
     ) -> Self {
         Self {
             own,
             barred,
             addresses,
-            incarnations: Mutex::default(),
+            incarnations,
             counters,
         }
     }
@@ -112,23 +112,14 @@ impl Guard {
                 replica: replica_id,
             });
         }
-        self.check_incarnation(replica_id, envelope.incarnation)?;
-        Ok(Caller { replica_id })
-    }
-
-    /// Only the latest start of a replica is heard: an older process with a copy of the same data
-    /// folder must not vote or acknowledge.
-    fn check_incarnation(&self, replica_id: u64, incarnation: u64) -> Result<(), Refusal> {
-        let mut incarnations = self.incarnations.lock();
-        let latest = incarnations.entry(replica_id).or_insert(incarnation);
-        if incarnation < *latest {
-            return Err(Refusal::Replaced {
+        let incarnation = envelope.incarnation;
+        self.incarnations
+            .hear(replica_id, incarnation)
+            .map_err(|latest| Refusal::Replaced {
                 incarnation,
-                latest: *latest,
-            });
-        }
-        *latest = incarnation;
-        Ok(())
+                latest,
+            })?;
+        Ok(Caller { replica_id })
     }
 }
 
@@ -226,6 +217,7 @@ mod tests {
             PeerName::new("c", 1),
             barred,
             AddressBook::default(),
+            Incarnations::default(),
             Arc::default(),
         )
     }

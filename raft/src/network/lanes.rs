@@ -1,6 +1,6 @@
 //! The connections to other replicas, and calls over them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::future::Future;
 use std::sync::Arc;
@@ -13,8 +13,8 @@ use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Code, ConnectError, Request, Response, Status};
 use tower::service_fn;
 
-use super::envelope::LEVEL_MAX;
-use super::{Dialer, Envelope, MESSAGE_BYTES_MAX, Refusal};
+use super::envelope::{LEVEL_MAX, incarnation_of};
+use super::{Dialer, Envelope, Incarnations, MESSAGE_BYTES_MAX, Refusal};
 use crate::Fatal;
 use crate::fatal::chain;
 use crate::fatal_slot::FatalSlot;
@@ -41,6 +41,7 @@ struct Inner {
     advertised: String,
     dialer: Dialer,
     channels: Mutex<BTreeMap<u64, PeerLanes>>,
+    incarnations: Incarnations,
     fatal: FatalSlot,
 }
 
@@ -57,6 +58,7 @@ impl Lanes {
         incarnation: u64,
         advertised: String,
         dialer: Dialer,
+        incarnations: Incarnations,
         fatal: FatalSlot,
     ) -> Self {
         let channels = Mutex::default();
@@ -66,6 +68,7 @@ impl Lanes {
             advertised,
             dialer,
             channels,
+            incarnations,
             fatal,
         }))
     }
@@ -131,10 +134,34 @@ impl Lanes {
         let mut request = self.request(target, message);
         request.set_timeout(patience);
         match timeout(patience, method(self.client(target, lane), request)).await {
-            Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Ok(response)) => self.answer(target, response),
             Ok(Err(status)) => Err(self.judge(&status)),
             Err(_) => Err(CallError::TimedOut { patience }),
         }
+    }
+
+    /// The answer of the latest start of `target`.
+    ///
+    /// # Errors
+    /// An older process has answered: what it says does not count.
+    pub(crate) fn answer<R>(&self, target: u64, response: Response<R>) -> Result<R, CallError> {
+        let failed = |reason: String| CallError::Failed { reason };
+        let incarnation = incarnation_of(response.metadata())
+            .ok_or_else(|| failed("the answer does not say of which start it is".to_owned()))?;
+        match self.0.incarnations.hear(target, incarnation) {
+            Ok(()) => Ok(response.into_inner()),
+            Err(latest) => Err(failed(format!(
+                "start {incarnation} of replica {target} has answered, but start {latest} was \
+                 heard of already"
+            ))),
+        }
+    }
+
+    /// Ends what is kept about replicas that were removed.
+    pub(crate) fn forget(&self, removed: &BTreeSet<u64>) {
+        self.0.channels.lock().retain(|id, _| !removed.contains(id));
+        self.0.incarnations.forget(removed);
+        self.0.dialer.addresses().forget(removed);
     }
 
     /// Sorts a failed call; an answer that ends this replica is reported.

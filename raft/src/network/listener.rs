@@ -22,9 +22,10 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::codegen::Service;
-use tonic::codegen::http::{Request, Response};
+use tonic::codegen::http::{HeaderValue, Request, Response};
 
-use super::{MESSAGE_BYTES_MAX, PeerService};
+use super::envelope::INCARNATION;
+use super::{MESSAGE_BYTES_MAX, PeerService, Refusal};
 use crate::core::IN_FLIGHT_MAX;
 use crate::counters::Counters;
 use crate::join::{JOIN_BYTES_MAX, JoinService};
@@ -48,6 +49,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Calls of one connection at once: a replica's full window and some control traffic.
 const STREAMS_MAX: u32 = IN_FLIGHT_MAX as u32 + 128;
+
+/// Calls of a stranger's connection at once: a joiner makes one.
+const UNCERTIFIED_STREAMS_MAX: u32 = 4;
 
 /// Room for a log batch or a snapshot chunk under way; votes and heartbeats have their own
 /// connection.
@@ -80,6 +84,7 @@ impl Listener {
         tls: Arc<ServerConfig>,
         peer: PeerService,
         join: JoinService,
+        incarnation: u64,
         timing: Timing,
         counters: Arc<Counters>,
     ) -> Self {
@@ -90,6 +95,8 @@ impl Listener {
                     .max_decoding_message_size(MESSAGE_BYTES_MAX)
                     .max_encoding_message_size(MESSAGE_BYTES_MAX),
                 join: JoinServer::new(join).max_decoding_message_size(JOIN_BYTES_MAX),
+                incarnation,
+                counters: Arc::clone(&counters),
             },
             timing,
             connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
@@ -180,16 +187,22 @@ impl Listener {
         drain: CancellationToken,
     ) {
         let services = self.services.clone();
+        let certified = info.name.is_some();
         let service = service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(info.clone());
-            services.clone().call(request)
+            services.clone().call(request, certified)
         });
         let silence = self.timing.reachable_within();
+        let streams = if certified {
+            STREAMS_MAX
+        } else {
+            UNCERTIFIED_STREAMS_MAX
+        };
         let connection = http2::Builder::new(tasks)
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_concurrent_streams(STREAMS_MAX)
+            .max_concurrent_streams(streams)
             .keep_alive_interval(silence)
             .keep_alive_timeout(silence)
             .serve_connection(TokioIo::new(stream), service);
@@ -231,19 +244,31 @@ where
 struct Services {
     peer: PeerServer<PeerService>,
     join: JoinServer<JoinService>,
+    incarnation: u64,
+    counters: Arc<Counters>,
 }
 
 impl Services {
+    /// Strangers reach nothing but the join service, whose messages are short: the peer service
+    /// reads a message of megabytes before it can ask whose it is.
     async fn call(
         mut self,
         request: Request<Incoming>,
+        certified: bool,
     ) -> Result<Response<tonic::body::Body>, Infallible> {
         // What neither knows, the peer service answers with UNIMPLEMENTED.
         if request.uri().path().starts_with(JOIN_PATH) {
-            self.join.call(request).await
-        } else {
-            self.peer.call(request).await
+            return self.join.call(request).await;
         }
+        if !certified {
+            self.counters.requests_refused.add_one();
+            return Ok(Refusal::NoCertificate.into_status().into_http());
+        }
+        let mut response = self.peer.call(request).await?;
+        response
+            .headers_mut()
+            .insert(INCARNATION, HeaderValue::from(self.incarnation));
+        Ok(response)
     }
 }
 

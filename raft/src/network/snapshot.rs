@@ -48,7 +48,7 @@ pub(super) async fn send(
     let request: Request<_> = lanes.request(target, chunks);
     let mut client = lanes.client(target, Lane::Bulk);
     match client.install_snapshot(request).await {
-        Ok(reply) => Ok(reply.into_inner()),
+        Ok(reply) => lanes.answer(target, reply),
         Err(status) => Err(lanes.judge(&status)),
     }
 }

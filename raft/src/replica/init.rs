@@ -8,7 +8,7 @@ use crate::identity::{Folder, Identity};
 use crate::tls::{Authority, PeerName, ReplicaKey};
 
 /// The first replica's id; joiners get log indexes, which are larger.
-const FIRST_REPLICA: u64 = 1;
+pub(super) const FIRST_REPLICA: u64 = 1;
 
 pub(super) fn init_cluster(config: &ReplicaConfig) -> Result<String, InitError> {
     let folder = Folder::new(&config.data_dir);
@@ -26,6 +26,7 @@ pub(super) fn init_cluster(config: &ReplicaConfig) -> Result<String, InitError> 
         cluster_id: cluster_id.clone(),
         replica_id: FIRST_REPLICA,
         peers: Vec::new(),
+        has_store: false,
     };
     folder
         .settle_first(&identity, &authority, &key, &certificate)

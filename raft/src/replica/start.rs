@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::StartError;
+use super::init::FIRST_REPLICA;
 use super::stop::{Inner, Stops};
 use crate::core::{
     Consensus, Core, Disk, Probes, READ_QUEUE, ReadRequest, Window, initial_status, observe, probe,
@@ -22,7 +23,8 @@ use crate::fatal_slot::FatalSlot;
 use crate::identity::{Folder, Identity, IdentityError};
 use crate::join::JoinService;
 use crate::network::{
-    AddressBook, Dialer, Ends, Guard, Lanes, LeaderContact, Listener, NetworkFactory, PeerService,
+    AddressBook, Dialer, Ends, Guard, Incarnations, Lanes, LeaderContact, Listener, NetworkFactory,
+    PeerService,
 };
 use crate::storage::{OpenError, Storage, StorageConfig};
 use crate::timing::{MULTIPLIERS, Timing};
@@ -44,6 +46,10 @@ pub(super) async fn start(
     let fatal = FatalSlot::new();
     let counters = Arc::new(Counters::default());
     let mut storage = open_storage(&config, &identity, &fatal, &counters, machine).await?;
+    if !identity.has_store {
+        let marked = folder.mark_store(&identity);
+        marked.map_err(|error| unreadable(folder.path(), error))?;
+    }
     let stops = Stops::default();
     let (reads, read_requests) = mpsc::channel(READ_QUEUE);
     let parts = Parts {
@@ -96,6 +102,7 @@ async fn build_core(
     }
     let name = PeerName::new(identity.cluster_id.clone(), identity.replica_id);
     let incarnation = storage.incarnation();
+    let incarnations = Incarnations::default();
     let dialer = Dialer::new(
         name.clone(),
         client_settings(credentials).map_err(|error| unreadable(folder.path(), error))?,
@@ -104,13 +111,26 @@ async fn build_core(
         timing.connect(),
     );
     let advertised = config.advertise_addr.clone();
-    let lanes = Lanes::new(name.clone(), incarnation, advertised, dialer, fatal.clone());
+    let lanes = Lanes::new(
+        name.clone(),
+        incarnation,
+        advertised,
+        dialer,
+        incarnations.clone(),
+        fatal.clone(),
+    );
     let network = NetworkFactory::new(lanes.clone(), timing, Arc::clone(&counters));
     let raft = build_consensus(&config, &identity, timing, network, storage).await?;
     let barred = Arc::new(ArcSwap::from_pointee(BTreeSet::new()));
     Ok(Core {
         status: initial_status(&identity, incarnation, timing.reachable_within()),
-        guard: Guard::new(name, Arc::clone(&barred), addresses, Arc::clone(&counters)),
+        guard: Guard::new(
+            name,
+            Arc::clone(&barred),
+            addresses,
+            incarnations,
+            Arc::clone(&counters),
+        ),
         applied: storage.applied(),
         records: storage.records(),
         snapshots: Some(storage.snapshots()).into(),
@@ -256,6 +276,15 @@ fn open_bound(
         .fact(REPLICA_ID)
         .map_err(|error| Opening::Failed(error.into()))?;
     match stored {
+        None if identity.has_store => {
+            let reason = format!(
+                "replica {} has run before and its store is gone: with an empty one it could undo \
+                 what it has acknowledged; remove the replica from the cluster, empty the folder \
+                 and join anew",
+                identity.replica_id
+            );
+            return Err(Opening::Foreign(reason));
+        }
         None => storage
             .put_facts(&[(REPLICA_ID, &own)])
             .map_err(Opening::Failed)?,
@@ -316,7 +345,8 @@ fn serve(
         drain: stops.serving.clone(),
         close: stops.closing.clone(),
     };
-    Listener::new(tls, peer, join, core.timing, Arc::clone(&core.counters))
+    let counters = Arc::clone(&core.counters);
+    Listener::new(tls, peer, join, core.incarnation, core.timing, counters)
         .spawn(listener, tasks, ends);
     Ok(())
 }
@@ -343,6 +373,9 @@ async fn run(inner: &Inner, read_requests: mpsc::Receiver<ReadRequest>) -> Resul
 
 /// The first replica of a new cluster begins as its only voter.
 async fn initialize_first(core: &Core) -> Result<(), StartError> {
+    if core.id() != FIRST_REPLICA {
+        return Ok(());
+    }
     let unreadable = |error: IdentityError| unreadable(core.folder.path(), error);
     let failed = |error: String| StartError::Consensus(error.into());
     if core

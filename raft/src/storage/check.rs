@@ -4,7 +4,7 @@ use bytes::{Buf, Bytes};
 use prost::Message;
 
 use super::{OpenError, meta};
-use crate::codec::{self, LogId};
+use crate::codec::{self, CodecError, LogId};
 use crate::engine::{Engine, KeyRange, Table, WriteBatch};
 use crate::machine_store::load::Position;
 use crate::snapshot::SnapshotFile;
@@ -52,9 +52,11 @@ pub(super) fn cluster(engine: &dyn Engine, expected: Option<&str>) -> Result<(),
 /// Counts this start; the number is durable on return.
 pub(super) fn count_start(engine: &dyn Engine) -> Result<u64, OpenError> {
     let stored = engine.value(Table::Meta, meta::INCARNATION)?;
-    let last = stored
-        .and_then(|mut row: Bytes| row.try_get_u64_le().ok())
-        .unwrap_or(0);
+    let damaged = |_| CodecError::Missing("incarnation");
+    let last = match stored {
+        Some(mut row) => row.try_get_u64_le().map_err(damaged)?,
+        None => 0,
+    };
     let next = last.saturating_add(1);
     let mut batch = WriteBatch::new();
     batch.put(Table::Meta, meta::INCARNATION, next.to_le_bytes().to_vec());

@@ -171,3 +171,22 @@ fn load(engine: &SimEngine) -> Dedup {
     }
     dedup
 }
+
+#[test]
+fn a_leap_of_time_forgets_nobody() {
+    let mut dedup = Dedup::default();
+    let mut batch = WriteBatch::new();
+    let client = [7; 16];
+    assert_eq!(
+        dedup.admit(1_000, client, 1, 1, &mut batch),
+        Verdict::Execute
+    );
+    dedup.record(client, 1, Bytes::from_static(b"done"), &mut batch);
+    let leap = 2 * UNUSED_MS;
+    dedup.leap(leap);
+    dedup.expire(1_000 + leap, &mut batch);
+    assert_eq!(
+        dedup.admit(1_000 + leap, client, 1, 1, &mut batch),
+        Verdict::Stored(Bytes::from_static(b"done"))
+    );
+}
