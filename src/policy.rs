@@ -3,6 +3,8 @@
 //! Pure. The netmap asks these questions and nothing else, so that the engine behind them can be
 //! exchanged. [`AllowAll`] answers them as a tailnet without a policy file does.
 
+pub mod document;
+
 use serde_json::Value;
 
 use crate::state::{Node, State};
