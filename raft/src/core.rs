@@ -29,6 +29,7 @@ pub(crate) use self::members::Managed;
 pub(crate) use self::observe::{initial_status, observe};
 pub(crate) use self::probe::{Probes, probe};
 pub(crate) use self::propose::AdminDenied;
+pub use self::propose::COMMAND_BYTES_MAX;
 pub(crate) use self::read::{QUEUE as READ_QUEUE, ReadHere, ReadRequest, serve_reads};
 pub(crate) use self::reconcile::reconcile;
 pub(crate) use self::window::{IN_FLIGHT_MAX, Window};

@@ -88,12 +88,19 @@ pub(crate) async fn revoke_token(core: &Core, token_id: &str) -> Result<(), Admi
         .map_err(admin_error)
 }
 
+fn unproposed(error: &ProposeError) -> AdminError {
+    let reason = error.to_string();
+    match error {
+        ProposeError::Unknown { .. } => AdminError::Unknown { reason },
+        ProposeError::TooLarge { .. } => AdminError::Refused { reason },
+        ProposeError::NotProposed { .. } => AdminError::Unavailable { reason },
+        ProposeError::Stopped => AdminError::Stopped,
+    }
+}
+
 fn admin_error(denied: AdminDenied) -> AdminError {
     match denied {
         AdminDenied::Refused(reason) => AdminError::Refused { reason },
-        AdminDenied::Propose(ProposeError::Stopped) => AdminError::Stopped,
-        AdminDenied::Propose(error) => AdminError::Unavailable {
-            reason: error.to_string(),
-        },
+        AdminDenied::Propose(error) => unproposed(&error),
     }
 }

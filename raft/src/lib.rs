@@ -28,6 +28,7 @@ mod tls;
 mod token;
 mod type_config;
 
+pub use self::core::COMMAND_BYTES_MAX;
 pub use self::counters::ReplicaMetrics;
 pub use self::machine::{
     ApplyContext, Effects, MachineError, ReplicaId, Row, RowWrite, StateMachine,

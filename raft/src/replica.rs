@@ -138,6 +138,18 @@ impl Replica {
         self.inner.core.read_index().await
     }
 
+    /// How long nothing has proven that a leader works, as of this call; near zero in a healthy
+    /// cluster.
+    pub fn time_without_leader(&self) -> Duration {
+        self.inner.core.time_without_leader()
+    }
+
+    /// The same, once it is longer than elections take (3 s times the timing multiplier): from then
+    /// on proposals are refused at once.
+    pub fn lacks_leader(&self) -> Option<Duration> {
+        self.inner.core.lacks_leader()
+    }
+
     /// Waits until this replica has applied log index `index`.
     ///
     /// # Errors

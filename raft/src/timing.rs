@@ -59,6 +59,11 @@ impl Timing {
         self.ms(2000)
     }
 
+    /// A replica that has heard of no leader for this long lacks one; elections take less.
+    pub(crate) fn leaderless_after(self) -> Duration {
+        self.ms(3000)
+    }
+
     /// Between looks at what the leader has to do about membership and clocks.
     pub(crate) fn reconcile(self) -> Duration {
         self.ms(200)

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::harness::{TestCluster, add};
-use crate::{DialOverrides, ReadError};
+use crate::{DialOverrides, ProposeError, ReadError};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_cut_off_from_everybody_acknowledges_nothing_and_the_others_go_on() {
@@ -42,7 +42,18 @@ async fn a_leader_cut_off_from_everybody_acknowledges_nothing_and_the_others_go_
         .until("being cut off", |now| now.is_cut_off(Instant::now()))
         .await;
     assert!(cut_off.time_without_leader(Instant::now()) > Duration::from_secs(1));
+    // By now it knows that asking is of no use, and says so at once.
+    assert!(isolated.replica().lacks_leader().is_some());
+    let started = Instant::now();
+    let refused = isolated.replica().propose(add("k", 1000)).await;
+    assert!(matches!(refused, Err(ProposeError::NotProposed { .. })));
+    assert!(started.elapsed() < Duration::from_secs(1));
     links.heal();
+    isolated
+        .until("a leader again", |now| {
+            now.time_without_leader(Instant::now()) < Duration::from_secs(1)
+        })
+        .await;
     let healed = isolated.add("k", 1).await;
     cluster.applied(healed.index).await;
     for replica in &cluster.replicas {

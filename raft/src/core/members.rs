@@ -47,8 +47,11 @@ impl Core {
         loop {
             let patience = deadline.saturating_duration_since(Instant::now());
             if patience.is_zero() {
-                return Err(AdminError::Unavailable {
-                    reason: attempts.last,
+                return Err(match attempts.doubt {
+                    Some(reason) => AdminError::Unknown { reason },
+                    None => AdminError::Unavailable {
+                        reason: attempts.last,
+                    },
                 });
             }
             if self.stopping.is_cancelled() {
@@ -63,7 +66,7 @@ impl Core {
             match managed {
                 Managed::Done { leader } => return Ok(ReplicaId(leader)),
                 Managed::Refused(reason) => return Err(AdminError::Refused { reason }),
-                Managed::Unavailable(reason) => attempts.last = reason,
+                Managed::Unavailable(reason) => attempts.doubt = Some(reason),
                 Managed::NotLeader { leader } => attempts.redirected(target, leader),
             }
             if attempts.hint.is_none() {

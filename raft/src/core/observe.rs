@@ -1,7 +1,7 @@
 //! Turning consensus metrics, probes and contacts into the public status.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use openraft::alias::StoredMembershipOf;
 use openraft::async_runtime::Instant as _;
@@ -100,6 +100,18 @@ impl Core {
         }
     }
 
+    /// How long nothing has proven that a leader works, as of this call.
+    pub(crate) fn time_without_leader(&self) -> Duration {
+        let contact = self.last_leader_contact(&self.metrics());
+        Instant::now().saturating_duration_since(contact)
+    }
+
+    /// The same, once it is longer than an election takes.
+    pub(crate) fn lacks_leader(&self) -> Option<Duration> {
+        let without = self.time_without_leader();
+        (without > self.timing.leaderless_after()).then_some(without)
+    }
+
     fn last_leader_contact(&self, metrics: &Metrics) -> Instant {
         if metrics.state != ServerState::Leader {
             return self.contact.last();
@@ -149,7 +161,7 @@ impl Core {
 pub(crate) fn initial_status(
     identity: &Identity,
     incarnation: u64,
-    reachable_within: std::time::Duration,
+    reachable_within: Duration,
 ) -> watch::Sender<Status> {
     watch::Sender::new(Status {
         cluster_id: identity.cluster_id.as_str().into(),

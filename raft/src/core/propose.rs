@@ -14,8 +14,8 @@ use super::{Appended, Core};
 use crate::network::{Lane, MESSAGE_BYTES_MAX};
 use crate::{ProposeError, Proposed};
 
-/// Largest command: with its envelope and a batch of others it fits a message.
-const COMMAND_BYTES_MAX: usize = MESSAGE_BYTES_MAX / 4;
+/// Largest command, bytes: with its envelope and a batch of others it fits a message.
+pub const COMMAND_BYTES_MAX: usize = MESSAGE_BYTES_MAX / 4;
 
 impl Core {
     /// Proposes until it is applied here, the outcome is certain, or time is up. Every attempt
@@ -78,6 +78,13 @@ impl Core {
             }
             if self.stopping.is_cancelled() {
                 return Err(attempts.stopped());
+            }
+            if let Some(without) = self.lacks_leader()
+                && attempts.doubt.is_none()
+            {
+                return Err(ProposeError::NotProposed {
+                    reason: format!("no leader for {:.1} s", without.as_secs_f64()),
+                });
             }
             proposal.lowest_unacked = ticket.lowest_unacked();
             let target = attempts.hint.take().or_else(|| self.leader());
@@ -209,7 +216,7 @@ pub(crate) enum AdminDenied {
 #[derive(Debug, Default)]
 pub(super) struct Attempts {
     pub(super) hint: Option<u64>,
-    doubt: Option<String>,
+    pub(super) doubt: Option<String>,
     pub(super) last: String,
 }
 

@@ -210,13 +210,19 @@ pub enum AdminError {
         /// Why.
         reason: String,
     },
-    /// No leader answered in time, or the outcome is not known; look at the status and try again.
+    /// Certain: nothing was changed, because no leader took the question in time. Safe to try again.
     #[error("the cluster could not be asked: {reason}")]
     Unavailable {
         /// What stood in the way last.
         reason: String,
     },
-    /// The replica has stopped or is stopping.
+    /// It may have been done or may still be; look at the status before another try.
+    #[error("the outcome is not known: {reason}")]
+    Unknown {
+        /// What stood in the way last.
+        reason: String,
+    },
+    /// The replica has stopped or is stopping; nothing was changed.
     #[error("the replica has stopped")]
     Stopped,
 }
