@@ -9,6 +9,7 @@ mod catch_up;
 mod consensus;
 mod local;
 mod machine;
+mod metrics;
 mod presence;
 mod proposals;
 mod replicated;
@@ -27,6 +28,7 @@ use self::catch_up::CaughtUp;
 pub use self::consensus::{AnnouncedStatus, ClusterStatus, Consensus, MemberStatus, Role};
 pub use self::local::LocalControl;
 pub use self::machine::{Applied, Machine, What};
+pub use self::metrics::{Bound, ClusterMetrics};
 pub use self::presence::spawn_presence;
 use self::proposals::Proposals;
 use self::soft::SoftState;
@@ -95,7 +97,8 @@ impl Cluster {
         incarnation: u64,
     ) -> Self {
         let mut tasks = JoinSet::new();
-        let proposals = Proposals::spawn(Arc::clone(&consensus), &mut tasks);
+        let metrics = ClusterMetrics::default();
+        let proposals = Proposals::spawn(Arc::clone(&consensus), metrics, &mut tasks);
         let soft = SoftState::spawn(proposals.clone(), &mut tasks);
         let caught_up = CaughtUp::spawn(Arc::clone(&consensus), &mut tasks);
         let inner = Inner {
@@ -123,14 +126,40 @@ impl Cluster {
         self.inner.machine.applied_index()
     }
 
+    /// Waits until [`Self::state`] includes this log index.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the caller stops waiting.
+    pub async fn wait_applied(&self, index: u64) {
+        // The machine, which the handle shares, keeps the sender.
+        let _ = self
+            .inner
+            .machine
+            .applied()
+            .wait_for(|at| *at >= index)
+            .await;
+    }
+
+    /// How long nothing has proven that a leader works, once that is longer than elections take:
+    /// from then on changes are refused.
+    pub fn lacks_leader(&self) -> Option<Duration> {
+        self.inner.consensus.lacks_leader()
+    }
+
     /// Proposes a change and waits until it is applied here, so that the proposer reads its write.
     ///
     /// # Errors
     /// See [`ProposeError`]; only `Unknown` leaves open whether the change was made.
     ///
     /// # Cancel safety
-    /// The change goes on when the caller stops waiting.
+    /// A change that nobody waits for any more is dropped while it is in the queue; one under way
+    /// goes on.
     pub async fn propose(&self, op: Op) -> Result<pb::Done, ProposeError> {
+        if let Some(without) = self.lacks_leader() {
+            return Err(ProposeError::Unavailable {
+                reason: format!("no leader for {:.1} s", without.as_secs_f64()),
+            });
+        }
         self.inner.proposals.propose(op).await
     }
 
@@ -207,6 +236,11 @@ impl Cluster {
     /// The same, with what the replicas have announced and warnings for operators.
     pub fn report(&self) -> ClusterStatus {
         report::report(self.status(), &self.state())
+    }
+
+    /// What this handle counts.
+    pub fn metrics(&self) -> &ClusterMetrics {
+        self.inner.proposals.metrics()
     }
 
     /// Which replica this is.

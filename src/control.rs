@@ -160,7 +160,7 @@ impl Control {
         status.leader.is_some() && Duration::from_millis(status.leaderless_ms) < within
     }
 
-    /// How long this replica has known no leader; zero when it knows one.
+    /// How long nothing has proven that a leader works; near zero in a healthy cluster.
     fn leaderless(&self) -> Duration {
         Duration::from_millis(self.inner.cluster.status().leaderless_ms)
     }

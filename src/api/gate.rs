@@ -8,7 +8,6 @@ use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use tokio::sync::broadcast::error::RecvError;
 use tracing::Instrument;
 
 use crate::cluster::Cluster;
@@ -132,17 +131,8 @@ fn wanted_index(request: &Parts) -> Result<Option<u64>, ApiError> {
 
 /// Waits until this replica has applied `index`.
 async fn wait_applied(cluster: &Cluster, index: u64) -> Result<(), ApiError> {
-    let reached = async {
-        let mut changes = cluster.subscribe();
-        while cluster.applied_index() < index {
-            match changes.recv().await {
-                Ok(_) | Err(RecvError::Lagged(_)) => {}
-                Err(RecvError::Closed) => return false,
-            }
-        }
-        true
-    };
-    if let Ok(true) = tokio::time::timeout(MIN_INDEX_WAIT, reached).await {
+    let reached = tokio::time::timeout(MIN_INDEX_WAIT, cluster.wait_applied(index)).await;
+    if reached.is_ok() {
         return Ok(());
     }
     let detail = format!(

@@ -20,6 +20,10 @@ pub trait Consensus: Send + Sync + 'static {
     /// The cluster as this replica sees it at this moment.
     fn status(&self) -> ClusterStatus;
 
+    /// How long nothing has proven that a leader works, once that is longer than elections take; as
+    /// of this call.
+    fn lacks_leader(&self) -> Option<Duration>;
+
     /// Makes a one-time token that admits a new replica.
     fn create_join_token(&self, ttl: Duration) -> BoxFuture<'_, Result<String, ProposeError>>;
 }
@@ -61,7 +65,7 @@ pub struct ClusterStatus {
     pub committed_index: u64,
     /// Last entry that it has applied.
     pub applied_index: u64,
-    /// How long it has known no leader; zero when it knows one.
+    /// How long nothing has proven that a leader works; near zero in a healthy cluster.
     pub leaderless_ms: u64,
     /// Whether there are other replicas and none has answered this one lately.
     pub cut_off: bool,

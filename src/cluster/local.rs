@@ -19,6 +19,9 @@ use super::{
 };
 use crate::types::{ReplicaId, Timestamp};
 
+/// Without a leader for longer than this the log lacks one, as the consensus of a real replica.
+const LEADERLESS_AFTER: Duration = Duration::from_secs(3);
+
 /// Drives the in-memory log of [`Cluster::local`]: its clock and whether it takes changes.
 #[derive(Clone)]
 pub struct LocalControl {
@@ -135,6 +138,15 @@ impl LocalControl {
 }
 
 impl LocalLog {
+    fn leaderless_ms(&self) -> u64 {
+        if self.available.load(Ordering::Relaxed) {
+            return 0;
+        }
+        let now_ms = self.now_ms.load(Ordering::Relaxed);
+        let since_ms = self.leaderless_since_ms.load(Ordering::Relaxed);
+        u64::try_from(now_ms - since_ms).unwrap_or(0)
+    }
+
     fn commit(&self, command: Bytes) -> Result<Bytes, ProposeError> {
         if !self.available.load(Ordering::Relaxed) {
             return Err(ProposeError::Unavailable {
@@ -186,8 +198,6 @@ impl Consensus for LocalLog {
 
     fn status(&self) -> ClusterStatus {
         let available = self.available.load(Ordering::Relaxed);
-        let leaderless_ms =
-            self.now_ms.load(Ordering::Relaxed) - self.leaderless_since_ms.load(Ordering::Relaxed);
         let me = MemberStatus {
             id: 1,
             name: "local".to_owned(),
@@ -208,16 +218,17 @@ impl Consensus for LocalLog {
             term: 1,
             committed_index: self.machine.applied_index() + self.behind.load(Ordering::Relaxed),
             applied_index: self.machine.applied_index(),
-            leaderless_ms: if available {
-                0
-            } else {
-                u64::try_from(leaderless_ms).unwrap_or(0)
-            },
+            leaderless_ms: self.leaderless_ms(),
             cut_off: self.cut_off.load(Ordering::Relaxed),
             quorum: available,
             members: vec![me],
             ..Default::default()
         }
+    }
+
+    fn lacks_leader(&self) -> Option<Duration> {
+        let without = Duration::from_millis(self.leaderless_ms());
+        (without > LEADERLESS_AFTER).then_some(without)
     }
 
     fn create_join_token(&self, _ttl: Duration) -> BoxFuture<'_, Result<String, ProposeError>> {

@@ -8,7 +8,7 @@ use hydrascale_proto::state::v1 as pb;
 use hydrascale_raft::{ApplyContext, Effects, MachineError, Row, StateMachine};
 use parking_lot::Mutex;
 use prost::Message;
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 
 use crate::state::{self, Change, Loader, State};
 use crate::types::Timestamp;
@@ -42,6 +42,8 @@ pub struct Machine {
     working: Mutex<Working>,
     published: ArcSwap<Published>,
     changes: broadcast::Sender<Arc<Applied>>,
+    /// Index of what is published; also of entries that changed nothing.
+    applied: watch::Sender<u64>,
 }
 
 struct Published {
@@ -76,6 +78,7 @@ impl Machine {
                 reset: false,
             }),
             changes: broadcast::channel(CHANGES_KEPT).0,
+            applied: watch::Sender::new(0),
         }
     }
 
@@ -87,6 +90,11 @@ impl Machine {
     /// Log index of the newest published state.
     pub fn applied_index(&self) -> u64 {
         self.published.load().index
+    }
+
+    /// Follows [`Self::applied_index`].
+    pub(super) fn applied(&self) -> watch::Receiver<u64> {
+        self.applied.subscribe()
     }
 
     /// Follows what is published from here on.
@@ -151,6 +159,7 @@ impl StateMachine for Machine {
             index: applied,
             state: Arc::clone(&state),
         }));
+        self.applied.send_replace(applied);
         drop(working);
         let quiet = matches!(&what, What::Change(change) if change.is_empty());
         if !quiet {
@@ -168,5 +177,39 @@ fn halt(message: &str, source: impl std::error::Error + Send + Sync + 'static) -
     MachineError {
         message: message.to_owned(),
         source: Some(Box::new(source)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use hydrascale_proto::state::v1::command::Op;
+    use tokio::time::timeout;
+
+    use super::super::Cluster;
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    #[tokio::test]
+    async fn an_index_is_reached_although_its_entry_changes_nothing() {
+        let init = pb::InitTailnet {
+            settings: Some(pb::Settings {
+                ipv4_prefix: "100.64.0.0/10".to_owned(),
+                ephemeral_inactivity_ms: 120_000,
+                login_ttl_ms: 900_000,
+                ..pb::Settings::default()
+            }),
+            noise_private_key: vec![1; 32].into(),
+            secret_pepper: vec![2; 32].into(),
+        };
+        let (cluster, _control) = Cluster::local(init, Timestamp::default()).await.unwrap();
+        let mut changes = cluster.subscribe();
+        let index = cluster.applied_index() + 1;
+        let reached = timeout(PATIENCE, cluster.wait_applied(index));
+        let (reached, _) = tokio::join!(reached, cluster.propose(Op::Tick(pb::Tick {})));
+        assert!(reached.is_ok(), "stopped at {}", cluster.applied_index());
+        assert!(changes.try_recv().is_err(), "nobody is told of nothing");
     }
 }

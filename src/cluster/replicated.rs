@@ -5,7 +5,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use hydrascale_raft::{MemberStatus as RaftMember, Replica, Role as RaftRole, Status};
+use hydrascale_proto::state::v1::{Refusal, RefusalCode};
+use hydrascale_raft::{
+    AdminError, MemberStatus as RaftMember, ProposeError as RaftProposeError, Replica,
+    Role as RaftRole, Status,
+};
 
 use super::{ClusterStatus, Consensus, MemberStatus, ProposeError, ReadError, Role};
 use crate::telemetry::traceparent;
@@ -15,12 +19,7 @@ impl Consensus for Replica {
         async move {
             match self.propose_traced(command, &traceparent()).await {
                 Ok(proposed) => Ok(proposed.outcome),
-                Err(error) if error.is_outcome_unknown() => Err(ProposeError::Unknown {
-                    reason: chain(&error),
-                }),
-                Err(error) => Err(ProposeError::Unavailable {
-                    reason: chain(&error),
-                }),
+                Err(error) => Err(not_proposed(&error)),
             }
         }
         .boxed()
@@ -33,20 +32,54 @@ impl Consensus for Replica {
     }
 
     fn status(&self) -> ClusterStatus {
-        describe(&Self::status(self).borrow().clone(), Instant::now())
+        let mut status = describe(&Self::status(self).borrow().clone(), Instant::now());
+        // The status is renewed a few times a second, contacts come more often.
+        status.leaderless_ms = millis(self.time_without_leader());
+        status
+    }
+
+    fn lacks_leader(&self) -> Option<Duration> {
+        Self::lacks_leader(self)
     }
 
     fn create_join_token(&self, ttl: Duration) -> BoxFuture<'_, Result<String, ProposeError>> {
         async move {
             match Self::create_join_token(self, ttl).await {
                 Ok(token) => Ok(token.to_string()),
-                Err(error) => Err(ProposeError::Unavailable {
-                    reason: chain(&error),
-                }),
+                Err(error) => Err(not_administered(&error)),
             }
         }
         .boxed()
     }
+}
+
+fn not_proposed(error: &RaftProposeError) -> ProposeError {
+    let reason = chain(error);
+    match error {
+        RaftProposeError::Unknown { .. } => ProposeError::Unknown { reason },
+        RaftProposeError::TooLarge { .. } => refused(RefusalCode::Invalid, reason),
+        RaftProposeError::NotProposed { .. } | RaftProposeError::Stopped => {
+            ProposeError::Unavailable { reason }
+        }
+    }
+}
+
+fn not_administered(error: &AdminError) -> ProposeError {
+    let reason = chain(error);
+    match error {
+        AdminError::Refused { .. } => refused(RefusalCode::Precondition, reason),
+        AdminError::Unknown { .. } => ProposeError::Unknown { reason },
+        AdminError::Unavailable { .. } | AdminError::Stopped => {
+            ProposeError::Unavailable { reason }
+        }
+    }
+}
+
+fn refused(code: RefusalCode, message: String) -> ProposeError {
+    ProposeError::Refused(Refusal {
+        code: code.into(),
+        message,
+    })
 }
 
 fn describe(status: &Status, now: Instant) -> ClusterStatus {
@@ -111,4 +144,40 @@ fn chain(error: &dyn std::error::Error) -> String {
         cause = source.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REASON: &str = "256 join tokens exist, the most that are kept";
+
+    #[test]
+    fn a_refused_join_token_is_not_worth_a_retry() {
+        let reason = REASON.to_owned();
+        let error = not_administered(&AdminError::Refused { reason });
+        assert!(!error.is_retryable());
+        assert_eq!(error.to_string(), REASON);
+    }
+
+    #[test]
+    fn an_unknown_outcome_is_never_told_as_certainly_not_done() {
+        let reason = "the answer was lost".to_owned();
+        let token = not_administered(&AdminError::Unknown {
+            reason: reason.clone(),
+        });
+        let change = not_proposed(&RaftProposeError::Unknown { reason });
+        for error in [token, change] {
+            assert!(matches!(error, ProposeError::Unknown { .. }), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_command_that_no_entry_can_hold_is_invalid_and_not_unavailable() {
+        let error = not_proposed(&RaftProposeError::TooLarge { bytes: 2, max: 1 });
+        let ProposeError::Refused(refusal) = error else {
+            panic!("{error}");
+        };
+        assert_eq!(refusal.code(), RefusalCode::Invalid);
+    }
 }

@@ -122,10 +122,12 @@ impl SoftState {
             for (op, result) in round.into_iter().zip(results) {
                 match result {
                     Err(super::ProposeError::Refused(refusal)) => {
+                        // Asking again would not help: the node's next report may.
                         tracing::debug!(error = %refusal.message, "report of a node refused");
                     }
                     Err(_) => {
                         failed = true;
+                        proposals.metrics().soft_retry();
                         self.put_back(op);
                     }
                     Ok(_) => {}

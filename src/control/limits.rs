@@ -51,8 +51,6 @@ pub const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a replica without a leader goes on serving what it knows; longer would show a tailnet
 /// that administrators have long changed.
 pub const STALE_SERVICE_MAX: Duration = Duration::from_secs(15 * 60);
-/// How long a replica may lack a leader and count as ready: elections take less.
-pub const LEADERLESS_READY_MAX: Duration = Duration::from_secs(3);
 
 /// How many committed entries a replica may have yet to apply and count as ready. Keeping up means
 /// some tens under the heaviest load; a thousand take part of a second.

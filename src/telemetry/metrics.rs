@@ -53,6 +53,7 @@ pub fn metrics_router(sources: MetricsSources) -> Router {
     } = sources;
     let mut own = Registry::with_prefix("hydrascale");
     control.register(&mut own);
+    cluster.metrics().register(&mut own);
     streams.metrics().register(&mut own);
     register(
         &mut own,

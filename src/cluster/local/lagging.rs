@@ -82,6 +82,10 @@ impl Consensus for Lagging {
         }
     }
 
+    fn lacks_leader(&self) -> Option<Duration> {
+        self.log.lacks_leader()
+    }
+
     fn create_join_token(&self, ttl: Duration) -> BoxFuture<'_, Result<String, ProposeError>> {
         self.log.create_join_token(ttl)
     }

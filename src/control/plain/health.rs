@@ -4,15 +4,13 @@
 //! clients should be sent here: take the replica out of the balancer when it fails. Both answer from
 //! memory, since balancers ask several times a second.
 
-use std::time::Duration;
-
 use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use crate::control::Control;
-use crate::control::limits::{LAG_READY_MAX, LEADERLESS_READY_MAX};
+use crate::control::limits::LAG_READY_MAX;
 
 const CONTENT_TYPE: &str = "application/health+json";
 
@@ -52,9 +50,8 @@ fn not_ready(control: &Control) -> Option<String> {
         return Some("the cluster is not initialised yet".to_owned());
     }
     let status = control.cluster().status();
-    let leaderless = Duration::from_millis(status.leaderless_ms);
-    if leaderless > LEADERLESS_READY_MAX {
-        return Some(format!("no leader for {:.1} s", leaderless.as_secs_f64()));
+    if let Some(without) = control.cluster().lacks_leader() {
+        return Some(format!("no leader for {:.1} s", without.as_secs_f64()));
     }
     if !control.cluster().has_caught_up() {
         return Some("this replica has not caught up since it started".to_owned());
