@@ -36,7 +36,7 @@ pub fn spawn_presence(
                 continue;
             }
             for (id, silence) in silent {
-                declare_down(&cluster, id, clock().saturating_sub(silence)).await;
+                declare_down(&cluster, id, silence).await;
             }
             if cluster
                 .state()
@@ -52,7 +52,7 @@ pub fn spawn_presence(
     });
 }
 
-async fn declare_down(cluster: &Cluster, id: ReplicaId, last_heard: Timestamp) {
+async fn declare_down(cluster: &Cluster, id: ReplicaId, silence: Duration) {
     let state = cluster.state();
     let Some(replica) = state
         .replica(id)
@@ -67,7 +67,8 @@ async fn declare_down(cluster: &Cluster, id: ReplicaId, last_heard: Timestamp) {
     let down = pb::ReplicaDown {
         replica_id: id.0,
         incarnation: replica.incarnation,
-        last_heard_ms: Some(last_heard.unix_ms()),
+        last_heard_ms: None,
+        silence_ms: Some(u64::try_from(silence.as_millis()).unwrap_or(u64::MAX)),
     };
     report(
         "replica down",

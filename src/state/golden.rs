@@ -98,6 +98,7 @@ fn scenario() -> World {
     presence(&mut world);
     endings(&mut world);
     policies_and_roles(&mut world);
+    silence(&mut world);
     world
 }
 
@@ -270,6 +271,7 @@ fn presence(world: &mut World) {
         replica_id: 2,
         incarnation: 1,
         last_heard_ms: heard,
+        silence_ms: None,
     });
     world.replica_up(3, 2);
     world.tick_after(20_000);
@@ -305,4 +307,13 @@ fn policies_and_roles(world: &mut World) {
             role: role.into(),
         });
     }
+}
+
+fn silence(world: &mut World) {
+    world.ok(v1::ReplicaDown {
+        replica_id: 1,
+        incarnation: 1,
+        last_heard_ms: Some(0),
+        silence_ms: Some(12_345),
+    });
 }

@@ -268,10 +268,12 @@ fn presence_op() -> impl Strategy<Value = Op> {
                 Op::ReplicaUp(up)
             }
         ),
-        1 => (id.clone(), incarnation, any::<bool>()).prop_map(|(replica_id, incarnation, late)| {
-            let last_heard_ms = late.then_some(1_700_000_000_000);
-            Op::ReplicaDown(v1::ReplicaDown { replica_id, incarnation, last_heard_ms })
-        }),
+        1 => (id.clone(), incarnation, any::<bool>(), prop::option::of(0..30_000_u64)).prop_map(
+            |(replica_id, incarnation, late, silence_ms)| {
+                let last_heard_ms = late.then_some(1_700_000_000_000);
+                Op::ReplicaDown(v1::ReplicaDown { replica_id, incarnation, last_heard_ms, silence_ms })
+            }
+        ),
         1 => id.prop_map(|replica_id| Op::RemoveReplica(v1::RemoveReplica { replica_id })),
     ]
 }

@@ -292,6 +292,7 @@ impl World {
             replica_id: id,
             incarnation,
             last_heard_ms: None,
+            silence_ms: None,
         })
     }
 

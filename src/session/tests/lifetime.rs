@@ -180,6 +180,7 @@ async fn declare_down(tailnet: &Tailnet) {
         replica_id: 1,
         incarnation: 1,
         last_heard_ms: None,
+        silence_ms: None,
     };
     let op = Op::ReplicaDown(down);
     tailnet.cluster.propose(op).await.unwrap();

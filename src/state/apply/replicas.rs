@@ -1,5 +1,7 @@
 //! Replicas: announced, dead, removed; and the DERP region that each relay is given for good.
 
+use std::time::Duration;
+
 use hydrascale_proto::state::v1::{Refusal, RefusalCode, RemoveReplica, ReplicaDown, ReplicaUp};
 
 use super::super::convert::{relay_from_proto, timestamp};
@@ -87,9 +89,12 @@ impl Txn<'_> {
         let replica = self.existing_replica(op.replica_id)?;
         if replica.incarnation == op.incarnation && replica.down_since.is_none() {
             let now = self.now();
-            let down_since = Some(timestamp(op.last_heard_ms).map_or(now, |heard| heard.min(now)));
+            let last_heard = match op.silence_ms {
+                Some(ms) => Some(now.saturating_sub(Duration::from_millis(ms))),
+                None => timestamp(op.last_heard_ms),
+            };
             self.put_replica(Replica {
-                down_since,
+                down_since: Some(last_heard.map_or(now, |heard| heard.min(now))),
                 ..replica
             });
         }
@@ -262,6 +267,40 @@ mod tests {
     }
 
     #[test]
+    fn nodes_of_a_dead_replica_do_not_flap_when_the_leader_s_clock_is_off() {
+        let mut world = World::new();
+        world.replica_up(1, 1);
+        let node = world.add_node(1);
+        world.open(node, 1, 1);
+        world.pass(10_000);
+        world.ok(ReplicaDown {
+            replica_id: 1,
+            incarnation: 1,
+            // By a clock a minute behind the one that stamps the log.
+            last_heard_ms: Some(world.now.unix_ms() - 70_000),
+            silence_ms: Some(10_000),
+        });
+        world.tick_after(14_999);
+        assert!(world.state.is_online(node));
+        world.tick_after(1);
+        assert!(!world.state.is_online(node));
+    }
+
+    #[test]
+    fn a_silence_longer_than_time_is_no_panic() {
+        let mut world = World::new();
+        world.replica_up(1, 1);
+        world.ok(ReplicaDown {
+            replica_id: 1,
+            incarnation: 1,
+            last_heard_ms: None,
+            silence_ms: Some(u64::MAX),
+        });
+        let replica = world.state.replica(ReplicaId(1)).unwrap();
+        assert!(replica.down_since.is_some_and(|since| since < world.now));
+    }
+
+    #[test]
     fn the_grace_counts_from_when_the_leader_last_heard() {
         let mut world = World::new();
         world.replica_up(1, 1);
@@ -273,6 +312,7 @@ mod tests {
             replica_id: 1,
             incarnation: 1,
             last_heard_ms: heard,
+            silence_ms: None,
         });
         world.tick_after(14_999);
         assert!(world.state.is_online(node));

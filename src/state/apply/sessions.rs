@@ -196,6 +196,7 @@ mod tests {
             replica_id: 2,
             incarnation: 1,
             last_heard_ms: None,
+            silence_ms: None,
         });
         world.ok(late_open(node, known));
         assert_eq!(world.state.session(node).unwrap().replica, ReplicaId(1));
@@ -272,6 +273,7 @@ mod tests {
             replica_id: 2,
             incarnation: 1,
             last_heard_ms: Some(0),
+            silence_ms: None,
         });
         world.tick_after(25_000);
         assert!(!world.state.is_online(node));
