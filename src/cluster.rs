@@ -23,7 +23,7 @@ use hydrascale_proto::state::v1::{self as pb, command::Op};
 use tokio::sync::broadcast;
 use tokio::task::JoinSet;
 
-pub use self::announce::{Announcement, spawn_announcer};
+pub use self::announce::{Announcement, Unwelcome, spawn_announcer};
 use self::catch_up::CaughtUp;
 pub use self::consensus::{AnnouncedStatus, ClusterStatus, Consensus, MemberStatus, Role};
 pub use self::local::LocalControl;

@@ -18,6 +18,7 @@ use axum::Router;
 use hydrascale_proto::state::v1 as pb;
 use hydrascale_raft::Replica;
 use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -26,7 +27,7 @@ pub(crate) use self::boot::raft_config;
 pub(crate) use self::clock::now;
 pub use self::tls::ClientTlsError;
 use crate::api::{self, ApiState};
-use crate::cluster::{Announcement, Cluster, Machine, spawn_announcer, spawn_presence};
+use crate::cluster::{Announcement, Cluster, Machine, Unwelcome, spawn_announcer, spawn_presence};
 use crate::config::Config;
 use crate::control::{self, Control, ControlMetrics, ControlOptions, ToolchainInfo, VersionInfo};
 use crate::derp::{BootstrapDns, RelayHandle, RelayKeyError, RelayListener, RelayServer, TlsError};
@@ -46,6 +47,14 @@ const RELAY_DRAIN: Duration = Duration::from_secs(2);
 const RELAY_END: Duration = Duration::from_secs(1);
 /// Clients get this long to leave before the consensus layer stops under them.
 const CLIENT_DRAIN: Duration = Duration::from_secs(12);
+
+/// The consensus layer hands leadership over and closes its store in this time, unless the machine is
+/// very slow.
+const CONSENSUS_END: Duration = Duration::from_secs(5);
+/// Who asks a replica to stop should wait this long before it kills it.
+pub(crate) const STOP_MAX: Duration = CLIENT_DRAIN
+    .saturating_add(RELAY_END)
+    .saturating_add(CONSENSUS_END);
 
 /// Why a replica did not come up, or had to stop.
 #[derive(Debug, thiserror::Error)]
@@ -120,7 +129,7 @@ pub async fn serve(config: Config, stop: CancellationToken) -> Result<(), ServeE
     let names = bootstrap::spawn(config.server_url.host(), &cluster, &mut tasks);
     let relay = relay::start(&config, bound.relay, &cluster, names.clone())?;
     let mut stun = StunServer::start(bound.stun, &relay.handle().health());
-    spawn_cluster_tasks(&config, &cluster, &relay.handle(), &mut tasks)?;
+    let unwelcome = spawn_cluster_tasks(&config, &cluster, &relay.handle(), &mut tasks)?;
 
     let netmap = NetmapConfig::from(&config);
     let streams = MapStreams::new(cluster.clone(), netmap, Arc::new(AllowAll), now);
@@ -153,8 +162,11 @@ pub async fn serve(config: Config, stop: CancellationToken) -> Result<(), ServeE
     tracing::info!(replica.id = replica.id().0, "replica serves");
 
     let outcome = tokio::select! {
+        // Tells more than the end of the task does that found out.
+        biased;
         () = stop.cancelled() => Ok(()),
         fatal = replica.fatal() => Err(ServeError::Fatal(fatal.to_string())),
+        Ok(fatal) = unwelcome => Err(ServeError::Fatal(fatal.to_string())),
         fatal = first_end(&mut tasks) => Err(fatal),
         () = relay.ended() => Err(ServeError::Fatal("the relay's listener ended".to_owned())),
         () = stun.ended() => Err(ServeError::Fatal("a STUN listener ended".to_owned())),
@@ -217,7 +229,7 @@ fn spawn_cluster_tasks(
     cluster: &Cluster,
     relay: &RelayHandle,
     tasks: &mut JoinSet<()>,
-) -> Result<(), ServeError> {
+) -> Result<oneshot::Receiver<Unwelcome>, ServeError> {
     let up = pb::ReplicaUp {
         replica_id: cluster.replica_id().0,
         incarnation: cluster.incarnation(),
@@ -232,7 +244,7 @@ fn spawn_cluster_tasks(
         init: boot::init_tailnet(config)?,
         up,
     };
-    spawn_announcer(cluster.clone(), announcement, relay.cert_name(), tasks);
+    let unwelcome = spawn_announcer(cluster.clone(), announcement, relay.cert_name(), tasks);
     spawn_presence(
         cluster.clone(),
         config.cluster.timing_multiplier,
@@ -240,7 +252,7 @@ fn spawn_cluster_tasks(
         tasks,
     );
     relay::spawn_evictor(cluster.clone(), relay.clone(), tasks);
-    Ok(())
+    Ok(unwelcome)
 }
 
 /// What `/version` and `hydrascale version` say.
