@@ -5,13 +5,16 @@ mod front;
 mod replica;
 mod view;
 
+use std::fs::{DirBuilder, Permissions};
 use std::io::Write;
 use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
 use serde_json::Value;
+use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -23,6 +26,8 @@ use crate::cli::DemoArgs;
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often the demo looks whether something has happened.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Mode of the folder.
+const PRIVATE: u32 = 0o700;
 /// Owner of the nodes that join with the printed key.
 const USER: &str = "demo";
 /// Life of the printed key.
@@ -87,35 +92,36 @@ async fn interrupted() {
     }
 }
 
-/// The demo's folder: a given one is kept, a temporary one is removed.
+/// The demo's folder: a given one is kept, a temporary one is removed. It holds keys, hence nobody
+/// else may look into it.
 struct Root {
     path: PathBuf,
-    temporary: bool,
+    /// Removes the folder when dropped.
+    _temporary: Option<TempDir>,
 }
 
 impl Root {
     fn new(given: Option<&Path>) -> anyhow::Result<Self> {
-        let path = match given {
-            Some(path) => path.to_owned(),
-            None => std::env::temp_dir().join(format!("hydrascale-demo-{}", std::process::id())),
+        let Some(given) = given else {
+            let made = tempfile::Builder::new()
+                .prefix("hydrascale-demo-")
+                .permissions(Permissions::from_mode(PRIVATE))
+                .tempdir()
+                .context("no temporary folder can be made")?;
+            return Ok(Self {
+                path: made.path().canonicalize()?,
+                _temporary: Some(made),
+            });
         };
-        std::fs::create_dir_all(&path)
-            .with_context(|| format!("the folder {} cannot be made", path.display()))?;
-        let path = path.canonicalize()?;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(PRIVATE)
+            .create(given)
+            .with_context(|| format!("the folder {} cannot be made", given.display()))?;
         Ok(Self {
-            path,
-            temporary: given.is_none(),
+            path: given.canonicalize()?,
+            _temporary: None,
         })
-    }
-}
-
-impl Drop for Root {
-    fn drop(&mut self) {
-        if self.temporary
-            && let Err(error) = std::fs::remove_dir_all(&self.path)
-        {
-            tracing::debug!(%error, "temporary folder not removed");
-        }
     }
 }
 
@@ -253,4 +259,29 @@ fn text<'a>(value: &'a Value, key: &str) -> anyhow::Result<&'a str> {
         .get(key)
         .and_then(Value::as_str)
         .with_context(|| format!("the answer has no {key}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_temporary_folder_is_nobody_elses_and_goes_with_the_demo() {
+        let (one, two) = (Root::new(None).unwrap(), Root::new(None).unwrap());
+        assert_ne!(one.path, two.path);
+        let mode = one.path.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, PRIVATE);
+        let path = one.path.clone();
+        drop(one);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_given_folder_is_kept() {
+        let parent = tempfile::tempdir().unwrap();
+        let given = parent.path().join("demo");
+        drop(Root::new(Some(&given)).unwrap());
+        let mode = given.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, PRIVATE);
+    }
 }

@@ -5,15 +5,13 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::Duration;
 
 use anyhow::{Context, bail};
 use serde_json::Value;
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
-/// How long a replica may drain before it is killed.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+use crate::server::STOP_MAX;
 
 /// A replica as a process of its own.
 pub(super) struct DemoReplica {
@@ -143,7 +141,7 @@ impl DemoReplica {
         let Some(child) = self.process.as_mut() else {
             return;
         };
-        if asked.is_err() || timeout(DRAIN_TIMEOUT, child.wait()).await.is_err() {
+        if asked.is_err() || timeout(STOP_MAX, child.wait()).await.is_err() {
             // It may have ended by itself in between.
             let _ = child.kill().await;
         }
