@@ -93,24 +93,31 @@ impl Folder {
         })
     }
 
-    /// What the first entry of a new cluster must say, until the cluster has taken it over.
+    /// What the first entry of a new cluster must say, until the cluster has taken it over. Nobody
+    /// but the first replica has anything to say.
     ///
     /// # Errors
     /// A file is damaged.
-    pub(crate) fn bootstrap(&self, cluster_id: &str) -> Result<Option<InitCluster>, IdentityError> {
+    pub(crate) fn bootstrap(
+        &self,
+        identity: &Identity,
+    ) -> Result<Option<InitCluster>, IdentityError> {
+        if identity.replica_id != FIRST_REPLICA {
+            return Ok(None);
+        }
         let Some(key) = read_text(&self.path.join(CA_KEY))? else {
             return Ok(None);
         };
         let key = ReplicaKey::from_pem(&key).map_err(|error| self.damaged(CA_KEY, error))?;
         let certificate = read_certificate(&self.path.join(CA_CERTIFICATE))?;
         Ok(Some(InitCluster {
-            cluster_id: cluster_id.to_owned(),
+            cluster_id: identity.cluster_id.clone(),
             ca_certificate: certificate.to_vec().into(),
             ca_private_key: key.private_key().secret_der().to_vec().into(),
         }))
     }
 
-    /// The cluster holds its authority's key now; the local copy goes.
+    /// Removes the authority's key, durably: the cluster holds it now, or never will.
     ///
     /// # Errors
     /// The file cannot be removed.
@@ -160,6 +167,12 @@ impl Folder {
     /// The folder cannot be read or written.
     pub(crate) fn joining_key(&self, token_id: &str) -> Result<ReplicaKey, IdentityError> {
         let path = self.path.join(JOINING);
+        // A broken-off `init` leaves the key of an authority that nobody knows.
+        self.forget_bootstrap()
+            .map_err(|source| IdentityError::Io {
+                path: self.path.join(CA_KEY),
+                source,
+            })?;
         if let Some(text) = read_text(&path)? {
             let joining: Joining =
                 serde_json::from_str(&text).map_err(|source| IdentityError::Malformed {
@@ -174,10 +187,7 @@ impl Folder {
         let joining = Joining {
             token_id: token_id.to_owned(),
         };
-        // A broken-off `init` leaves the key of an authority that nobody knows: with it, the joiner
-        // would begin as the first replica of a cluster of its own.
-        remove(&self.path.join(CA_KEY))
-            .and_then(|()| remove(&path))
+        remove(&path)
             .and_then(|()| write_durably(&self.path.join(KEY), key.to_pem().as_bytes()))
             .and_then(|()| write_durably(&path, &json(&joining)))
             .map_err(|source| IdentityError::Io { path, source })?;
@@ -293,6 +303,9 @@ pub(crate) enum IdentityError {
     },
 }
 
+/// The first replica's id; joiners get log indexes, which are larger.
+pub(crate) const FIRST_REPLICA: u64 = 1;
+
 const IDENTITY: &str = "identity.json";
 const JOINING: &str = "joining.json";
 const TLS: &str = "tls";
@@ -332,11 +345,12 @@ mod tests {
     fn the_authoritys_key_is_there_until_the_cluster_has_it() {
         let temp = tempfile::tempdir().unwrap();
         let folder = settled(temp.path());
-        let bootstrap = folder.bootstrap("c").unwrap().unwrap();
+        let identity = folder.identity().unwrap().unwrap();
+        let bootstrap = folder.bootstrap(&identity).unwrap().unwrap();
         let certificate = CertificateDer::from(bootstrap.ca_certificate.to_vec());
         assert!(Authority::load(certificate, bootstrap.ca_private_key.to_vec()).is_ok());
         folder.forget_bootstrap().unwrap();
-        assert_eq!(folder.bootstrap("c").unwrap(), None);
+        assert_eq!(folder.bootstrap(&identity).unwrap(), None);
     }
 
     #[test]
@@ -361,14 +375,31 @@ mod tests {
     }
 
     #[test]
-    fn a_join_after_a_broken_off_init_is_no_first_replica() {
+    fn a_join_leaves_nothing_of_a_broken_off_init() {
         let temp = tempfile::tempdir().unwrap();
         let folder = Folder::new(temp.path());
+        let ca_key = temp.path().join(CA_KEY);
         folder.claim().unwrap();
-        std::fs::write(temp.path().join(CA_KEY), "left behind").unwrap();
-        folder.claim().unwrap();
-        folder.joining_key("t").unwrap();
-        assert_eq!(folder.bootstrap("c").unwrap(), None);
+        // Before the first attempt to join, and between two with the same token.
+        for _ in 0..2 {
+            std::fs::write(&ca_key, "left behind").unwrap();
+            folder.claim().unwrap();
+            folder.joining_key("t").unwrap();
+            assert!(!ca_key.exists());
+        }
+    }
+
+    #[test]
+    fn only_the_first_replica_begins_a_cluster() {
+        let temp = tempfile::tempdir().unwrap();
+        let folder = settled(temp.path());
+        let first = folder.identity().unwrap().unwrap();
+        let joined = Identity {
+            replica_id: 7,
+            ..first.clone()
+        };
+        assert!(folder.bootstrap(&first).unwrap().is_some());
+        assert_eq!(folder.bootstrap(&joined).unwrap(), None);
     }
 
     fn settled(path: &Path) -> Folder {
@@ -381,7 +412,7 @@ mod tests {
         let certificate = authority.sign(&name, &key.public_key(), now).unwrap();
         let identity = Identity {
             cluster_id: "c".to_owned(),
-            replica_id: 1,
+            replica_id: FIRST_REPLICA,
             peers: Vec::new(),
             has_store: false,
         };

@@ -110,8 +110,8 @@ impl Core {
             return;
         }
         let folder = self.folder.clone();
-        let cluster_id = self.identity.cluster_id.clone();
-        let read = tokio::task::spawn_blocking(move || folder.bootstrap(&cluster_id)).await;
+        let identity = self.identity.clone();
+        let read = tokio::task::spawn_blocking(move || folder.bootstrap(&identity)).await;
         let init = match read {
             Ok(Ok(Some(init))) => init,
             Ok(Ok(None)) | Err(_) => return,

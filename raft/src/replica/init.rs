@@ -4,11 +4,8 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{InitError, ReplicaConfig};
-use crate::identity::{Folder, Identity};
+use crate::identity::{FIRST_REPLICA, Folder, Identity};
 use crate::tls::{Authority, PeerName, ReplicaKey};
-
-/// The first replica's id; joiners get log indexes, which are larger.
-pub(super) const FIRST_REPLICA: u64 = 1;
 
 pub(super) fn init_cluster(config: &ReplicaConfig) -> Result<String, InitError> {
     let folder = Folder::new(&config.data_dir);

@@ -11,7 +11,6 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::StartError;
-use super::init::FIRST_REPLICA;
 use super::stop::{Inner, Stops};
 use crate::core::{
     Consensus, Core, Disk, Probes, READ_QUEUE, ReadRequest, Window, initial_status, observe, probe,
@@ -373,14 +372,11 @@ async fn run(inner: &Inner, read_requests: mpsc::Receiver<ReadRequest>) -> Resul
 
 /// The first replica of a new cluster begins as its only voter.
 async fn initialize_first(core: &Core) -> Result<(), StartError> {
-    if core.id() != FIRST_REPLICA {
-        return Ok(());
-    }
     let unreadable = |error: IdentityError| unreadable(core.folder.path(), error);
     let failed = |error: String| StartError::Consensus(error.into());
     if core
         .folder
-        .bootstrap(&core.identity.cluster_id)
+        .bootstrap(&core.identity)
         .map_err(unreadable)?
         .is_none()
     {
