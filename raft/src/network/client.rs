@@ -242,11 +242,8 @@ impl PeerNetwork {
         let request = self.lanes().request(self.target, outbound);
         let mut client = self.lanes().client(self.target, Lane::Log);
         let opened = timeout(patience, client.append(request)).await;
-        let replies = match opened {
-            Ok(Ok(response)) => self
-                .lanes()
-                .answer(self.target, response)
-                .map_err(|error| self.rpc_error(&error, RPCTypes::AppendEntries))?,
+        let response = match opened {
+            Ok(Ok(response)) => response,
             Ok(Err(status)) => {
                 let error = self.lanes().judge(&status);
                 return Err(self.rpc_error(&error, RPCTypes::AppendEntries));
@@ -254,11 +251,14 @@ impl PeerNetwork {
             Err(_) => {
                 let error = CallError::TimedOut { patience };
                 return Err(self.rpc_error(&error, RPCTypes::AppendEntries));
+        let start = self.lanes().start_of(self.target, &response);
+        let start = start.map_err(|error| self.rpc_error(&error, RPCTypes::AppendEntries))?;
             }
         };
         let answers = Answers {
             network: self,
-            replies,
+            replies: response.into_inner(),
+            start,
             owed,
             patience,
             ended: false,
@@ -308,6 +308,8 @@ impl Owed {
 /// The answers of an append stream. A stream may rest for as long as it likes, but an answer that
 /// is owed must come.
 struct Answers<'s> {
+    /// Which start of the other replica gives them.
+    start: u64,
     network: &'s mut PeerNetwork,
     replies: Streaming<pb::AppendReply>,
     owed: Arc<Owed>,
@@ -331,11 +333,16 @@ impl Answers<'_> {
     }
 
     async fn receive(&mut self) -> Result<Option<pb::AppendReply>, CallError> {
+            let lanes = self.network.lanes();
         loop {
             let rest = self.patience.saturating_sub(self.owed.longest());
             match timeout(rest, self.replies.message()).await {
-                Ok(Ok(reply)) => return Ok(reply),
-                Ok(Err(status)) => return Err(self.network.lanes().judge(&status)),
+                // A stream outlives the news of a later start.
+                Ok(Ok(reply)) => {
+                    lanes.hear(self.network.target, self.start)?;
+                    return Ok(reply);
+                }
+                Ok(Err(status)) => return Err(lanes.judge(&status)),
                 Err(_) if self.owed.longest() >= self.patience => {
                     return Err(CallError::TimedOut {
                         patience: self.patience,

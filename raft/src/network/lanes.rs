@@ -145,16 +145,38 @@ impl Lanes {
     /// # Errors
     /// An older process has answered: what it says does not count.
     pub(crate) fn answer<R>(&self, target: u64, response: Response<R>) -> Result<R, CallError> {
-        let failed = |reason: String| CallError::Failed { reason };
-        let incarnation = incarnation_of(response.metadata())
-            .ok_or_else(|| failed("the answer does not say of which start it is".to_owned()))?;
-        match self.0.incarnations.hear(target, incarnation) {
-            Ok(()) => Ok(response.into_inner()),
-            Err(latest) => Err(failed(format!(
-                "start {incarnation} of replica {target} has answered, but start {latest} was \
-                 heard of already"
-            ))),
-        }
+        self.start_of(target, &response)?;
+        Ok(response.into_inner())
+    }
+
+    /// Which start of `target` gives this answer.
+    ///
+    /// # Errors
+    /// It does not say, or is not the latest.
+    pub(crate) fn start_of<R>(
+        &self,
+        target: u64,
+        response: &Response<R>,
+    ) -> Result<u64, CallError> {
+        let start = incarnation_of(response.metadata()).ok_or_else(|| CallError::Failed {
+            reason: "the answer does not say of which start it is".to_owned(),
+        })?;
+        self.hear(target, start)?;
+        Ok(start)
+    }
+
+    /// Takes note that `target` has answered as this start of it.
+    ///
+    /// # Errors
+    /// A later start was heard of.
+    pub(crate) fn hear(&self, target: u64, start: u64) -> Result<(), CallError> {
+        let heard = self.0.incarnations.hear(target, start);
+        heard.map_err(|latest| CallError::Failed {
+            reason: format!(
+                "start {start} of replica {target} has answered, but start {latest} was heard of \
+                 already"
+            ),
+        })
     }
 
     /// Ends what is kept about replicas that were removed.
