@@ -2,6 +2,7 @@
 
 mod admission;
 mod append;
+mod clock;
 mod disk;
 mod members;
 mod observe;
@@ -12,6 +13,7 @@ mod reconcile;
 mod window;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -61,6 +63,8 @@ pub(crate) struct Core {
     pub(crate) applied: watch::Receiver<u64>,
     pub(crate) records: Arc<ArcSwap<ClusterRecords>>,
     /// Taken when the replica stops, so that the database can be closed.
+    /// Replicated time as applied here, milliseconds since the Unix epoch.
+    pub(crate) replicated_ms: Arc<AtomicI64>,
     pub(crate) snapshots: ArcSwapOption<SnapshotStore>,
     pub(crate) lanes: Lanes,
     pub(crate) guard: Guard,

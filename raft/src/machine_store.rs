@@ -14,6 +14,7 @@ mod tests;
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use arc_swap::ArcSwap;
 use futures::{FutureExt, Stream, StreamExt};
@@ -53,12 +54,15 @@ pub(crate) struct Published {
     pub(crate) applied: Arc<watch::Sender<u64>>,
     /// The cluster's own records.
     pub(crate) records: Arc<ArcSwap<ClusterRecords>>,
+    /// Replicated time, milliseconds since the Unix epoch.
+    pub(crate) now_ms: Arc<AtomicI64>,
 }
 
 impl Published {
     /// Shows a whole state, at start or after an install.
     fn reset(&self, loaded: &Loaded) {
         self.records.store(Arc::new(loaded.records.clone()));
+        self.now_ms.store(loaded.position.now_ms, Ordering::Relaxed);
         self.applied.send_replace(loaded.position.index());
     }
 }
@@ -78,6 +82,7 @@ impl MachineStore {
         let published = Published {
             applied: Arc::new(applied),
             records: Arc::new(records),
+            now_ms: Arc::new(AtomicI64::new(loaded.position.now_ms)),
         };
         Self {
             engine,
@@ -122,6 +127,8 @@ impl MachineStore {
                 .records
                 .store(Arc::new(self.loaded.records.clone()));
         }
+        let now_ms = self.loaded.position.now_ms;
+        self.published.now_ms.store(now_ms, Ordering::Relaxed);
         self.published.applied.send_replace(applied);
         for (responder, response) in answers {
             responder.send(response);

@@ -17,6 +17,7 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwap;
@@ -166,6 +167,11 @@ impl Storage {
     /// The cluster's own records, as of what [`Self::applied`] says or slightly newer.
     pub(crate) fn records(&self) -> Arc<ArcSwap<ClusterRecords>> {
         Arc::clone(&self.published.records)
+    }
+
+    /// Replicated time, milliseconds since the Unix epoch.
+    pub(crate) fn now_ms(&self) -> Arc<AtomicI64> {
+        Arc::clone(&self.published.now_ms)
     }
 
     /// Snapshot files, to send and to receive.

@@ -1,7 +1,9 @@
 //! Replicas that die, come back, and fall behind.
 
-use super::harness::{TestCluster, clock_ahead};
-use crate::{MemberStatus, Status};
+use std::time::Duration;
+
+use super::harness::{TestCluster, add, clock_ahead};
+use crate::{MemberStatus, ReplicaConfig, Status};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dead_leader_is_replaced_and_catches_up_when_it_is_back() {
@@ -18,13 +20,7 @@ async fn a_dead_leader_is_replaced_and_catches_up_when_it_is_back() {
     cluster.applied(last.index).await;
     assert_eq!(cluster.replicas[old].sums.get("k"), 3);
     let back = cluster.replicas[old].replica();
-    assert_eq!(
-        back.propose(super::harness::add("k", 1))
-            .await
-            .unwrap()
-            .outcome,
-        "4"
-    );
+    assert_eq!(back.propose(add("k", 1)).await.unwrap().outcome, "4");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -137,6 +133,40 @@ async fn a_clock_that_is_far_ahead_does_not_get_into_the_replicated_time() {
     shifted.add("k", 1).await;
     let ahead_ms = shifted.sums.now_ms() - clock_ahead(0).now_ms();
     assert!(ahead_ms < 60_000, "{ahead_ms}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_clock_against_one_does_not_make_the_replicated_time_leap() {
+    const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+    let configure = |config: &mut ReplicaConfig| config.request_timeout = Duration::from_secs(5);
+    let mut cluster = TestCluster::three_with(configure).await;
+    let leader = cluster.leader().await;
+    let id = cluster.replicas[leader].id();
+    // A command gives the replicated time something to leap from.
+    let first = cluster.replicas[leader].add("k", 1).await;
+    cluster.replicas[leader].stop().await;
+    cluster.replicas[leader].config.clock = clock_ahead(DAY_MS);
+    cluster.replicas[leader].start().await;
+    cluster.applied(first.index).await;
+    // With the third, there would be a majority against the clock that is ahead.
+    let other = (leader + 1) % 3;
+    let (third, third_id) = ((leader + 2) % 3, cluster.replicas[(leader + 2) % 3].id());
+    cluster.replicas[third].kill().await;
+    let shifted = &cluster.replicas[leader];
+    shifted
+        .until("a leader of the two", |now| {
+            now.leader.is_some_and(|leader| leader != third_id)
+        })
+        .await;
+    let _ = shifted.replica().transfer_leadership(Some(id)).await;
+    shifted.until("leadership", Status::is_leader).await;
+    let refused = cluster.replicas[other].replica().propose(add("k", 1)).await;
+    let refused = refused.unwrap_err();
+    assert!(
+        refused.to_string().contains("no majority of clocks"),
+        "{refused}"
+    );
+    assert!(!refused.is_outcome_unknown());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -35,9 +35,6 @@ pub(crate) enum Appended {
     Unknown(String),
 }
 
-/// A leader whose clock is off by more, as a majority sees it, stamps nothing.
-const CLOCK_WRONG_MS: i64 = 60_000;
-
 impl Core {
     /// Appends a command if this replica leads, and waits until it is applied here. The leader's
     /// clock stamps it.
@@ -58,13 +55,10 @@ impl Core {
         if self.disk.is_low() {
             return Appended::NotTaken("the leader's disk is nearly full".to_owned());
         }
-        if let Some(replica) = self.better_clock(CLOCK_WRONG_MS) {
-            // The stamp would stay in the replicated time for ever.
-            return Appended::NotTaken(format!(
-                "the leader's clock is far off, replica {replica} is to lead"
-            ));
-        }
-        proposal.stamped_ms = self.config.clock.now_ms();
+        proposal.stamped_ms = match self.stamp() {
+            Ok(stamp) => stamp,
+            Err(reason) => return Appended::NotTaken(reason),
+        };
         let writing = self.raft.client_write(Command(proposal));
         let Ok(written) = timeout(patience, writing).await else {
             return Appended::Unknown(format!("not committed within {patience:?}"));

@@ -10,13 +10,11 @@ use openraft::async_runtime::Instant as _;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::Core;
+use super::clock::CLOCK_OFF_MS;
 use crate::type_config::TypeConfig;
 
 /// A learner this close to the leader's log follows in step.
 const CAUGHT_UP_ENTRIES: u64 = 100;
-
-/// A leader that far from a majority of clocks stamps times that clients would notice.
-const CLOCK_OFF_MS: i64 = 2000;
 
 /// Between attempts to leave the leadership to somebody with more disk: all may be full.
 const FULL_DISK_REST: Duration = Duration::from_secs(30);
@@ -143,23 +141,6 @@ impl Core {
         }
     }
 
-    /// Who should lead instead of this replica because most clocks are more than `off_ms` away from
-    /// its own.
-    pub(super) fn better_clock(&self, off_ms: i64) -> Option<u64> {
-        let voters: BTreeSet<u64> = self.effective_membership().voter_ids().collect();
-        let ahead = voters
-            .iter()
-            .filter(|id| **id != self.id())
-            .filter_map(|id| {
-                Some((
-                    *id,
-                    self.probes
-                        .clock_ahead_ms(*id, self.timing.reachable_within())?,
-                ))
-            });
-        clock_successor(&ahead.collect::<Vec<_>>(), voters.len(), off_ms)
-    }
-
     async fn check_clock(&self) {
         let Some(successor) = self.better_clock(CLOCK_OFF_MS) else {
             return;
@@ -185,46 +166,5 @@ impl Core {
             .removed()
             .filter(|id| !members.contains(id))
             .collect()
-    }
-}
-
-/// Who should lead instead when a majority of the voters agrees that this replica's clock is off.
-///
-/// `ahead` holds, for the other voters heard of lately, how far their clocks are ahead of ours. Of
-/// those that agree, the one in the middle has the most trustworthy clock.
-fn clock_successor(ahead: &[(u64, i64)], voters: usize, off_ms: i64) -> Option<u64> {
-    let quorum = voters / 2 + 1;
-    for sign in [1, -1] {
-        let off = |ahead: &&(u64, i64)| ahead.1.saturating_mul(sign) > off_ms;
-        let mut agreeing: Vec<_> = ahead.iter().filter(off).collect();
-        if agreeing.len() >= quorum {
-            agreeing.sort_by_key(|(_, ahead)| *ahead);
-            return agreeing.get(agreeing.len() / 2).map(|(id, _)| *id);
-        }
-    }
-    None
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_a_majority_of_clocks_moves_leadership() {
-        assert_eq!(
-            clock_successor(&[(2, 2500), (3, 2600)], 3, CLOCK_OFF_MS),
-            Some(3)
-        );
-        assert_eq!(
-            clock_successor(&[(2, -2500), (3, -9000)], 3, CLOCK_OFF_MS),
-            Some(2)
-        );
-        assert_eq!(clock_successor(&[(2, 2500), (3, 0)], 3, CLOCK_OFF_MS), None);
-        assert_eq!(
-            clock_successor(&[(2, 2500), (3, -2500)], 3, CLOCK_OFF_MS),
-            None
-        );
-        assert_eq!(clock_successor(&[(2, 9000)], 2, CLOCK_OFF_MS), None);
-        assert_eq!(clock_successor(&[], 1, CLOCK_OFF_MS), None);
     }
 }

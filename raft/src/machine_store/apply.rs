@@ -102,8 +102,9 @@ impl MachineStore {
         if leapt_ms > LEAP_MS {
             dedup.leap(leapt_ms);
         }
-        dedup.expire(now_ms, &mut chunk.batch);
-        let Some(client) = client_id(&proposal.client_id) else {
+        let client = client_id(&proposal.client_id);
+        dedup.expire(now_ms, client, &mut chunk.batch);
+        let Some(client) = client else {
             return Ok(Response::Outcome(self.execute(
                 chunk,
                 index,

@@ -87,11 +87,18 @@ impl Dedup {
         Ok(())
     }
 
-    /// Drops proposers that proposed nothing for [`UNUSED_MS`] of replicated time.
-    pub(crate) fn expire(&mut self, now_ms: i64, batch: &mut WriteBatch) {
+    /// Drops proposers that proposed nothing for [`UNUSED_MS`] of replicated time, but not the one
+    /// that proposes now.
+    pub(crate) fn expire(
+        &mut self,
+        now_ms: i64,
+        proposing: Option<ClientId>,
+        batch: &mut WriteBatch,
+    ) {
         let oldest = now_ms.saturating_sub(UNUSED_MS);
-        while let Some((_, client)) = self.by_use.first().filter(|(used, _)| *used < oldest) {
-            let client = *client;
+        let old = self.by_use.iter().take_while(|(used, _)| *used < oldest);
+        let old = old.filter(|(_, client)| Some(*client) != proposing);
+        for client in old.map(|(_, client)| *client).collect::<Vec<_>>() {
             self.remove(client, batch);
         }
     }

@@ -132,6 +132,7 @@ async fn build_core(
         ),
         applied: storage.applied(),
         records: storage.records(),
+        replicated_ms: storage.now_ms(),
         snapshots: Some(storage.snapshots()).into(),
         contact: LeaderContact::new(),
         probes: Probes::default(),

@@ -31,7 +31,8 @@ impl Model {
     fn decide(&mut self, step: &Step, execution: u64) -> Verdict {
         self.now_ms += step.later_ms;
         let (now, used) = (self.now_ms, &self.used);
-        let forgotten = |client: &u8| used.get(client).is_some_and(|used| now - used > UNUSED_MS);
+        let unused = |client: &u8| used.get(client).is_some_and(|used| now - used > UNUSED_MS);
+        let forgotten = |client: &u8| *client != step.client && unused(client);
         self.executed.retain(|(client, _), _| !forgotten(client));
         self.lowest.retain(|client, _| !forgotten(client));
         self.used.insert(step.client, now);
@@ -60,7 +61,7 @@ proptest! {
         for (execution, step) in (1..).zip(&steps) {
             let expected = model.decide(step, execution);
             let client = id(step.client);
-            dedup.expire(model.now_ms, &mut batch);
+            dedup.expire(model.now_ms, Some(client), &mut batch);
             let verdict = dedup.admit(model.now_ms, client, step.seq, step.lowest, &mut batch);
             prop_assert_eq!(&verdict, &expected, "step {}: {:?}", execution, step);
             if verdict == Verdict::Execute {
@@ -184,9 +185,25 @@ fn a_leap_of_time_forgets_nobody() {
     dedup.record(client, 1, Bytes::from_static(b"done"), &mut batch);
     let leap = 2 * UNUSED_MS;
     dedup.leap(leap);
-    dedup.expire(1_000 + leap, &mut batch);
+    dedup.expire(1_000 + leap, None, &mut batch);
     assert_eq!(
         dedup.admit(1_000 + leap, client, 1, 1, &mut batch),
         Verdict::Stored(Bytes::from_static(b"done"))
     );
+}
+
+#[test]
+fn a_proposer_is_not_forgotten_by_its_own_command() {
+    let mut dedup = Dedup::default();
+    let mut batch = WriteBatch::new();
+    let (own, other) = ([7; 16], [8; 16]);
+    for client in [own, other] {
+        dedup.admit(0, client, 1, 1, &mut batch);
+        dedup.record(client, 1, Bytes::from_static(b"done"), &mut batch);
+    }
+    let late = UNUSED_MS + 1;
+    dedup.expire(late, Some(own), &mut batch);
+    let done = Verdict::Stored(Bytes::from_static(b"done"));
+    assert_eq!(dedup.admit(late, own, 1, 1, &mut batch), done);
+    assert_eq!(dedup.admit(late, other, 1, 1, &mut batch), Verdict::Execute);
 }
