@@ -22,6 +22,7 @@ use openraft::alias::StoredMembershipOf;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::metrics::{RaftMetrics, RaftServerMetrics};
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::admission::seek_admission;
@@ -62,9 +63,9 @@ pub(crate) struct Core {
     pub(crate) raft: Consensus,
     pub(crate) applied: watch::Receiver<u64>,
     pub(crate) records: Arc<ArcSwap<ClusterRecords>>,
-    /// Taken when the replica stops, so that the database can be closed.
     /// Replicated time as applied here, milliseconds since the Unix epoch.
     pub(crate) replicated_ms: Arc<AtomicI64>,
+    /// Taken when the replica stops, so that the database can be closed.
     pub(crate) snapshots: ArcSwapOption<SnapshotStore>,
     pub(crate) lanes: Lanes,
     pub(crate) guard: Guard,
@@ -133,10 +134,14 @@ impl Core {
     /// Waits for another leader than `than`, but not for long: what is known may be outdated.
     pub(crate) async fn await_other_leader(&self, than: Option<u64>, patience: Duration) {
         let patience = patience.min(self.timing.retry());
-        // Both ends mean the same: look again.
+        let until = Instant::now() + patience;
         let other =
             |now: &ServerMetrics| now.current_leader.is_some() && now.current_leader != than;
-        let _ = self.wait_server(other, patience).await;
+        if self.wait_server(other, patience).await.is_none() {
+            // At once when consensus has ended: who asks in a loop must not do so without a rest.
+            let rest = tokio::time::sleep_until(until);
+            self.stopping.run_until_cancelled(rest).await;
+        }
     }
 
     /// Waits until another leader than `asked` comes up. Who waits for an answer of a leader that
@@ -162,7 +167,8 @@ impl Core {
         self.raft.metrics().borrow_watched().clone()
     }
 
-    /// Waits until role, leader and membership are as `wanted`; `None` when they were not in time.
+    /// Waits until role, leader and membership are as `wanted`; `None` when they were not in time,
+    /// and at once when consensus has ended.
     pub(crate) async fn wait_server(
         &self,
         wanted: impl Fn(&ServerMetrics) -> bool,
