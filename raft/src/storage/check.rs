@@ -52,9 +52,12 @@ pub(super) fn cluster(engine: &dyn Engine, expected: Option<&str>) -> Result<(),
 /// Counts this start; the number is durable on return.
 pub(super) fn count_start(engine: &dyn Engine) -> Result<u64, OpenError> {
     let stored = engine.value(Table::Meta, meta::INCARNATION)?;
-    let damaged = |_| CodecError::Missing("incarnation");
     let last = match stored {
-        Some(mut row) => row.try_get_u64_le().map_err(damaged)?,
+        Some(row) => u64::from_le_bytes(
+            row.as_ref()
+                .try_into()
+                .map_err(|_| CodecError::Missing("incarnation"))?,
+        ),
         None => 0,
     };
     let next = last.saturating_add(1);

@@ -8,7 +8,7 @@ use openraft::testing::log::{StoreBuilder, Suite};
 use prost::Message;
 use tempfile::TempDir;
 
-use super::{OpenError, Storage, StorageConfig, meta};
+use super::{OpenError, Storage, StorageConfig, check, meta};
 use crate::codec;
 use crate::engine::sim::SimEngine;
 use crate::engine::{Engine, KeyRange, Read, Table, WriteBatch};
@@ -39,6 +39,19 @@ async fn openrafts_suite_passes_on_rocksdb() {
 #[tokio::test(start_paused = true)]
 async fn openrafts_suite_passes_in_memory() {
     Suite::test_all(Builder(Kind::Sim)).await.unwrap();
+}
+
+#[test]
+fn a_damaged_start_counter_does_not_begin_anew() {
+    let engine = SimEngine::default();
+    assert_eq!(check::count_start(&engine).unwrap(), 1);
+    for damaged in [&b"short"[..], b"longer than it is"] {
+        let mut batch = WriteBatch::new();
+        batch.put(Table::Meta, meta::INCARNATION, damaged);
+        engine.write(batch).unwrap();
+        let refused = check::count_start(&engine);
+        assert!(matches!(refused, Err(OpenError::Codec(_))), "{refused:?}");
+    }
 }
 
 #[tokio::test]
