@@ -167,16 +167,14 @@ impl RaftNetworkV2<C> for PeerNetwork {
         cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
         option: RPCOption,
     ) -> Result<SnapshotResponse<C>, StreamingError<C>> {
-        let patience = option.soft_ttl();
-        let sending = snapshot::send(self.lanes(), self.target, vote, &snapshot.snapshot);
+        let (file, patience) = (&snapshot.snapshot, option.soft_ttl());
+        let sending = snapshot::send(self.lanes(), self.target, vote, file, patience);
         let sent = tokio::select! {
             biased;
             closed = cancel => return Err(closed.into()),
-            sent = timeout(patience, sending) => sent,
+            sent = sending => sent,
         };
-        let reply = sent
-            .unwrap_or(Err(CallError::TimedOut { patience }))
-            .map_err(|error| self.rpc_error(&error, RPCTypes::InstallSnapshot))?;
+        let reply = sent.map_err(|error| self.rpc_error(&error, RPCTypes::InstallSnapshot))?;
         let vote = reply.vote.ok_or(CodecError::Missing("snapshot_reply.vote"));
         let vote = vote.map_err(|error| StreamingError::from(malformed(&error)))?;
         self.factory.counters.snapshots_sent.add_one();
@@ -251,10 +249,10 @@ impl PeerNetwork {
             Err(_) => {
                 let error = CallError::TimedOut { patience };
                 return Err(self.rpc_error(&error, RPCTypes::AppendEntries));
-        let start = self.lanes().start_of(self.target, &response);
-        let start = start.map_err(|error| self.rpc_error(&error, RPCTypes::AppendEntries))?;
             }
         };
+        let start = self.lanes().start_of(self.target, &response);
+        let start = start.map_err(|error| self.rpc_error(&error, RPCTypes::AppendEntries))?;
         let answers = Answers {
             network: self,
             replies: response.into_inner(),
@@ -308,10 +306,10 @@ impl Owed {
 /// The answers of an append stream. A stream may rest for as long as it likes, but an answer that
 /// is owed must come.
 struct Answers<'s> {
-    /// Which start of the other replica gives them.
-    start: u64,
     network: &'s mut PeerNetwork,
     replies: Streaming<pb::AppendReply>,
+    /// Which start of the other replica gives them.
+    start: u64,
     owed: Arc<Owed>,
     patience: Duration,
     ended: bool,
@@ -333,9 +331,9 @@ impl Answers<'_> {
     }
 
     async fn receive(&mut self) -> Result<Option<pb::AppendReply>, CallError> {
-            let lanes = self.network.lanes();
         loop {
             let rest = self.patience.saturating_sub(self.owed.longest());
+            let lanes = self.network.lanes();
             match timeout(rest, self.replies.message()).await {
                 // A stream outlives the news of a later start.
                 Ok(Ok(reply)) => {

@@ -1,15 +1,18 @@
 //! Snapshot files on the way from one replica to another.
 
+use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
 use hydrascale_proto::raft::v1 as pb;
+use parking_lot::Mutex;
 use tokio::fs::File;
 use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tonic::{Request, Status, Streaming};
 
 use super::SNAPSHOT_CHUNK_BYTES;
@@ -22,7 +25,11 @@ use crate::snapshot::{SnapshotFile, SnapshotReceiver, SnapshotStore};
 /// Chunks read from the network ahead of the disk.
 const CHUNKS_AHEAD: usize = 4;
 
-/// Sends a snapshot on the bulk lane and waits until it is installed or refused.
+/// A replica that installs fewer bytes in a second hangs.
+const INSTALL_BYTES_PER_SECOND: u64 = 1 << 20;
+
+/// Sends a snapshot on the bulk lane and waits until it is installed or refused. `patience` bounds
+/// the wait for each chunk to go out: how long the whole takes depends on its size.
 ///
 /// HTTP/2 flow control is the backpressure; dropping the call cancels the transfer.
 pub(super) async fn send(
@@ -30,6 +37,7 @@ pub(super) async fn send(
     target: u64,
     vote: Vote,
     snapshot: &SnapshotFile,
+    patience: Duration,
 ) -> Result<pb::SnapshotReply, CallError> {
     let unreadable = |error: std::io::Error| CallError::Failed {
         reason: format!("snapshot {} cannot be read: {error}", snapshot.name()),
@@ -44,25 +52,74 @@ pub(super) async fn send(
     let first = pb::SnapshotChunk {
         part: Some(pb::snapshot_chunk::Part::Offer(offer)),
     };
-    let chunks = stream::iter([first]).chain(chunks(file));
+    let progress = Arc::new(Progress::new(size_bytes, patience));
+    let chunks = stream::iter([first]).chain(chunks(file, Arc::clone(&progress)));
     let request: Request<_> = lanes.request(target, chunks);
     let mut client = lanes.client(target, Lane::Bulk);
-    match client.install_snapshot(request).await {
+    match progress.watch(client.install_snapshot(request)).await? {
         Ok(reply) => lanes.answer(target, reply),
         Err(status) => Err(lanes.judge(&status)),
     }
 }
 
+/// By when something must happen to a snapshot that is being sent.
+#[derive(Debug)]
+struct Progress {
+    size_bytes: u64,
+    patience: Duration,
+    deadline: Mutex<Instant>,
+}
+
+impl Progress {
+    fn new(size_bytes: u64, patience: Duration) -> Self {
+        Self {
+            size_bytes,
+            patience,
+            deadline: Mutex::new(Instant::now() + patience),
+        }
+    }
+
+    /// A chunk goes out.
+    fn moved(&self) {
+        *self.deadline.lock() = Instant::now() + self.patience;
+    }
+
+    /// All chunks are out: the other side installs them.
+    fn sent(&self) {
+        let installing = Duration::from_secs(self.size_bytes / INSTALL_BYTES_PER_SECOND);
+        *self.deadline.lock() = Instant::now() + self.patience + installing;
+    }
+
+    /// Waits for the answer until a deadline passes.
+    async fn watch<T>(&self, sending: impl Future<Output = T>) -> Result<T, CallError> {
+        let mut sending = pin!(sending);
+        loop {
+            let deadline = *self.deadline.lock();
+            if let Ok(answer) = timeout_at(deadline, sending.as_mut()).await {
+                return Ok(answer);
+            }
+            if *self.deadline.lock() <= Instant::now() {
+                let patience = self.patience;
+                return Err(CallError::TimedOut { patience });
+            }
+        }
+    }
+}
+
 /// The file in chunks. A read error ends it early, and the receiver, who knows the size, refuses.
-fn chunks(file: File) -> impl Stream<Item = pb::SnapshotChunk> {
-    stream::unfold(file, |mut file| async move {
+fn chunks(file: File, progress: Arc<Progress>) -> impl Stream<Item = pb::SnapshotChunk> {
+    stream::unfold((file, progress), |(mut file, progress)| async move {
         let mut chunk = vec![0; SNAPSHOT_CHUNK_BYTES];
         let read = file.read(&mut chunk).await;
         let read = read.inspect_err(|error| tracing::warn!(%error, "snapshot cannot be read"));
-        let length = read.ok().filter(|length| *length > 0)?;
+        let Some(length) = read.ok().filter(|length| *length > 0) else {
+            progress.sent();
+            return None;
+        };
+        progress.moved();
         chunk.truncate(length);
         let part = Some(pb::snapshot_chunk::Part::Data(chunk.into()));
-        Some((pb::SnapshotChunk { part }, file))
+        Some((pb::SnapshotChunk { part }, (file, progress)))
     })
 }
 
@@ -135,4 +192,45 @@ fn write(
         return Err("the snapshot broke off".to_owned());
     }
     receiver.finish().map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::sleep;
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(45);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_large_snapshot_is_not_cut_off_while_it_moves() {
+        let size = 300 << 20;
+        let progress = Progress::new(size, PATIENCE);
+        let slow = async {
+            for _ in 0..size / SNAPSHOT_CHUNK_BYTES as u64 {
+                sleep(Duration::from_secs(1)).await;
+                progress.moved();
+            }
+            progress.sent();
+            sleep(Duration::from_secs(300)).await;
+        };
+        assert!(progress.watch(slow).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_snapshot_that_stands_still_is_given_up() {
+        let progress = Progress::new(1, PATIENCE);
+        let began = Instant::now();
+        let stuck = async {
+            sleep(PATIENCE / 2).await;
+            progress.moved();
+            sleep(PATIENCE * 100).await;
+        };
+        let given_up = progress.watch(stuck).await;
+        assert!(
+            matches!(given_up, Err(CallError::TimedOut { .. })),
+            "{given_up:?}"
+        );
+        assert_eq!(began.elapsed(), PATIENCE * 3 / 2);
+    }
 }
