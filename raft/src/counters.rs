@@ -39,6 +39,8 @@ counters! {
     proposals_failed,
     /// Commands proposed by this replica whose outcome stayed unknown.
     proposals_unknown,
+    /// Commands refused because they were too large.
+    proposals_too_large,
     /// Attempts beyond a command's first.
     proposal_retries,
     /// Commands that had to wait because too many were in flight.
@@ -75,6 +77,10 @@ counters! {
     joins_granted,
     /// Join requests refused.
     joins_refused,
+    /// Join requests turned away because too many were under way.
+    joins_busy,
+    /// Join tokens that were not made, because the most that are kept exist.
+    join_tokens_refused,
     /// Times that this replica became leader.
     leaderships,
     /// Times that this replica set out to hand leadership over because its clock was off.

@@ -47,9 +47,11 @@ pub(crate) async fn create_token(core: &Core, ttl: Duration) -> Result<JoinToken
         secret_hash: JoinToken::secret_hash(&secret),
         expires_at_ms: core.config.clock.now_ms().saturating_add(ttl_ms),
     });
-    core.propose_admin(Admin { op: Some(op) })
-        .await
-        .map_err(admin_error)?;
+    let made = core.propose_admin(Admin { op: Some(op) }).await;
+    if matches!(made, Err(AdminDenied::Refused(_))) {
+        core.counters.join_tokens_refused.add_one();
+    }
+    made.map_err(admin_error)?;
     let stored = core.effective_membership();
     let addrs = stored
         .membership()

@@ -57,7 +57,7 @@ impl Core {
         body: Body,
         traceparent: &str,
     ) -> Result<Proposed, ProposeError> {
-        check_size(&body)?;
+        check_size(&body).inspect_err(|_| self.counters.proposals_too_large.add_one())?;
         let deadline = Instant::now() + self.config.request_timeout;
         let opening = tokio::time::timeout_at(deadline, self.window.open(&self.counters));
         let ticket = opening.await.map_err(|_| ProposeError::NotProposed {

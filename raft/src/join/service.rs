@@ -120,6 +120,7 @@ impl Join for JoinService {
         request: Request<pb::JoinRequest>,
     ) -> Result<Response<pb::JoinReply>, Status> {
         let Ok(_slot) = self.joins.try_acquire() else {
+            self.core.counters.joins_busy.add_one();
             return Err(Status::resource_exhausted("too many joins are under way"));
         };
         let result = match self.answer(request.into_inner()).await {
