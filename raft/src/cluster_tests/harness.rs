@@ -9,6 +9,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::time::timeout;
 
 use crate::{
@@ -171,6 +172,16 @@ impl TestReplica {
                 let now = self.replica().status().borrow().clone();
                 panic!("{}: {what} not reached: {now:#?}", self.config.name)
             }
+        }
+    }
+}
+
+impl Drop for TestReplica {
+    /// The store must be closed before its folder is removed, or it writes the folder again.
+    fn drop(&mut self) {
+        if let Some(running) = self.running.take() {
+            let ending = timeout(PATIENCE, running.abort());
+            let _ = tokio::task::block_in_place(|| Handle::current().block_on(ending));
         }
     }
 }

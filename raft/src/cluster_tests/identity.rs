@@ -76,8 +76,8 @@ async fn a_used_folder_never_becomes_somebody_else() {
     let again = Replica::init_cluster(&own);
     assert!(matches!(again, Err(InitError::InUse { .. })), "{again:?}");
     // A folder that nobody has initialised.
-    let empty = cluster.joiner("b").config;
-    let started = start(&empty).await;
+    let empty = cluster.joiner("b");
+    let started = start(&empty.config).await;
     assert!(
         matches!(started, Err(StartError::NoIdentity { .. })),
         "{started:?}"
