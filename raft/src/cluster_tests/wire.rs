@@ -150,6 +150,33 @@ async fn a_command_sent_twice_applies_once_and_answers_the_same() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_of_an_unknown_kind_is_refused_and_halts_nobody() {
+    let (cluster, channel) = with_member_channel().await;
+    let forward = pb::ForwardRequest {
+        proposal: Some(pb::Proposal {
+            stamped_ms: 0,
+            client_id: Bytes::from_static(b"0123456789abcdef"),
+            seq: 1,
+            lowest_unacked: 1,
+            // What decoding leaves of a change that a newer version knows.
+            body: Some(pb::proposal::Body::Admin(pb::Admin { op: None })),
+        }),
+        deadline_ms: 5000,
+        traceparent: String::new(),
+    };
+    let reply = PeerClient::new(channel)
+        .forward(request(&cluster, forward))
+        .await
+        .unwrap()
+        .into_inner();
+    assert!(
+        matches!(reply.result, Some(pb::forward_reply::Result::Refused(_))),
+        "{reply:?}"
+    );
+    cluster.replicas[0].add("k", 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn requests_that_do_not_fit_their_certificate_or_receiver_are_refused_with_the_reason() {
     let (cluster, channel) = with_member_channel().await;
     let mut client = PeerClient::new(channel);
@@ -195,6 +222,13 @@ async fn a_stranger_may_only_ask_to_join() {
         status.message().contains("certificate is required"),
         "{status}"
     );
+    // Its bytes are not even decoded.
+    for method in METHODS {
+        let garbage = Bytes::from_static(&[0xff; 64]);
+        let called = raw_call(channel.clone(), &cluster, method, garbage).await;
+        let status = called.unwrap_err();
+        assert_eq!(status.code(), Code::FailedPrecondition, "{method}");
+    }
     let nonsense = JoinClient::new(channel)
         .join(pb::JoinRequest::default())
         .await
