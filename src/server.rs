@@ -251,7 +251,10 @@ fn spawn_cluster_tasks(
         now,
         tasks,
     );
-    relay::spawn_evictor(cluster.clone(), relay.clone(), tasks);
+    // A relay that is open to everybody has nobody to send away.
+    if config.derp.verify_clients {
+        relay::spawn_evictor(cluster.clone(), relay.clone(), tasks);
+    }
     Ok(unwelcome)
 }
 
