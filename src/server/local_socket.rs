@@ -1,5 +1,6 @@
 //! The Unix socket for administration on the machine itself: whoever may open it is trusted.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -8,8 +9,8 @@ use std::path::Path;
 use axum::Router;
 use tokio::net::{UnixListener, UnixStream};
 
-/// Folder, beside the socket, in which it is made: nobody else may look into it.
-const MAKING: &str = ".new";
+/// The socket while it is made.
+const HIDDEN: &str = "s";
 
 /// Binds the socket with the given mode. A socket that nobody listens on any more is replaced.
 ///
@@ -24,7 +25,15 @@ pub(super) async fn bind(path: &Path, mode: u32) -> io::Result<UnixListener> {
     }
     let folder = path.parent().unwrap_or_else(|| Path::new("."));
     fs::create_dir_all(folder)?;
-    bind_in(&folder.join(MAKING), path, mode)
+    bind_in(&folder.join(making_name(path)), path, mode)
+}
+
+/// Name of the folder, beside the socket, in which it is made: nobody else may look into it.
+fn making_name(path: &Path) -> OsString {
+    let mut name = OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(".new");
+    name
 }
 
 /// Makes the socket in a folder of its own and moves it to its place with its mode set: between the
@@ -32,10 +41,14 @@ pub(super) async fn bind(path: &Path, mode: u32) -> io::Result<UnixListener> {
 fn bind_in(making: &Path, path: &Path, mode: u32) -> io::Result<UnixListener> {
     if making.exists() {
         // An earlier start was cut short.
-        fs::remove_dir_all(making)?;
+        let leftover = making.join(HIDDEN);
+        if leftover.exists() {
+            fs::remove_file(leftover)?;
+        }
+        fs::remove_dir(making)?;
     }
     fs::DirBuilder::new().mode(0o700).create(making)?;
-    let hidden = making.join("s");
+    let hidden = making.join(HIDDEN);
     let listener = UnixListener::bind(&hidden)?;
     fs::set_permissions(&hidden, fs::Permissions::from_mode(mode))?;
     fs::rename(&hidden, path)?;
@@ -57,7 +70,10 @@ mod tests {
     #[tokio::test]
     async fn nobody_can_reach_the_socket_before_its_mode_is_set() {
         let folder = tempfile::tempdir().unwrap();
-        let (making, path) = (folder.path().join(MAKING), folder.path().join("s.sock"));
+        let (making, path) = (
+            folder.path().join(".s.sock.new"),
+            folder.path().join("s.sock"),
+        );
         // Where it cannot be moved to its place, it is left where it was made.
         fs::create_dir(&path).unwrap();
         bind_in(&making, &path, 0o777).unwrap_err();
