@@ -136,6 +136,8 @@ impl DemoReplica {
         let asked = Command::new("kill")
             .arg("-TERM")
             .arg(pid.to_string())
+            // A second Ctrl-C must not end the messenger.
+            .process_group(0)
             .status()
             .await;
         let Some(child) = self.process.as_mut() else {
