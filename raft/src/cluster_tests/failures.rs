@@ -170,6 +170,22 @@ async fn one_clock_against_one_does_not_make_the_replicated_time_leap() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_spins_once_consensus_has_ended() {
+    let configure = |config: &mut ReplicaConfig| config.request_timeout = Duration::from_secs(2);
+    let cluster = TestCluster::single_with(configure).await;
+    let replica = cluster.replicas[0].replica();
+    let before = replica.metrics();
+    // The machine halts on what it cannot read, and consensus ends with it.
+    assert!(replica.propose("nonsense".into()).await.is_err());
+    assert!(replica.read_index().await.is_err());
+    let after = replica.metrics();
+    let retries = after.proposal_retries - before.proposal_retries;
+    assert!((1..100).contains(&retries), "{retries}");
+    let rounds = after.read_rounds - before.read_rounds;
+    assert!((1..100).contains(&rounds), "{rounds}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_whose_disk_is_nearly_full_takes_nothing_and_steps_back() {
     let cluster = TestCluster::three().await;
     let leader = cluster.leader().await;

@@ -64,6 +64,20 @@ async fn tokens_admit_once_and_say_why_not() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tokens_beyond_the_most_that_are_kept_are_refused_and_counted() {
+    let cluster = TestCluster::single().await;
+    let replica = cluster.replicas[0].replica();
+    let make = || replica.create_join_token(Duration::from_secs(600));
+    let refused = loop {
+        if let Err(refused) = make().await {
+            break refused;
+        }
+    };
+    assert!(refused.to_string().contains("256 join tokens exist"));
+    assert_eq!(replica.metrics().join_tokens_refused, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_used_folder_never_becomes_somebody_else() {
     let mut cluster = TestCluster::single().await;
     let token = cluster.token().await;

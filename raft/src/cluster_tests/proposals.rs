@@ -107,6 +107,7 @@ async fn a_single_replica_restarts_with_everything_and_refuses_what_is_too_large
     let large = bytes::Bytes::from(vec![b'x'; 2 << 20]);
     let refused = only.replica().propose(large).await;
     assert!(matches!(refused, Err(ProposeError::TooLarge { .. })));
+    assert_eq!(only.replica().metrics().proposals_too_large, 1);
     let first_start = only.replica().incarnation();
     only.stop().await;
     only.start().await;

@@ -73,5 +73,7 @@ mod tests {
         book.list(1, "older:1");
         assert_eq!(book.find(1).as_deref(), Some("new:1"));
         assert_eq!(book.find(2), None);
+        book.forget(&BTreeSet::from([1]));
+        assert_eq!(book.find(1), None);
     }
 }
