@@ -1,5 +1,6 @@
 # make check   everything that must be clean before landing; writes nothing
 # make test    all tests, the real clients and the kill tests among them
+# make conformance   the policy engine against captures of Tailscale's service
 # make run     three replicas on loopback behind one port
 # make bench   the figures of the README, from a release build
 #
@@ -21,10 +22,10 @@ CARGO_DENY := $(HYDRASCALE_TEST_CACHE)/tools/bin/cargo-deny
 SERVER := $(CARGO_TARGET_DIR)/debug/hydrascale
 
 .DEFAULT_GOAL := help
-.PHONY: help check test run bench crash-loop build setup-build setup-test setup-tools
+.PHONY: help check test conformance run bench crash-loop build setup-build setup-test setup-tools
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 7
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 8
 
 check: setup-build setup-tools
 	@$(STAGE) format cargo fmt --all --check
@@ -37,6 +38,10 @@ check: setup-build setup-tools
 test: setup-build setup-test
 	@$(STAGE) test-build cargo build --locked --workspace --bins --tests
 	@$(STAGE) tests cargo test --locked --workspace
+
+# Without the data (HYDRASCALE_CONFORMANCE_DIR, else ../shared/conformance) it says so and passes.
+conformance: setup-build
+	@cargo test --locked --workspace --lib policy::conformance -- --nocapture
 
 run: setup-build build
 	@exec $(SERVER) demo

@@ -1,9 +1,42 @@
-//! The policy interface: who sees whom, and what each node is told about access.
+//! The policy: who sees whom, and what each node is told about access.
 //!
-//! Pure. The netmap asks these questions and nothing else, so that the engine behind them can be
-//! exchanged. [`AllowAll`] answers them as a tailnet without a policy file does.
+//! Pure. The netmap asks the questions of [`Policy`] and nothing else. [`Engine`] answers them as a
+//! policy file says; [`AllowAll`] lets everybody do everything. The way of a file: `hujson` reads
+//! it, [`Document`] is what it says, `compile` makes it the rules of the tailnet for a roster of
+//! nodes, and `filter`, `visibility`, `routing`, `login`, `attributes` and `probe` answer from
+//! those. Invariants and decisions: `DESIGN.md` in the folder of the same name.
 
-pub mod document;
+mod address_set;
+mod attributes;
+mod check;
+mod compile;
+mod document;
+mod engine;
+mod error;
+mod facts;
+mod filter;
+mod hujson;
+mod login;
+mod meaning;
+mod node_set;
+mod ports;
+mod probe;
+mod roster;
+mod routing;
+mod selector;
+mod visibility;
+
+#[cfg(test)]
+mod conformance;
+
+pub use self::check::{Warnings, check};
+pub use self::document::{
+    Acl, AutoApprovers, Document, Grant, IpEntry, Names, NodeAttr, SshRule, SshTest, Test, Text,
+};
+pub use self::engine::Engine;
+pub use self::error::{PolicyError, PolicyErrors, Position};
+pub use self::facts::Facts;
+pub use self::selector::{Autogroup, Role, Selector, Spot};
 
 use serde_json::Value;
 

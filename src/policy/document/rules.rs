@@ -1,201 +1,241 @@
-//! The entries of a policy's lists.
+//! `acls` and `grants`.
 
 use std::collections::BTreeMap;
-use std::fmt;
-use std::time::Duration;
 
-use ipnet::IpNet;
-use serde_json::Value;
-
-use super::ports::Protocol;
-use super::selector::Spot;
-use super::text::{Position, Text};
+use super::super::error::Position;
+use super::super::hujson::{Kind, Member, Value};
+use super::super::ports::{
+    SCTP, TCP, UDP, parse_ports, parse_protocol, protocol_name, split_ports,
+};
+use super::super::selector::{Autogroup, Selector, Spot};
+use super::decode::{Decoder, Fields};
+use super::lookup::Place;
+use super::{Acl, Grant, IpEntry, Text};
 use crate::tailcfg::PortRange;
 
-/// Values of a capability; `None` is JSON's null, which differs from no values on the wire.
-pub type CapValues = Option<Vec<Value>>;
+/// Capabilities in Tailscale's own domain that a policy may grant.
+const TAILSCALE_CAPS: [&str; 6] = [
+    "tailscale.com/cap/drive",
+    "tailscale.com/cap/relay",
+    "tailscale.com/cap/webui",
+    "tailscale.com/cap/kubernetes",
+    "tailscale.com/cap/tsidp",
+    "tailscale.com/cap/secrets",
+];
+const SELF_NEEDS_IDENTITY: &str =
+    "autogroup:self can only be used with users, groups, or supported autogroups";
 
-/// An entry of `acls`; its action is always to accept.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Acl {
-    /// Where it begins.
-    pub at: Position,
-    /// Absent = what clients take for the usual ones.
-    pub proto: Option<Protocol>,
-    /// Who.
-    pub src: Vec<Spot>,
-    /// Where to.
-    pub dst: Vec<Destination>,
-    /// Names of postures, any of which a source must meet.
-    pub src_posture: Vec<Text>,
-}
+impl Decoder<'_> {
+    pub(super) fn acl(&mut self, value: &Value) -> Option<Acl> {
+        // headscale-admin keeps notes in keys that begin with `#`.
+        let value = without_notes(value);
+        let fields = self.fields(&value, &["action", "proto", "src", "dst", "users", "ports"]);
+        self.acl_action(value.at, &fields);
+        let protocol = self.acl_protocol(&fields);
+        // The first tailnets called them users and ports.
+        let mut src = self.trimmed(&fields, "src");
+        src.extend(self.trimmed(&fields, "users"));
+        let mut dst = self.texts(&fields, "dst");
+        dst.extend(self.texts(&fields, "ports"));
+        let src = self.spots(src, Place::Src);
+        let dst: Vec<_> = dst
+            .into_iter()
+            .filter_map(|text| self.acl_dst(text, protocol))
+            .collect();
+        let spots: Vec<&Spot> = dst.iter().map(|(spot, _)| spot).collect();
+        self.check_self(&src, &spots, true);
+        Some(Acl {
+            at: value.at,
+            protocol,
+            src,
+            dst,
+        })
+    }
 
-/// `selector:ports`
-#[derive(Clone, Debug, PartialEq)]
-pub struct Destination {
-    /// Where to; its text is without the ports and without brackets.
-    pub spot: Spot,
-    /// In the order in which they are written.
-    pub ports: Vec<PortRange>,
-}
+    fn acl_action(&mut self, at: Position, fields: &Fields<'_>) {
+        let action = self.string(fields, "action");
+        let (at, action) = action.map_or((at, String::new()), |text| (text.at, text.text));
+        if action != "accept" {
+            self.error(at, format!("action={action:?} is not supported"));
+        }
+    }
 
-/// An entry of `grants`.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Grant {
-    /// Where it begins.
-    pub at: Position,
-    /// Who.
-    pub src: Vec<Spot>,
-    /// Where to.
-    pub dst: Vec<Spot>,
-    /// Which connections.
-    pub ip: Vec<IpEntry>,
-    /// Peer capability to its values.
-    pub app: BTreeMap<String, CapValues>,
-    /// Tags of the routers to go through; empty = any.
-    pub via: Vec<Text>,
-    /// Names of postures, any of which a source must meet.
-    pub src_posture: Vec<Text>,
-}
+    fn acl_protocol(&mut self, fields: &Fields<'_>) -> Option<u8> {
+        let value = fields.get("proto")?;
+        let text = if let Kind::Number(number) = &value.kind {
+            number.clone()
+        } else {
+            self.text(value)?.text.to_lowercase()
+        };
+        if text.is_empty() {
+            return None;
+        }
+        match parse_protocol(&text) {
+            Ok(number) => Some(number),
+            Err(message) => {
+                self.error(value.at, message);
+                None
+            }
+        }
+    }
 
-/// An entry of `ip` in a grant: `*`, `ports` or `proto:ports`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct IpEntry {
-    /// Where it stands.
-    pub at: Position,
-    /// Absent = what clients take for the usual ones.
-    pub proto: Option<Protocol>,
-    /// In the order in which they are written.
-    pub ports: Vec<PortRange>,
-}
+    fn acl_dst(&mut self, text: Text, protocol: Option<u8>) -> Option<(Spot, Vec<PortRange>)> {
+        let Text { at, text } = text;
+        let split = split_ports(&text).and_then(|(selector, ports)| {
+            let ports = parse_ports(ports).map_err(|error| format!("dst={text:?}: {error}"))?;
+            Ok((selector, ports))
+        });
+        let (selector, ports) = match split {
+            Ok(split) => split,
+            Err(message) => {
+                self.error(at, message);
+                return None;
+            }
+        };
+        let has_ports = |protocol: &u8| [TCP, UDP, SCTP].contains(protocol);
+        if let Some(protocol) = protocol.filter(|protocol| !has_ports(protocol))
+            && ports != [PortRange::ANY]
+        {
+            let name = protocol_name(protocol);
+            let message = format!(
+                "protocol does not support specific ports: {name:?}, only \"*\" is allowed"
+            );
+            self.error(at, message);
+        }
+        let spot = self.spot(Text { at, text: selector }, Place::AclDst)?;
+        Some((spot, ports))
+    }
 
-/// An entry of `ssh`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct SshRule {
-    /// Where it begins.
-    pub at: Position,
-    /// What happens to a login.
-    pub action: SshAction,
-    /// Who.
-    pub src: Vec<Spot>,
-    /// Where to.
-    pub dst: Vec<Spot>,
-    /// As whom, at least one.
-    pub users: Vec<LoginUser>,
-    /// Patterns of environment variables that a client may set.
-    pub accept_env: Vec<String>,
-    /// Nodes that record sessions.
-    pub recorder: Vec<Spot>,
-    /// A session that cannot be recorded is refused.
-    pub enforce_recorder: bool,
-    /// Names of postures, any of which a source must meet.
-    pub src_posture: Vec<Text>,
-}
+    pub(super) fn grant(&mut self, value: &Value) -> Option<Grant> {
+        let fields = self.fields(value, &["src", "dst", "ip", "app", "via"]);
+        let src = self.trimmed(&fields, "src");
+        let src = self.spots(src, Place::Src);
+        let dst = self.trimmed(&fields, "dst");
+        let dst = self.spots(dst, Place::GrantDst);
+        let ip: Vec<IpEntry> = match fields.get("ip") {
+            Some(value) => self.each(value, Self::ip_entry),
+            None => Vec::new(),
+        };
+        let app = fields.get("app").map(|value| self.app(value));
+        let app = app.unwrap_or_default();
+        let via = self.via(&fields);
+        let has_ip = fields.get("ip").is_some_and(|value| !is_empty(value));
+        let has_app = fields.get("app").is_some_and(|value| !is_empty(value));
+        if !has_ip && !has_app {
+            self.error(value.at, "ip and app can not both be empty");
+        }
+        let internet = Selector::Auto(Autogroup::Internet);
+        if has_app && dst.iter().any(|spot| spot.selector == internet) {
+            self.error(value.at, "cannot use app grants with autogroup:internet");
+        }
+        let spots: Vec<&Spot> = dst.iter().collect();
+        self.check_self(&src, &spots, false);
+        Some(Grant {
+            at: value.at,
+            src,
+            dst,
+            ip,
+            app,
+            via,
+        })
+    }
 
-/// What happens to a login.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SshAction {
-    /// It is let in.
-    Accept,
-    /// Whoever it is must show again that they are it.
-    Check {
-        /// How long that holds (`checkPeriod`): absent = the default, zero = `always`, asked at
-        /// each login.
-        period: Option<Duration>,
-    },
-}
+    fn ip_entry(&mut self, value: &Value) -> Option<IpEntry> {
+        let Text { at, text } = if let Kind::Number(number) = &value.kind {
+            Text {
+                at: value.at,
+                text: number.clone(),
+            }
+        } else {
+            self.text(value)?
+        };
+        match parse_ip_entry(&text) {
+            Ok(entry) => Some(entry),
+            Err(message) => {
+                self.error(at, message);
+                None
+            }
+        }
+    }
 
-impl SshAction {
-    /// How long a check holds if the rule does not say.
-    pub const PERIOD_DEFAULT: Duration = Duration::from_hours(12);
-    /// Longest that a check may hold.
-    pub const PERIOD_MAX: Duration = Duration::from_hours(168);
+    /// Capabilities with their values.
+    pub(super) fn app(&mut self, value: &Value) -> BTreeMap<String, Vec<serde_json::Value>> {
+        let mut app = BTreeMap::new();
+        for Member { at, key, value } in self.members(value) {
+            if key.contains("://") {
+                self.error(*at, "capability name must have the form {domain}/{path}");
+            } else if key.starts_with("tailscale.com/") && !TAILSCALE_CAPS.contains(&key.as_str()) {
+                self.error(
+                    *at,
+                    "capability name must not be in the tailscale.com domain",
+                );
+            }
+            let values = self.items(value);
+            app.insert(key.clone(), values.iter().map(Value::to_json).collect());
+        }
+        app
+    }
 
-    /// How long a check holds; `None` if there is none.
-    pub fn check_period(self) -> Option<Duration> {
-        match self {
-            Self::Accept => None,
-            Self::Check { period } => Some(period.unwrap_or(Self::PERIOD_DEFAULT)),
+    fn via(&mut self, fields: &Fields<'_>) -> Vec<String> {
+        let mut tags = Vec::new();
+        for Text { at, text } in self.trimmed(fields, "via") {
+            if !text.starts_with("tag:") {
+                self.error(at, "via can only be a tag");
+            } else if !self.names.tag_owners.contains_key(&text) {
+                self.error(at, format!("tag {text:?} not found"));
+            } else {
+                tags.push(text);
+            }
+        }
+        tags
+    }
+
+    /// `autogroup:self` is somebody's own nodes, so that the sources must be somebody.
+    fn check_self(&mut self, src: &[Spot], dst: &[&Spot], any_is_legal: bool) {
+        let own = Selector::Auto(Autogroup::SelfNodes);
+        let Some(found) = dst.iter().find(|spot| spot.selector == own) else {
+            return;
+        };
+        let somebody = |spot: &Spot| match &spot.selector {
+            Selector::User(_) | Selector::Domain(_) | Selector::Group(_) => true,
+            Selector::Auto(Autogroup::Member | Autogroup::Role(_)) => true,
+            Selector::Any => any_is_legal,
+            Selector::Auto(_)
+            | Selector::Tag(_)
+            | Selector::IpSet(_)
+            | Selector::Host(_)
+            | Selector::Prefix(_) => false,
+        };
+        if !src.iter().all(somebody) {
+            self.error(found.at, SELF_NEEDS_IDENTITY);
         }
     }
 }
 
-/// A user to log in as.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum LoginUser {
-    /// This one; also what only looks like a selector, which the service takes literally.
-    Name(String),
-    /// `autogroup:nonroot`
-    Nonroot,
-    /// `localpart:*@domain`: named like the mail address in front of this domain, in lower case.
-    Localpart {
-        /// The domain.
-        domain: String,
-    },
-}
-
-impl fmt::Display for LoginUser {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Name(name) => f.write_str(name),
-            Self::Nonroot => f.write_str("autogroup:nonroot"),
-            Self::Localpart { domain } => write!(f, "localpart:*@{domain}"),
-        }
+fn is_empty(value: &Value) -> bool {
+    match &value.kind {
+        Kind::Array(items) => items.is_empty(),
+        Kind::Object(members) => members.is_empty(),
+        Kind::Null | Kind::Bool(_) | Kind::Number(_) | Kind::String(_) => false,
     }
 }
 
-/// `autoApprovers`: users, groups, tags and autogroups of users.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct AutoApprovers {
-    /// For routes inside the prefix, in the order of the file.
-    pub routes: Vec<(IpNet, Vec<Spot>)>,
-    /// For exit routes.
-    pub exit_node: Vec<Spot>,
+fn without_notes(value: &Value) -> Value {
+    let mut value = value.clone();
+    if let Kind::Object(members) = &mut value.kind {
+        members.retain(|member| !member.key.starts_with('#'));
+    }
+    value
 }
 
-/// An entry of `nodeAttrs`.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct NodeAttr {
-    /// Where it begins.
-    pub at: Position,
-    /// Whose.
-    pub target: Vec<Spot>,
-    /// Attributes without values.
-    pub attr: Vec<String>,
-    /// Attribute to its values.
-    pub app: BTreeMap<String, CapValues>,
-    /// Where the IPv4 addresses of these nodes come from.
-    pub ip_pool: Vec<IpNet>,
-}
-
-/// An entry of `tests`. Only its shape is checked: what is wrong inside is a failed test.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Test {
-    /// Where it begins.
-    pub at: Position,
-    /// Who.
-    pub src: Text,
-    /// Name or number of a protocol in lower case; empty = what clients take for the usual ones.
-    pub proto: Text,
-    /// `selector:port` that must be allowed.
-    pub accept: Vec<Text>,
-    /// `selector:port` that must not be allowed.
-    pub deny: Vec<Text>,
-}
-
-/// An entry of `sshTests`. Users and addresses are looked up when it runs.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct SshTest {
-    /// Where it begins.
-    pub at: Position,
-    /// Who.
-    pub src: Text,
-    /// Where to, at least one.
-    pub dst: Vec<Spot>,
-    /// Login users who must be let in, at once or after a check.
-    pub accept: Vec<Text>,
-    /// Login users who must not be let in.
-    pub deny: Vec<Text>,
-    /// Login users who must be let in after a check.
-    pub check: Vec<Text>,
+fn parse_ip_entry(text: &str) -> Result<IpEntry, String> {
+    let (protocol, ports) = match text.split_once(':') {
+        None => (None, text),
+        Some((_, ports)) if ports.contains(':') => {
+            return Err("expected only one colon in Internet protocol and port type".to_owned());
+        }
+        Some((protocol, ports)) => (Some(parse_protocol(protocol)?), ports),
+    };
+    let ports = parse_ports(ports)?;
+    Ok(IpEntry { protocol, ports })
 }

@@ -1,0 +1,112 @@
+//! Whether a policy may be set.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::document::Document;
+use super::engine::Engine;
+use super::error::{PolicyError, PolicyErrors};
+use super::facts::Facts;
+use super::roster::Roster;
+use super::selector::{Selector, Spot};
+use crate::state::State;
+
+/// What a policy says that has no effect (yet), in the order of the text. Shown one per line.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Warnings(Vec<PolicyError>);
+
+impl Warnings {
+    /// The warnings.
+    pub fn iter(&self) -> impl Iterator<Item = &PolicyError> {
+        self.0.iter()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl fmt::Display for Warnings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, warning) in self.0.iter().enumerate() {
+            if number > 0 {
+                f.write_str("\n")?;
+            }
+            warning.fmt(f)?;
+        }
+        Ok(())
+    }
+}
+
+/// Reads a policy, validates it, and runs its tests against the users and nodes of a state.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn check(text: &str, state: &State) -> Result<Warnings, PolicyErrors> {
+    check_for(text, Roster::of(state)).map(|(_, warnings)| warnings)
+}
+
+pub(super) fn check_for(text: &str, roster: Roster) -> Result<(Engine, Warnings), PolicyErrors> {
+    let document = Document::parse(text, &roster.facts)?;
+    let warnings = warnings(&document, &roster.facts);
+    let engine = Engine::with_roster(Arc::new(document), roster);
+    let mut errors = PolicyErrors::default();
+    engine.probe(&mut errors);
+    errors.or((engine, warnings))
+}
+
+fn warnings(document: &Document, facts: &Facts) -> Warnings {
+    let mut warnings = Vec::new();
+    let mut unknown = |at, token: &str| {
+        if facts.named(token).is_empty() {
+            warnings.push(PolicyError {
+                at,
+                message: format!("user {token:?} does not exist and stands for nothing"),
+            });
+        }
+    };
+    for user in document.names.groups.values().flatten() {
+        unknown(user.at, &user.text);
+    }
+    for spot in spots(document) {
+        if let Selector::User(token) = &spot.selector {
+            unknown(spot.at, token);
+        }
+    }
+    for attr in &document.node_attrs {
+        if let Some(spot) = attr.target.first().filter(|_| !attr.ip_pool.is_empty()) {
+            warnings.push(PolicyError {
+                at: spot.at,
+                message: "ipPool has no effect: addresses come from the configured prefixes"
+                    .to_owned(),
+            });
+        }
+    }
+    warnings.sort_by_key(|warning| warning.at);
+    Warnings(warnings)
+}
+
+/// All selectors outside groups and tests.
+fn spots(document: &Document) -> impl Iterator<Item = &Spot> {
+    let owners = document.names.tag_owners.values().flatten();
+    let acls = document.acls.iter().flatten();
+    let acls = acls.flat_map(|acl| acl.src.iter().chain(acl.dst.iter().map(|(spot, _)| spot)));
+    let grants = document.grants.iter().flatten();
+    let grants = grants.flat_map(|grant| grant.src.iter().chain(&grant.dst));
+    let ssh = document.ssh.iter().flatten();
+    let ssh = ssh.flat_map(|rule| rule.src.iter().chain(&rule.dst));
+    let approvers = &document.auto_approvers;
+    let approvers = approvers
+        .routes
+        .iter()
+        .flat_map(|(_, spots)| spots)
+        .chain(&approvers.exit_node);
+    let attrs = document.node_attrs.iter().flat_map(|attr| &attr.target);
+    owners
+        .chain(acls)
+        .chain(grants)
+        .chain(ssh)
+        .chain(approvers)
+        .chain(attrs)
+}

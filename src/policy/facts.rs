@@ -1,0 +1,67 @@
+//! What validation knows of the tailnet beside the file: its users.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::state::{State, User};
+use crate::types::UserId;
+
+/// The users of a tailnet and the mail domains that are theirs.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    /// In id order.
+    pub users: Vec<Arc<User>>,
+    /// Lower case; `user:*@domain` may name these. Absent: any.
+    pub domains: Option<BTreeSet<String>>,
+}
+
+impl Facts {
+    /// The users of a state and the domains of their mail addresses.
+    pub fn of(state: &State) -> Self {
+        let users: Vec<Arc<User>> = state.users().cloned().collect();
+        let domains = users
+            .iter()
+            .filter_map(|user| domain(&user.email))
+            .collect();
+        Self {
+            users,
+            domains: Some(domains),
+        }
+    }
+
+    /// The users whom a name in a policy may mean: the one with this identity at its provider, else
+    /// those with this mail address or name. `name@` is `name`, as headscale writes local users.
+    pub(super) fn named(&self, token: &str) -> Vec<&User> {
+        let token = token.strip_suffix('@').unwrap_or(token);
+        let provider =
+            |user: &&Arc<User>| !user.provider_id.is_empty() && user.provider_id == token;
+        if let Some(user) = self.users.iter().find(provider) {
+            return vec![user];
+        }
+        let named = |user: &&Arc<User>| user.email == token || user.name == token;
+        let named = self.users.iter().filter(named);
+        named.map(|user| &**user).collect()
+    }
+
+    pub(super) fn has_domain(&self, domain: &str) -> bool {
+        let domains = self.domains.as_ref();
+        domains.is_none_or(|domains| domains.contains(domain))
+    }
+
+    /// The users with a mail address in this domain.
+    pub(super) fn of_domain<'a>(&'a self, wanted: &'a str) -> impl Iterator<Item = &'a User> {
+        let users = self.users.iter().map(|user| &**user);
+        users.filter(move |user| domain(&user.email).is_some_and(|found| found == wanted))
+    }
+
+    pub(super) fn user(&self, id: UserId) -> Option<&User> {
+        let place = self.users.binary_search_by_key(&id, |user| user.id).ok()?;
+        self.users.get(place).map(|user| &**user)
+    }
+}
+
+/// The part behind the `@`, in lower case.
+pub(super) fn domain(email: &str) -> Option<String> {
+    let (_, domain) = email.rsplit_once('@')?;
+    (!domain.is_empty()).then(|| domain.to_lowercase())
+}

@@ -1,0 +1,224 @@
+//! SSH: who may log in to a node as whom.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::document::{Document, SshRule, localpart_domain};
+use super::facts::domain;
+use super::meaning::{Extent, Resolver};
+use super::node_set::NodeSet;
+use super::roster::{Member, Roster};
+use super::selector::{Autogroup, Selector};
+use crate::tailcfg::{SshAction, SshPolicy, SshPrincipal, SshRule as WireRule};
+use crate::types::UserId;
+
+/// Where a client asks about a login that needs a check. It takes the path from this URL and asks
+/// over its control connection, whatever the host says.
+const CHECK_URL: &str = "https://unused/machine/ssh/action/$SRC_NODE_ID/to/$DST_NODE_ID\
+                         ?local_user=$LOCAL_USER";
+
+/// A rule with what its selectors stand for.
+pub(super) struct LoginRule {
+    /// Nodes of users, by user.
+    by_user: BTreeMap<UserId, Vec<SshPrincipal>>,
+    tagged: Vec<SshPrincipal>,
+    pub(super) src: NodeSet,
+    dst: NodeSet,
+    is_self: bool,
+    /// Requested user to local user.
+    users: BTreeMap<String, String>,
+    /// The login names that single users have from their mail address, if any rule gives them.
+    localparts: Option<BTreeMap<UserId, BTreeSet<String>>>,
+    pub(super) check_period: Option<Duration>,
+    accept_env: Vec<String>,
+}
+
+/// The rules of a document, those with a check first.
+pub(super) fn compile(document: &Document, roster: &Roster) -> Vec<LoginRule> {
+    let mut resolver = Resolver::new(roster, &document.names);
+    let rules = document.ssh.iter().flatten();
+    let mut rules: Vec<LoginRule> = rules
+        .map(|rule| LoginRule::new(rule, &mut resolver))
+        .filter(|rule| !rule.src.is_empty())
+        .collect();
+    rules.sort_by_key(|rule| rule.check_period.is_none());
+    rules
+}
+
+/// The policy of the node at this place.
+pub(super) fn policy(rules: &[LoginRule], roster: &Roster, place: usize) -> SshPolicy {
+    let Some(member) = roster.members.get(place) else {
+        return SshPolicy::default();
+    };
+    let rules = rules.iter().flat_map(|rule| rule.on(place, member));
+    SshPolicy {
+        rules: rules.collect(),
+    }
+}
+
+impl LoginRule {
+    fn new(rule: &SshRule, resolver: &mut Resolver<'_>) -> Self {
+        let roster = resolver.roster;
+        let mut union = |spots: &[super::selector::Spot]| {
+            let mut extent = Extent::nodes(roster.none());
+            for spot in spots {
+                let found: Arc<Extent> = resolver.resolve(&spot.selector);
+                extent.add(&found);
+            }
+            extent.members(roster)
+        };
+        let src = union(&rule.src);
+        let dst = union(&rule.dst);
+        let own = Selector::Auto(Autogroup::SelfNodes);
+        let mut by_user: BTreeMap<UserId, Vec<SshPrincipal>> = BTreeMap::new();
+        let mut tagged = Vec::new();
+        for member in roster.places(&src) {
+            if let Some(owner) = member.owner {
+                by_user.entry(owner).or_default().extend(principals(member));
+            }
+            for _ in &member.tags {
+                tagged.extend(principals(member));
+            }
+        }
+        let localparts = localparts(rule, roster, by_user.keys());
+        Self {
+            by_user,
+            tagged,
+            src,
+            dst,
+            is_self: rule.dst.iter().any(|spot| spot.selector == own),
+            users: login_users(&rule.users),
+            localparts,
+            check_period: rule.check_period,
+            accept_env: rule.accept_env.clone(),
+        }
+    }
+
+    fn on(&self, place: usize, member: &Member) -> Vec<WireRule> {
+        let mut rules = Vec::new();
+        let own = member
+            .owner
+            .and_then(|owner| self.by_user.get_key_value(&owner));
+        if let Some((owner, principals)) = own.filter(|_| self.is_self) {
+            self.of_user(*owner, principals, &mut rules);
+        }
+        if self.dst.contains(place) {
+            self.all(&mut rules);
+        } else if self.localparts.is_some() && self.src.contains(place) && !self.is_self {
+            match own {
+                Some((owner, principals)) => self.of_user(*owner, principals, &mut rules),
+                None => rules.push(self.rule(&principals(member), self.users.clone())),
+            }
+        }
+        rules
+    }
+
+    fn all(&self, rules: &mut Vec<WireRule>) {
+        if self.localparts.is_none() {
+            let of_users = self.by_user.values().flatten();
+            let all: Vec<_> = of_users.chain(&self.tagged).cloned().collect();
+            rules.push(self.rule(&all, self.users.clone()));
+            return;
+        }
+        for (user, principals) in &self.by_user {
+            self.of_user(*user, principals, rules);
+        }
+        if !self.tagged.is_empty() {
+            rules.push(self.rule(&self.tagged, self.users.clone()));
+        }
+    }
+
+    /// The common rule, and one for the user's own login name.
+    fn of_user(&self, user: UserId, principals: &[SshPrincipal], rules: &mut Vec<WireRule>) {
+        rules.push(self.rule(principals, self.users.clone()));
+        let localparts = self.localparts.as_ref();
+        for local in localparts
+            .and_then(|all| all.get(&user))
+            .into_iter()
+            .flatten()
+        {
+            let users = BTreeMap::from([(local.clone(), local.clone())]);
+            rules.push(self.rule(principals, users));
+        }
+    }
+
+    fn rule(&self, principals: &[SshPrincipal], ssh_users: BTreeMap<String, String>) -> WireRule {
+        WireRule {
+            principals: principals.to_vec(),
+            ssh_users,
+            action: Some(self.action()),
+            accept_env: self.accept_env.clone(),
+            ..WireRule::default()
+        }
+    }
+
+    fn action(&self) -> SshAction {
+        if self.check_period.is_some() {
+            return SshAction {
+                hold_and_delegate: CHECK_URL.to_owned(),
+                ..SshAction::default()
+            };
+        }
+        SshAction {
+            accept: true,
+            allow_agent_forwarding: true,
+            allow_local_port_forwarding: true,
+            allow_remote_port_forwarding: true,
+            ..SshAction::default()
+        }
+    }
+
+    /// Whether it lets nodes at one place log in at the other at all.
+    pub(super) fn joins(&self, src: usize, dst: usize, roster: &Roster) -> bool {
+        let owner = |place: usize| roster.members.get(place).and_then(|member| member.owner);
+        let same_owner = || owner(src).is_some() && owner(src) == owner(dst);
+        self.src.contains(src) && (self.dst.contains(dst) || (self.is_self && same_owner()))
+    }
+}
+
+fn principals(member: &Member) -> Vec<SshPrincipal> {
+    let principal = |address: &std::net::IpAddr| SshPrincipal {
+        node_ip: address.to_string(),
+        ..SshPrincipal::default()
+    };
+    member.addresses.iter().map(principal).collect()
+}
+
+/// Root is named in every rule, if only to be kept out.
+fn login_users(users: &[String]) -> BTreeMap<String, String> {
+    let mut map = BTreeMap::from([("root".to_owned(), String::new())]);
+    for user in users {
+        if user == "autogroup:nonroot" {
+            map.insert("*".to_owned(), "=".to_owned());
+        } else if localpart_domain(user).is_none() {
+            map.insert(user.clone(), user.clone());
+        }
+    }
+    map
+}
+
+/// The login names that `localpart:*@domain` gives to users of the domain.
+fn localparts<'a>(
+    rule: &SshRule,
+    roster: &Roster,
+    users: impl Iterator<Item = &'a UserId>,
+) -> Option<BTreeMap<UserId, BTreeSet<String>>> {
+    let domains: BTreeSet<String> = rule
+        .users
+        .iter()
+        .filter_map(|u| localpart_domain(u))
+        .collect();
+    if domains.is_empty() {
+        return None;
+    }
+    let mut names: BTreeMap<UserId, BTreeSet<String>> = BTreeMap::new();
+    for user in users.filter_map(|id| roster.facts.user(*id)) {
+        if domain(&user.email).is_some_and(|domain| domains.contains(&domain))
+            && let Some((local, _)) = user.email.rsplit_once('@')
+        {
+            names.entry(user.id).or_default().insert(local.to_owned());
+        }
+    }
+    Some(names)
+}
