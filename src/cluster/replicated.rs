@@ -8,7 +8,7 @@ use futures::future::BoxFuture;
 use hydrascale_proto::state::v1::{Refusal, RefusalCode};
 use hydrascale_raft::{
     AdminError, MemberStatus as RaftMember, ProposeError as RaftProposeError, Replica,
-    Role as RaftRole, Status,
+    Role as RaftRole, Status, chain,
 };
 
 use super::{ClusterStatus, Consensus, MemberStatus, ProposeError, ReadError, Role};
@@ -132,18 +132,6 @@ fn describe_member(member: &RaftMember, status: &Status, now: Instant) -> Member
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// An error with its causes, on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(source) = cause {
-        text.push_str(": ");
-        text.push_str(&source.to_string());
-        cause = source.source();
-    }
-    text
 }
 
 #[cfg(test)]
