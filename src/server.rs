@@ -4,6 +4,7 @@
 mod boot;
 mod bootstrap;
 mod clock;
+mod http;
 mod local_socket;
 mod relay;
 mod tls;
@@ -14,7 +15,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use hydrascale_proto::state::v1 as pb;
 use hydrascale_raft::Replica;
 use tokio::net::{TcpListener, UnixListener};
@@ -147,7 +147,7 @@ pub async fn serve(config: Config, stop: CancellationToken) -> Result<(), ServeE
         control::with_security_headers(router),
     ));
     let local = control::router(control.clone()).merge(api::router(ApiState::local(&cluster)));
-    tasks.spawn(local_socket::serve(bound.socket, local));
+    tasks.spawn(http::serve(bound.socket, local));
     if let Some(listener) = bound.metrics {
         let sources = MetricsSources {
             cluster: cluster.clone(),
@@ -157,7 +157,7 @@ pub async fn serve(config: Config, stop: CancellationToken) -> Result<(), ServeE
             streams: streams.clone(),
             control: metrics,
         };
-        tasks.spawn(serve_http(listener, metrics_router(sources)));
+        tasks.spawn(http::serve(listener, metrics_router(sources)));
     }
     tracing::info!(replica.id = replica.id().0, "replica serves");
 
@@ -268,12 +268,6 @@ pub fn version() -> VersionInfo {
             ..ToolchainInfo::default()
         },
         ..VersionInfo::default()
-    }
-}
-
-async fn serve_http(listener: TcpListener, router: Router) {
-    if let Err(error) = axum::serve(listener, router).await {
-        tracing::error!(%error, "http listener stopped");
     }
 }
 

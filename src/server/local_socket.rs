@@ -6,7 +6,6 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 
-use axum::Router;
 use tokio::net::{UnixListener, UnixStream};
 
 /// The socket while it is made.
@@ -54,13 +53,6 @@ fn bind_in(making: &Path, path: &Path, mode: u32) -> io::Result<UnixListener> {
     fs::rename(&hidden, path)?;
     fs::remove_dir(making)?;
     Ok(listener)
-}
-
-/// Serves until the task ends.
-pub(super) async fn serve(listener: UnixListener, router: Router) {
-    if let Err(error) = axum::serve(listener, router).await {
-        tracing::error!(%error, "local socket stopped");
-    }
 }
 
 #[cfg(test)]
