@@ -106,9 +106,12 @@ pub(crate) mod testing {
                 .with_simple_exporter(exported.clone())
                 .build();
             let subscriber = Registry::default().with(own_spans(&provider));
+            let subscriber = tracing::subscriber::set_default(subscriber);
+            // Other tests, without a subscriber, may have met the same spans at the same moment.
+            tracing::callsite::rebuild_interest_cache();
             Self {
                 exported,
-                _subscriber: tracing::subscriber::set_default(subscriber),
+                _subscriber: subscriber,
             }
         }
 
