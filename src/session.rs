@@ -11,7 +11,9 @@
 
 mod driver;
 mod feed;
+mod held;
 mod metrics;
+mod one_shots;
 mod recorder;
 mod registry;
 mod service;
@@ -29,6 +31,7 @@ use tokio::task::JoinSet;
 pub use self::driver::StreamEnd;
 use self::feed::Feed;
 pub use self::metrics::{Bound, MapMetrics};
+use self::one_shots::OneShots;
 use self::recorder::Recorder;
 use self::registry::Registry;
 pub use self::service::Service;
@@ -76,6 +79,7 @@ struct Inner {
     clock: fn() -> Timestamp,
     feed: Feed,
     registry: Arc<Registry>,
+    one_shots: OneShots,
     whole_maps: WholeMaps,
     metrics: MapMetrics,
     keep_alive: KeepAlive,
@@ -112,6 +116,7 @@ impl MapStreams {
             clock,
             feed,
             registry,
+            one_shots: OneShots::default(),
             whole_maps: WholeMaps::new(metrics.clone()),
             metrics,
             keep_alive: KeepAlive::default(),
@@ -123,7 +128,7 @@ impl MapStreams {
     }
 
     /// Streams a node's netmap into `sink` until one of the two ends it, or sends it once. An older
-    /// stream of the same node here ends first. `found` is the state in which the node was found.
+    /// stream, or an older single map, of the same node here ends first. `found` is the state in which the node was found.
     ///
     /// # Cancel safety
     /// Dropping the future ends the stream; its session is closed all the same.

@@ -38,6 +38,8 @@ pub enum StreamEnd {
     Replaced,
     /// The one message that was asked for is sent.
     Sent,
+    /// The client took its netmap too slowly, or too many clients were slow.
+    Slow,
     /// The client took nothing for a long time.
     Stalled,
     /// This replica stops.
@@ -68,11 +70,14 @@ pub(super) async fn run(
         end: StreamEnd::Closed,
     };
     let end = match kind {
-        MapKind::Once => driver
-            .send_full(sink)
-            .await
-            .err()
-            .unwrap_or(StreamEnd::Sent),
+        MapKind::Once => {
+            let place = inner.one_shots.enter(node);
+            tokio::select! {
+                biased;
+                () = place.replaced() => StreamEnd::Replaced,
+                sent = driver.send_full(sink) => sent.err().unwrap_or(StreamEnd::Sent),
+            }
+        }
         MapKind::Stream => {
             let known = inner.cluster.newest_session(node);
             let place = inner.registry.enter(node, known);
@@ -112,7 +117,7 @@ struct Driver<'a> {
     leave_at: Option<Instant>,
 }
 
-impl<'a> Driver<'a> {
+impl Driver<'_> {
     async fn stream(&mut self, sink: &mut impl FrameSink) -> StreamEnd {
         if let Err(end) = self.send_full(sink).await {
             return end;
@@ -174,55 +179,47 @@ impl<'a> Driver<'a> {
     async fn send_full(&mut self, sink: &mut impl FrameSink) -> Result<(), StreamEnd> {
         // What is applied after this reaches the stream as an item.
         let needed = self.inner.cluster.applied_index();
-        let place = self.wait_for_place(sink).await?;
+        let inner = self.inner;
+        let mut place = self.wait(inner.whole_maps.place(), sink).await?;
         let mut service = *self.service.borrow_and_update();
         if std::mem::take(&mut self.assume_degraded) && service == Service::Normal {
             service = Service::Degraded;
             // The next judgement, whatever it is, corrects this one.
             self.service.mark_changed();
         }
-        let step = self.build_full(needed, service).await?;
+        let building = build_full(inner, self.stream.clone(), needed, service, &mut place);
+        let built = self.wait(building, sink).await?;
+        let (stream, step) = built.ok_or(StreamEnd::Stopped)?;
+        self.stream = stream;
         let mut sending = std::pin::pin!(self.take(step, sink));
-        match timeout(PLACE_TIME, &mut sending).await {
-            Ok(sent) => sent,
-            Err(_) => {
-                place.give_up();
-                sending.await
-            }
+        if let Ok(sent) = timeout(PLACE_TIME, &mut sending).await {
+            return sent;
         }
+        let slow = place.give_up().ok_or(StreamEnd::Slow)?;
+        timeout(slow.time(), sending).await.unwrap_or_else(|_| {
+            inner.metrics.bound_hit(Bound::Rate);
+            Err(StreamEnd::Slow)
+        })
     }
 
-    /// Waits for a place among those that get a whole netmap, and meanwhile keeps the client.
-    async fn wait_for_place(&mut self, sink: &mut impl FrameSink) -> Result<Place<'a>, StreamEnd> {
-        let inner = self.inner;
-        let mut place = std::pin::pin!(inner.whole_maps.place());
+    /// Waits for what comes before a whole netmap, and meanwhile keeps the client.
+    async fn wait<T>(
+        &mut self,
+        coming: impl Future<Output = T>,
+        sink: &mut impl FrameSink,
+    ) -> Result<T, StreamEnd> {
+        let mut coming = std::pin::pin!(coming);
         loop {
             tokio::select! {
                 biased;
-                place = &mut place => return Ok(place),
+                come = &mut coming => return Ok(come),
                 () = sink.closed() => return Err(StreamEnd::Closed),
                 () = sleep_until(self.keep_alive_at) => {
-                    let frame = inner.keep_alive.frame(self.stream.wire());
+                    let frame = self.inner.keep_alive.frame(self.stream.wire());
                     self.send(frame, sink).await?;
                 }
             }
         }
-    }
-
-    async fn build_full(&mut self, needed: u64, service: Service) -> Result<Step, StreamEnd> {
-        let inner = Arc::clone(self.inner);
-        let mut stream = self.stream.clone();
-        let build = move || {
-            let now = (inner.clock)();
-            let whole = inner.whole_maps.newest(&inner.cluster, needed, now);
-            let step = stream.full(inner.view(), &whole, service);
-            inner.whole_maps.note(&whole);
-            (stream, step)
-        };
-        let built = self.inner.whole_maps.build(build).await;
-        let (stream, step) = built.ok_or(StreamEnd::Stopped)?;
-        self.stream = stream;
-        Ok(step)
     }
 
     async fn take(&mut self, step: Step, sink: &mut impl FrameSink) -> Result<(), StreamEnd> {
@@ -246,6 +243,29 @@ impl<'a> Driver<'a> {
         self.keep_alive_at = Instant::now() + KEEP_ALIVE_MIN + spread;
         Ok(())
     }
+}
+
+/// Makes the whole netmap of a stream, and holds `place` for as many bytes.
+async fn build_full(
+    inner: &Arc<Inner>,
+    mut stream: MapStream,
+    needed: u64,
+    service: Service,
+    place: &mut Place<'_>,
+) -> Option<(MapStream, Step)> {
+    let shared = Arc::clone(inner);
+    let build = move || {
+        let now = (shared.clock)();
+        let whole = shared.whole_maps.newest(&shared.cluster, needed, now);
+        let step = stream.full(shared.view(), &whole, service);
+        shared.whole_maps.note(&whole);
+        (stream, step)
+    };
+    let (built, turn) = inner.whole_maps.build(build).await?;
+    // The turn is kept: what waits for room stays as little as builders there are.
+    place.hold(built.1.len()).await;
+    drop(turn);
+    Some(built)
 }
 
 enum Event {

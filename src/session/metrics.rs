@@ -16,6 +16,12 @@ pub enum Bound {
     WholeMaps,
     /// `PLACE_TIME`
     PlaceTime,
+    /// `FRESH_BYTES_MAX` of whole netmaps on their way
+    FreshBytes,
+    /// `SLOW_BYTES_MAX` of whole netmaps on their way to slow clients
+    SlowBytes,
+    /// `RATE_MIN` at which a client takes a whole netmap
+    Rate,
     /// `SHARED_BYTES_MAX` of what whole netmaps share
     SharedPages,
     /// `DELTAS_KEPT`

@@ -63,6 +63,16 @@ pub(super) enum Step {
     End,
 }
 
+impl Step {
+    /// Bytes to send.
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::Send(frame) | Self::SendLast(frame) => frame.len(),
+            Self::Idle | Self::End => 0,
+        }
+    }
+}
+
 impl MapStream {
     /// A stream for a node that `found` has.
     pub(super) fn new(request: StreamRequest, found: Arc<State>) -> Self {

@@ -43,6 +43,19 @@ impl FrameSink for TestSink {
     }
 }
 
+/// A client that is there and never has a frame whole.
+struct NobodyReads;
+
+impl FrameSink for NobodyReads {
+    async fn send(&mut self, _: Bytes) -> Result<(), SinkError> {
+        std::future::pending().await
+    }
+
+    async fn closed(&mut self) {
+        std::future::pending().await
+    }
+}
+
 struct Tailnet {
     cluster: Cluster,
     control: LocalControl,
@@ -138,6 +151,13 @@ impl Tailnet {
         self.tasks
             .spawn(async move { streams.serve(request, found, &mut TestSink(sender)).await });
         frames
+    }
+
+    /// Serves a client of another kind.
+    fn serve_to(&mut self, request: StreamRequest, mut sink: impl FrameSink + 'static) {
+        let (streams, found) = (self.streams.clone(), self.cluster.state());
+        self.tasks
+            .spawn(async move { streams.serve(request, found, &mut sink).await });
     }
 
     /// How the next stream to end did end.

@@ -8,16 +8,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use tokio::task::spawn_blocking;
 
+use super::held::{Fresh, Held, Slow};
 use super::metrics::{Bound, MapMetrics};
 use crate::cluster::Cluster;
 use crate::netmap::Whole;
 use crate::types::Timestamp;
 
-/// Whole netmaps that are made or sent at once: one of 10,000 peers takes 2 MB compressed, 8 MB
-/// otherwise.
+/// Whole netmaps that are made or sent at once. What they take is bounded by their bytes
+/// ([`Held`]); this keeps the line short in which states are pinned.
 pub(super) const PLACES: usize = 256;
 /// A client that has not taken its netmap after this long leaves its place to others: slow clients
 /// must not keep fast ones waiting.
@@ -28,6 +29,7 @@ const WHOLE_AGE_MAX: Duration = Duration::from_secs(5);
 pub(super) struct WholeMaps {
     places: Semaphore,
     builders: Arc<Semaphore>,
+    held: Held,
     /// The state that netmaps were made from last; nothing while nobody has a place.
     newest: Mutex<Option<Arc<Whole>>>,
     metrics: MapMetrics,
@@ -37,6 +39,7 @@ pub(super) struct WholeMaps {
 pub(super) struct Place<'a> {
     maps: &'a WholeMaps,
     permit: Option<SemaphorePermit<'a>>,
+    fresh: Option<Fresh<'a>>,
 }
 
 impl WholeMaps {
@@ -45,6 +48,7 @@ impl WholeMaps {
         Self {
             places: Semaphore::new(PLACES),
             builders: Arc::new(Semaphore::new((processors / 2).max(1))),
+            held: Held::new(metrics.clone()),
             newest: Mutex::default(),
             metrics,
         }
@@ -59,21 +63,22 @@ impl WholeMaps {
                 self.places.acquire().await.ok()
             }
         };
-        Place { maps: self, permit }
+        Place {
+            maps: self,
+            permit,
+            fresh: None,
+        }
     }
 
-    /// Runs a build off the reactor when its turn has come; `None` when the replica stops.
+    /// Runs a build off the reactor when its turn has come; `None` when the replica stops. The turn
+    /// comes with what was built: the next may build when there is room for it.
     pub(super) async fn build<T: Send + 'static>(
         &self,
         build: impl FnOnce() -> T + Send + 'static,
-    ) -> Option<T> {
+    ) -> Option<(T, OwnedSemaphorePermit)> {
         let turn = Arc::clone(&self.builders).acquire_owned().await.ok()?;
-        // The turn ends with the build, also when nobody waits for it any more.
-        let building = spawn_blocking(move || {
-            let built = build();
-            drop(turn);
-            built
-        });
+        // The turn lasts as long as the build, also when nobody waits for it any more.
+        let building = spawn_blocking(move || (build(), turn));
         match building.await {
             Ok(built) => Some(built),
             Err(error) => match error.try_into_panic() {
@@ -107,10 +112,17 @@ impl WholeMaps {
     }
 }
 
-impl Place<'_> {
-    /// Leaves the place although the netmap is still under way.
-    pub(super) fn give_up(self) {
+impl<'a> Place<'a> {
+    /// Waits until there is room for a frame of so many bytes.
+    pub(super) async fn hold(&mut self, len: usize) {
+        self.fresh = Some(self.maps.held.fresh(len).await);
+    }
+
+    /// Leaves the place although the netmap is still under way; `None` when no room is left among
+    /// those of slow clients.
+    pub(super) fn give_up(mut self) -> Option<Slow<'a>> {
         self.maps.metrics.bound_hit(Bound::PlaceTime);
+        self.maps.held.slow(self.fresh.take()?)
     }
 }
 

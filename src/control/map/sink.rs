@@ -41,7 +41,11 @@ impl FrameSink for H2Sink {
             if frame.len() < len {
                 self.progress.note();
             }
-            let piece = frame.split_to(capacity.min(frame.len()));
+            let mut piece = frame.split_to(capacity.min(frame.len()));
+            if piece.len() < len {
+                // What waits in the connection's buffer must not keep all of the frame.
+                piece = Bytes::copy_from_slice(&piece);
+            }
             self.stream
                 .send_data(piece, false)
                 .map_err(|_| SinkError::Closed)?;
@@ -142,6 +146,28 @@ mod tests {
         let (sent, ()) = tokio::join!(sending, receiving);
         assert_eq!(sent, Ok(()));
         assert!(start.elapsed() > 4 * STALL_TIMEOUT);
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_large_frame_that_waits_for_its_reader_does_not_keep_the_frame() {
+        let mut tasks = JoinSet::new();
+        let (mut sink, mut body) = pair(&mut tasks).await;
+        let frame = Bytes::from(vec![7; 3_000_000]);
+        let kept = frame.clone();
+        let mut unread = kept.len();
+        let mut sending = std::pin::pin!(sink.send(frame));
+        loop {
+            tokio::select! {
+                biased;
+                sent = &mut sending => break sent.unwrap(),
+                chunk = body.data() => {
+                    let chunk = chunk.unwrap().unwrap();
+                    unread -= chunk.len();
+                    body.flow_control().release_capacity(chunk.len()).unwrap();
+                }
+            }
+        }
+        assert!(unread > 0 && kept.is_unique(), "{unread} bytes wait");
     }
 
     #[tokio::test]

@@ -3,6 +3,7 @@
 use super::*;
 use crate::session::Bound;
 use crate::session::feed::DELTAS_KEPT;
+use crate::session::held::SLOW_BYTES_MAX;
 use crate::session::whole_maps::{PLACE_TIME, PLACES};
 
 const KEEP_ALIVE: &[u8] = b"\x12\0\0\0{\"KeepAlive\":true}";
@@ -151,23 +152,62 @@ async fn a_herd_is_served_whole_maps_that_hold_everything_and_falls_behind_on_no
 
 #[tokio::test(start_paused = true)]
 async fn slow_clients_do_not_keep_others_from_their_first_map() {
-    let mut tailnet = Tailnet::with_nodes(2).await;
-    let (sender, _nobody_reads) = mpsc::channel(1);
-    sender.try_send(Bytes::new()).unwrap();
-    for _ in 0..PLACES {
-        let (streams, found) = (tailnet.streams.clone(), tailnet.cluster.state());
-        let (sender, once) = (sender.clone(), once(NodeId(1)));
-        let serve = async move { streams.serve(once, found, &mut TestSink(sender)).await };
-        tailnet.tasks.spawn(serve);
+    // A stream and a single map of each node take all places.
+    let nodes = u8::try_from(PLACES / 2).unwrap();
+    let mut tailnet = Tailnet::with_nodes(nodes + 1).await;
+    for id in (1..=nodes).map(|id| NodeId(id.into())) {
+        tailnet.serve_to(request(id), NobodyReads);
+        tailnet.serve_to(once(id), NobodyReads);
     }
     settle().await;
     let start = Instant::now();
-    let mut frames = tailnet.stream(NodeId(2));
+    let mut frames = tailnet.stream(NodeId(u64::from(nodes) + 1));
     next(&mut frames).await;
     assert!(start.elapsed() <= PLACE_TIME + Duration::from_secs(1));
     let metrics = tailnet.streams.metrics();
     assert_eq!(metrics.bound_hits(Bound::WholeMaps), 1);
     assert!(metrics.bound_hits(Bound::PlaceTime) >= 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_client_is_cut_off_when_others_hold_all_the_memory_for_slow_ones() {
+    let mut tailnet = Tailnet::with_nodes(1).await;
+    let streams = tailnet.streams.clone();
+    let mut held = Vec::new();
+    let mut left = SLOW_BYTES_MAX as usize;
+    while left > 0 {
+        let mut place = streams.inner.whole_maps.place().await;
+        place.hold(left).await;
+        let slow = place.give_up().unwrap();
+        left -= slow.len();
+        held.push(slow);
+    }
+    let start = Instant::now();
+    tailnet.serve_to(request(NodeId(1)), NobodyReads);
+    assert_eq!(tailnet.ended().await, StreamEnd::Slow);
+    assert_eq!(start.elapsed().as_secs(), PLACE_TIME.as_secs());
+    assert_eq!(streams.metrics().bound_hits(Bound::SlowBytes), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_never_gets_to_the_end_of_its_netmap_is_cut_off() {
+    let mut tailnet = Tailnet::with_nodes(1).await;
+    tailnet.serve_to(request(NodeId(1)), NobodyReads);
+    assert_eq!(tailnet.ended().await, StreamEnd::Slow);
+    assert_eq!(tailnet.streams.metrics().bound_hits(Bound::Rate), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn single_maps_of_one_node_that_nobody_reads_do_not_add_up() {
+    let mut tailnet = Tailnet::with_nodes(1).await;
+    for _ in 0..3 {
+        tailnet.serve_to(once(NodeId(1)), NobodyReads);
+        settle().await;
+    }
+    for _ in 0..2 {
+        assert_eq!(tailnet.ended().await, StreamEnd::Replaced);
+    }
+    assert_eq!(tailnet.tasks.len(), 1);
 }
 
 fn once(node_id: NodeId) -> StreamRequest {
