@@ -59,6 +59,7 @@ pub(super) async fn run(
         // Before the state is read: nothing that changes it later is missed.
         items: inner.feed.subscribe(),
         service: inner.feed.service(),
+        kind,
         assume_degraded: request.stale,
         stream: MapStream::new(request, found),
         keep_alive_at: Instant::now() + KEEP_ALIVE_MIN,
@@ -111,6 +112,7 @@ struct Driver<'a> {
     stream: MapStream,
     items: broadcast::Receiver<Item>,
     service: watch::Receiver<Service>,
+    kind: MapKind,
     /// The first map could not be confirmed as current, whatever this replica thinks of itself.
     assume_degraded: bool,
     keep_alive_at: Instant,
@@ -202,7 +204,8 @@ impl Driver<'_> {
         })
     }
 
-    /// Waits for what comes before a whole netmap, and meanwhile keeps the client.
+    /// Waits for what comes before a whole netmap, and meanwhile keeps the client, unless it takes
+    /// the first message for all of its answer.
     async fn wait<T>(
         &mut self,
         coming: impl Future<Output = T>,
@@ -214,7 +217,7 @@ impl Driver<'_> {
                 biased;
                 come = &mut coming => return Ok(come),
                 () = sink.closed() => return Err(StreamEnd::Closed),
-                () = sleep_until(self.keep_alive_at) => {
+                () = sleep_until(self.keep_alive_at), if self.kind == MapKind::Stream => {
                     let frame = self.inner.keep_alive.frame(self.stream.wire());
                     self.send(frame, sink).await?;
                 }

@@ -210,6 +210,22 @@ async fn single_maps_of_one_node_that_nobody_reads_do_not_add_up() {
     assert_eq!(tailnet.tasks.len(), 1);
 }
 
+#[tokio::test(start_paused = true)]
+async fn the_first_message_of_a_single_map_is_the_map_however_long_it_takes() {
+    let mut tailnet = Tailnet::with_nodes(1).await;
+    let streams = tailnet.streams.clone();
+    let mut places = Vec::new();
+    for _ in 0..PLACES {
+        places.push(streams.inner.whole_maps.place().await);
+    }
+    let mut single = tailnet.stream_with(once(NodeId(1)), 4);
+    let mut stream = tailnet.stream(NodeId(1));
+    assert!(next(&mut stream).await.keep_alive);
+    sleep(Duration::from_secs(60)).await;
+    drop(places);
+    assert!(next(&mut single).await.node.is_some());
+}
+
 fn once(node_id: NodeId) -> StreamRequest {
     StreamRequest {
         kind: MapKind::Once,
