@@ -262,6 +262,7 @@ async fn build_full(
         let whole = shared.whole_maps.newest(&shared.cluster, needed, now);
         let step = stream.full(shared.view(), &whole, service);
         shared.whole_maps.note(&whole);
+        shared.whole_maps.let_go();
         (stream, step)
     };
     let (built, turn) = inner.whole_maps.build(build).await?;

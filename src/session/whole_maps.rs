@@ -44,10 +44,9 @@ pub(super) struct Place<'a> {
 
 impl WholeMaps {
     pub(super) fn new(metrics: MapMetrics) -> Self {
-        let processors = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             places: Semaphore::new(PLACES),
-            builders: Arc::new(Semaphore::new((processors / 2).max(1))),
+            builders: Arc::new(Semaphore::new(turns())),
             held: Held::new(metrics.clone()),
             newest: Mutex::default(),
             metrics,
@@ -104,12 +103,34 @@ impl WholeMaps {
         whole
     }
 
+    /// Lets go of the newest state when nobody has a place. Also for a build that is done: the place
+    /// that it was for may be gone by then.
+    pub(super) fn let_go(&self) {
+        if self.places.available_permits() == PLACES {
+            *self.newest.lock() = None;
+        }
+    }
+
+    /// Whether a state is held when nothing is being built any more.
+    #[cfg(test)]
+    pub(super) async fn holds_a_state(&self) -> bool {
+        let all = u32::try_from(turns()).unwrap();
+        let _nobody_builds = self.builders.acquire_many(all).await.unwrap();
+        self.newest.lock().is_some()
+    }
+
     /// Counts a netmap that could not share all that it might have.
     pub(super) fn note(&self, whole: &Whole) {
         if whole.is_full() {
             self.metrics.bound_hit(Bound::SharedPages);
         }
     }
+}
+
+/// How many build at once.
+fn turns() -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    (processors / 2).max(1)
 }
 
 impl<'a> Place<'a> {
@@ -129,8 +150,6 @@ impl<'a> Place<'a> {
 impl Drop for Place<'_> {
     fn drop(&mut self) {
         drop(self.permit.take());
-        if self.maps.places.available_permits() == PLACES {
-            *self.maps.newest.lock() = None;
-        }
+        self.maps.let_go();
     }
 }

@@ -1,5 +1,8 @@
 //! When messages come: keep-alives, gathering, and clients that are slow.
 
+use futures::FutureExt;
+use parking_lot::Mutex;
+
 use super::*;
 use crate::session::Bound;
 use crate::session::feed::DELTAS_KEPT;
@@ -224,6 +227,29 @@ async fn the_first_message_of_a_single_map_is_the_map_however_long_it_takes() {
     sleep(Duration::from_secs(60)).await;
     drop(places);
     assert!(next(&mut single).await.node.is_some());
+}
+
+/// Netmaps wait for it to tell the time.
+static CLOCK: Mutex<()> = Mutex::new(());
+
+#[tokio::test(start_paused = true)]
+async fn no_state_stays_in_memory_when_a_client_left_while_its_netmap_was_made() {
+    let tailnet = Tailnet::with_nodes(1).await;
+    let streams = MapStreams::new(
+        tailnet.cluster.clone(),
+        NetmapConfig::default(),
+        Arc::new(AllowAll),
+        || {
+            drop(CLOCK.lock());
+            NOW
+        },
+    );
+    let stopped = CLOCK.lock();
+    let mut sink = NobodyReads;
+    let serve = streams.serve(request(NodeId(1)), tailnet.cluster.state(), &mut sink);
+    assert_eq!(Box::pin(serve).now_or_never(), None);
+    drop(stopped);
+    assert!(!streams.inner.whole_maps.holds_a_state().await);
 }
 
 fn once(node_id: NodeId) -> StreamRequest {
