@@ -126,6 +126,12 @@ impl Cluster {
         self.inner.machine.applied_index()
     }
 
+    /// [`Self::state`], and the log index at which it differed last: [`Self::subscribe`] tells of
+    /// that one, while entries that change nothing only move [`Self::applied_index`].
+    pub fn changed(&self) -> (u64, Arc<State>) {
+        self.inner.machine.changed()
+    }
+
     /// Waits until [`Self::state`] includes this log index.
     ///
     /// # Cancel safety

@@ -4,6 +4,7 @@
 //! receivers; only a receiver that must be told something of itself gets bytes of its own. What must
 //! hold and why it is built so: `DESIGN.md` in the folder of the same name.
 
+mod basis;
 mod delta;
 mod dial_plan;
 mod frame;
@@ -11,6 +12,7 @@ mod full;
 mod node;
 mod profile;
 mod routes;
+mod shift;
 mod text;
 mod whole;
 
@@ -19,15 +21,15 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
-pub use self::delta::Delta;
+pub use self::basis::Basis;
+pub use self::delta::{Delta, Told};
 pub use self::frame::{KeepAlive, Wire, encode};
-pub use self::full::{logged_out, visible_peers};
+pub use self::node::logged_out;
 pub use self::profile::{TAGGED_DEVICES, user_profile};
 pub use self::routes::{RouteTable, exit_routes};
 pub use self::whole::Whole;
 
 use crate::config::{Config, DnsConfig, FeatureConfig};
-use crate::policy::Policy;
 
 /// Name of the only chunk of the packet filter (`tailcfg.MapResponse.PacketFilters`).
 const BASE_FILTER: &str = "base";
@@ -60,13 +62,4 @@ impl NetmapConfig {
     fn domain(&self) -> &str {
         &self.dns.base_domain
     }
-}
-
-/// What shapes netmaps beside the state.
-#[derive(Clone, Copy)]
-pub struct View<'a> {
-    /// What the configuration says.
-    pub config: &'a NetmapConfig,
-    /// Who sees whom.
-    pub policy: &'a dyn Policy,
 }

@@ -33,7 +33,6 @@ use crate::control::{self, Control, ControlMetrics, ControlOptions, ToolchainInf
 use crate::derp::{BootstrapDns, RelayHandle, RelayKeyError, RelayListener, RelayServer, TlsError};
 
 use crate::netmap::NetmapConfig;
-use crate::policy::AllowAll;
 use crate::session::MapStreams;
 use crate::stun::{StunServer, StunSockets};
 use crate::telemetry::{MetricsSources, metrics_router};
@@ -132,7 +131,7 @@ pub async fn serve(config: Config, stop: CancellationToken) -> Result<(), ServeE
     let unwelcome = spawn_cluster_tasks(&config, &cluster, &relay.handle(), &mut tasks)?;
 
     let netmap = NetmapConfig::from(&config);
-    let streams = MapStreams::new(cluster.clone(), netmap, Arc::new(AllowAll), now);
+    let streams = MapStreams::new(cluster.clone(), netmap, now);
     let metrics = ControlMetrics::default();
     let options = ControlOptions {
         bootstrap_names: Arc::new(move || names.addresses()),

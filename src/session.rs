@@ -38,8 +38,7 @@ pub use self::service::Service;
 pub use self::stream::{MapKind, StreamRequest};
 use self::whole_maps::WholeMaps;
 use crate::cluster::Cluster;
-use crate::netmap::{KeepAlive, NetmapConfig, View};
-use crate::policy::Policy;
+use crate::netmap::{KeepAlive, NetmapConfig};
 use crate::state::State;
 use crate::types::Timestamp;
 
@@ -75,7 +74,6 @@ pub struct MapStreams {
 struct Inner {
     cluster: Cluster,
     config: NetmapConfig,
-    policy: Arc<dyn Policy>,
     clock: fn() -> Timestamp,
     feed: Feed,
     registry: Arc<Registry>,
@@ -86,23 +84,9 @@ struct Inner {
     _tasks: JoinSet<()>,
 }
 
-impl Inner {
-    fn view(&self) -> View<'_> {
-        View {
-            config: &self.config,
-            policy: &*self.policy,
-        }
-    }
-}
-
 impl MapStreams {
     /// Binds map streams to the cluster's changes.
-    pub fn new(
-        cluster: Cluster,
-        config: NetmapConfig,
-        policy: Arc<dyn Policy>,
-        clock: fn() -> Timestamp,
-    ) -> Self {
+    pub fn new(cluster: Cluster, config: NetmapConfig, clock: fn() -> Timestamp) -> Self {
         let mut tasks = JoinSet::new();
         let feed = Feed::spawn(&cluster, clock, &mut tasks);
         let registry = Arc::new(Registry::default());
@@ -112,7 +96,6 @@ impl MapStreams {
         let inner = Inner {
             cluster,
             config,
-            policy,
             clock,
             feed,
             registry,

@@ -48,6 +48,8 @@ pub struct Machine {
 
 struct Published {
     index: u64,
+    /// The index at which the state differed last.
+    changed: u64,
     state: Arc<State>,
 }
 
@@ -70,6 +72,7 @@ impl Machine {
         Self {
             published: ArcSwap::from_pointee(Published {
                 index: 0,
+                changed: 0,
                 state: Arc::new(state.clone()),
             }),
             working: Mutex::new(Working {
@@ -90,6 +93,13 @@ impl Machine {
     /// Log index of the newest published state.
     pub fn applied_index(&self) -> u64 {
         self.published.load().index
+    }
+
+    /// The index at which the newest published state differed from the one before, and that state:
+    /// whoever follows what is published sees this index, too.
+    pub fn changed(&self) -> (u64, Arc<State>) {
+        let published = self.published.load();
+        (published.changed, Arc::clone(&published.state))
     }
 
     /// Follows [`Self::applied_index`].
@@ -154,14 +164,16 @@ impl StateMachine for Machine {
         } else {
             What::Change(change)
         };
+        let quiet = matches!(&what, What::Change(change) if change.is_empty());
+        let before = self.published.load().changed;
         let state = Arc::new(working.state.clone());
         self.published.store(Arc::new(Published {
             index: applied,
+            changed: if quiet { before } else { applied },
             state: Arc::clone(&state),
         }));
         self.applied.send_replace(applied);
         drop(working);
-        let quiet = matches!(&what, What::Change(change) if change.is_empty());
         if !quiet {
             // No receiver is fine: nobody streams yet.
             let _ = self.changes.send(Arc::new(Applied {

@@ -24,7 +24,6 @@ use super::{Connection, Control, ControlMetrics, ControlOptions, serve_connectio
 use super::{router, with_security_headers};
 use crate::cluster::{Cluster, LocalControl};
 use crate::netmap::NetmapConfig;
-use crate::policy::AllowAll;
 use crate::session::MapStreams;
 use crate::state::secret::{SecretKind, SecretText};
 use crate::types::{ReplicaId, Timestamp, UserId};
@@ -170,12 +169,7 @@ impl TestServer {
 }
 
 fn test_streams(cluster: &Cluster) -> MapStreams {
-    MapStreams::new(
-        cluster.clone(),
-        NetmapConfig::default(),
-        Arc::new(AllowAll),
-        || NOW,
-    )
+    MapStreams::new(cluster.clone(), NetmapConfig::default(), || NOW)
 }
 
 /// Fails the test instead of hanging.

@@ -1,8 +1,7 @@
 //! What changed between two states, as the messages that bring clients from one to the other.
 //!
-//! A delta holds no values of its own: which parts of which nodes differ comes from the change, the
-//! values from the state after it. So it also serves a receiver whose map is already newer than the
-//! state before: everything is told absolutely, and telling it twice does no harm.
+//! Which parts of which nodes differ comes from the change, the values from the state after it. What
+//! another policy, or another place in it, changes comes from comparing the answers of two engines.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -13,26 +12,42 @@ use parking_lot::Mutex;
 use super::dial_plan::dial_plan;
 use super::node::{Scene, endpoints};
 use super::profile::{owner, user_profile};
-use super::routes::RouteTable;
-use super::{View, Wire, encode};
+use super::shift::Shift;
+use super::{BASE_FILTER, Basis, NetmapConfig, Wire, encode};
 use crate::dns::dns_config;
 use crate::state::{Change, Node, NodeChange, State};
 use crate::tailcfg::{MapResponse, PeerChange};
 use crate::types::{NodeId, RegionId, Timestamp, UserId};
 
-/// A change and the state after it, with its encodings, made when first asked for.
+/// Peers that come into sight at once and are told one by one, each receiver for itself. Beyond that a
+/// whole netmap costs less, because its pages are shared.
+const CAME_MAX: usize = 64;
+
+/// What leads from one basis to a later one, with its encodings, made when first asked for.
 #[derive(Debug)]
 pub struct Delta {
-    /// Log index of [`Self::state`].
-    pub index: u64,
-    /// What differs.
-    pub change: Change,
-    /// The state after the change.
-    pub state: Arc<State>,
-    routes: RouteTable,
+    before: Arc<Basis>,
+    after: Arc<Basis>,
+    change: Change,
     now: Timestamp,
-    /// Frames by visibility class and wire form; `None` for nothing to say.
-    shared: Mutex<BTreeMap<(u64, Wire), Option<Bytes>>>,
+    /// By the classes of a viewer, before and after.
+    shifts: Mutex<BTreeMap<Classes, Arc<Shift>>>,
+    /// Frames by classes and wire form; `None` for nothing to say.
+    shared: Mutex<BTreeMap<(Classes, Wire), Option<Bytes>>>,
+}
+
+/// Visibility classes of a viewer, before and after.
+type Classes = (u64, u64);
+
+/// What a viewer is told of a change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// Nothing concerns it.
+    Nothing,
+    /// One or more frames in a row.
+    Frame(Bytes),
+    /// So much that a whole netmap is better.
+    Whole,
 }
 
 /// Whom a message is for.
@@ -53,67 +68,95 @@ struct Draft {
 }
 
 impl Delta {
-    /// A change that led to `state`, in which the routes are carried as in `routes`. `now` is the
-    /// local clock's.
-    pub fn new(
-        index: u64,
-        change: Change,
-        state: Arc<State>,
-        routes: RouteTable,
-        now: Timestamp,
-    ) -> Self {
-        let now = state.present(now);
+    /// A change that led from one basis to another. `now` is the local clock's.
+    pub fn new(before: Arc<Basis>, after: Arc<Basis>, change: Change, now: Timestamp) -> Self {
+        let now = after.state.present(now);
         Self {
-            index,
+            before,
+            after,
             change,
-            state,
-            routes,
             now,
+            shifts: Mutex::default(),
             shared: Mutex::default(),
         }
     }
 
-    /// The frame for a viewer; `None` when there is nothing to tell it.
+    /// The basis after the change.
+    pub const fn basis(&self) -> &Arc<Basis> {
+        &self.after
+    }
+
+    /// Whether anybody may be told anything.
+    pub fn concerns_clients(&self) -> bool {
+        let Change {
+            nodes,
+            users,
+            derp_map,
+            ..
+        } = &self.change;
+        !nodes.is_empty() || !users.is_empty() || *derp_map || self.shifts_policy()
+    }
+
+    /// What a viewer is told.
     ///
-    /// Members of a class share it. A viewer among the touched nodes shares it too while it appears
-    /// only as a patch, which clients skip when it names no peer of theirs: otherwise every node
-    /// that comes online would need bytes of its own just when all do.
-    pub fn frame(&self, view: View<'_>, viewer: &Node, wire: Wire) -> Option<Bytes> {
+    /// Members of a class share a frame. A viewer among the touched nodes shares it too while it
+    /// appears only as a patch, which clients skip when it names no peer of theirs: otherwise every
+    /// node that comes online would need bytes of its own just when all do. What the policy changes
+    /// for the viewer alone follows in a frame of its own.
+    pub fn tell(&self, config: &NetmapConfig, viewer: &Node, wire: Wire) -> Told {
+        let shift = self.shift(viewer);
         let own = self.change.nodes.get(&viewer.id);
-        if own.is_some_and(|change| {
-            goes_whole(&self.state, viewer, change) || concerns_itself(change)
-        }) {
-            return self
-                .message(view, viewer)
-                .map(|message| encode(&message, wire));
+        let touched = own.is_some_and(|change| {
+            goes_whole(&self.after.state, viewer, change) || concerns_itself(change)
+        });
+        if touched || shift.came.contains(&viewer.id) || shift.altered.contains(&viewer.id) {
+            if shift.came.len() > CAME_MAX {
+                return Told::Whole;
+            }
+            let message = self.message(config, viewer);
+            return Told::of(message.map(|message| encode(&message, wire)));
         }
-        let class = view.policy.class(&self.state, viewer);
+        let shared = self.shared_frame(config, viewer, wire);
+        let own = self.own_message(config, viewer);
+        let own = own.map(|message| encode(&message, wire));
+        match (shared, own) {
+            (Some(shared), Some(own)) => Told::Frame([shared, own].concat().into()),
+            (shared, own) => Told::of(shared.or(own)),
+        }
+    }
+
+    /// All in one message; `None` when there is nothing to tell.
+    pub fn message(&self, config: &NetmapConfig, viewer: &Node) -> Option<MapResponse> {
+        let mut draft = self.draft(config, viewer, Audience::Viewer);
+        self.add_policy(&mut draft, config, viewer);
+        draft.finish(&self.after.state)
+    }
+
+    /// What the policy changes for the viewer alone.
+    fn own_message(&self, config: &NetmapConfig, viewer: &Node) -> Option<MapResponse> {
+        if !self.shifts_policy() {
+            return None;
+        }
+        let mut draft = Draft::default();
+        self.add_policy(&mut draft, config, viewer);
+        draft.finish(&self.after.state)
+    }
+
+    fn shared_frame(&self, config: &NetmapConfig, viewer: &Node, wire: Wire) -> Option<Bytes> {
+        let key = (self.classes(viewer), wire);
         // Held while encoding, so that the others of the class wait instead of encoding too.
         let mut shared = self.shared.lock();
-        let frame = shared.entry((class, wire)).or_insert_with(|| {
-            let message = self.build_message(view, viewer, Audience::Class);
+        let frame = shared.entry(key).or_insert_with(|| {
+            let draft = self.draft(config, viewer, Audience::Class);
+            let message = draft.finish(&self.after.state);
             message.map(|message| encode(&message, wire))
         });
         frame.clone()
     }
 
-    /// The message for a viewer; `None` when there is nothing to tell it.
-    pub fn message(&self, view: View<'_>, viewer: &Node) -> Option<MapResponse> {
-        self.build_message(view, viewer, Audience::Viewer)
-    }
-
-    fn build_message(
-        &self,
-        view: View<'_>,
-        viewer: &Node,
-        audience: Audience,
-    ) -> Option<MapResponse> {
-        let scene = Scene {
-            view,
-            state: &self.state,
-            routes: &self.routes,
-            now: self.now,
-        };
+    fn draft(&self, config: &NetmapConfig, viewer: &Node, audience: Audience) -> Draft {
+        let scene = self.scene(config);
+        let shift = self.shift(viewer);
         let mut draft = Draft {
             owners: self.change.users.clone(),
             ..Draft::default()
@@ -122,14 +165,72 @@ impl Delta {
             if *id == viewer.id && audience == Audience::Viewer {
                 draft.add_own(scene, viewer, change);
             } else {
-                draft.add_peer(scene, viewer, *id, change);
+                let known = self.before.engine.sees(viewer.id, *id);
+                let as_patch = known && !shift.altered.contains(id);
+                draft.add_peer(scene, viewer, *id, change, (known, as_patch));
             }
         }
+        draft.add_shift(scene, &shift, viewer, audience, &self.change);
         if self.change.derp_map {
-            draft.message.derp_map = Some(self.state.derp_map());
-            draft.message.control_dial_plan = dial_plan(&self.state, view.config);
+            let state = &self.after.state;
+            draft.message.derp_map = Some(state.derp_map());
+            draft.message.control_dial_plan = dial_plan(state, config);
         }
-        draft.finish(&self.state)
+        draft
+    }
+
+    /// The viewer's own filter, logins and attributes, where they differ.
+    fn add_policy(&self, draft: &mut Draft, config: &NetmapConfig, viewer: &Node) {
+        if !self.shifts_policy() {
+            return;
+        }
+        let (old, new) = (&self.before.engine, &self.after.engine);
+        let filter = new.filter(viewer.id);
+        if old.filter(viewer.id) != filter {
+            let filters = [(BASE_FILTER.to_owned(), Some(filter))];
+            draft.message.packet_filters = filters.into();
+        }
+        let logins = new.logins(viewer.id);
+        if old.logins(viewer.id) != logins {
+            draft.message.ssh_policy = Some(logins);
+        }
+        if old.attributes(viewer.id) != new.attributes(viewer.id) {
+            draft.message.node = Some(self.scene(config).own(viewer));
+        }
+    }
+
+    fn shifts_policy(&self) -> bool {
+        !Arc::ptr_eq(&self.before.engine, &self.after.engine)
+    }
+
+    fn classes(&self, viewer: &Node) -> Classes {
+        let class = |basis: &Basis| basis.engine.class(viewer.id);
+        (class(&self.before), class(&self.after))
+    }
+
+    fn shift(&self, viewer: &Node) -> Arc<Shift> {
+        let mut shifts = self.shifts.lock();
+        let shift = shifts.entry(self.classes(viewer)).or_insert_with(|| {
+            Arc::new(match self.shifts_policy() {
+                true => Shift::of(&self.before, &self.after, viewer.id),
+                false => Shift::default(),
+            })
+        });
+        Arc::clone(shift)
+    }
+
+    fn scene<'a>(&'a self, config: &'a NetmapConfig) -> Scene<'a> {
+        Scene {
+            config,
+            basis: &self.after,
+            now: self.now,
+        }
+    }
+}
+
+impl Told {
+    fn of(frame: Option<Bytes>) -> Self {
+        frame.map_or(Self::Nothing, Self::Frame)
     }
 }
 
@@ -142,30 +243,62 @@ impl Draft {
         self.message.node = Some(scene.own(viewer));
         self.owners.insert(owner(viewer));
         if change.expiry {
-            let config = &scene.view.config.dns;
-            let dns = dns_config(config, scene.state.settings(), viewer, scene.now);
+            let settings = scene.basis.state.settings();
+            let dns = dns_config(&scene.config.dns, settings, viewer, scene.now);
             self.message.dns_config = Some(dns);
         }
     }
 
-    /// What a node is told of a change of another.
-    fn add_peer(&mut self, scene: Scene<'_>, viewer: &Node, id: NodeId, change: &NodeChange) {
-        let Some(node) = scene.state.node(id) else {
-            self.message.peers_removed.push(id);
+    /// What a node is told of a change of another, which it may have known, and for which a patch may
+    /// do.
+    fn add_peer(
+        &mut self,
+        scene: Scene<'_>,
+        viewer: &Node,
+        id: NodeId,
+        change: &NodeChange,
+        (known, as_patch): (bool, bool),
+    ) {
+        let seen = scene.basis.engine.sees(viewer.id, id);
+        let node = scene.basis.state.node(id).filter(|_| seen);
+        let Some(node) = node else {
+            self.message.peers_removed.extend(known.then_some(id));
             return;
         };
-        if !scene.view.policy.can_see(scene.state, viewer, node) {
-            return;
-        }
-        if goes_whole(scene.state, node, change) {
-            self.message.peers_changed.push(scene.peer(node));
-            self.owners.insert(owner(node));
-            self.message
-                .peers_changed_patch
-                .extend(farewell(scene, node, change));
+        if !as_patch || goes_whole(&scene.basis.state, node, change) {
+            self.add_whole(scene, viewer, node);
+            let farewell = farewell(scene, node, change);
+            self.message.peers_changed_patch.extend(farewell);
         } else if let Some(patch) = patch(scene, node, change) {
             self.message.peers_changed_patch.push(patch);
         }
+    }
+
+    /// What the policy changes of who sees whom, beyond the nodes that changed themselves.
+    fn add_shift(
+        &mut self,
+        scene: Scene<'_>,
+        shift: &Shift,
+        viewer: &Node,
+        audience: Audience,
+        change: &Change,
+    ) {
+        let is_peer = |id: &&NodeId| **id != viewer.id || audience == Audience::Class;
+        let others = |id: &&NodeId| !change.nodes.contains_key(*id) && is_peer(id);
+        let whole = shift.came.union(&shift.altered).filter(others);
+        for node in whole.filter_map(|id| scene.basis.state.node(*id)) {
+            self.add_whole(scene, viewer, node);
+        }
+        let went = shift.went.iter().filter(others);
+        self.message.peers_removed.extend(went);
+        self.message.peers_removed.sort_unstable();
+        self.message.peers_changed.sort_by_key(|peer| peer.id);
+    }
+
+    fn add_whole(&mut self, scene: Scene<'_>, viewer: &Node, node: &Node) {
+        let peer = scene.peer(viewer.id, node);
+        self.message.peers_changed.push(peer);
+        self.owners.insert(owner(node));
     }
 
     fn finish(mut self, state: &State) -> Option<MapResponse> {
@@ -203,7 +336,7 @@ fn farewell(scene: Scene<'_>, node: &Node, change: &NodeChange) -> Option<PeerCh
 
 /// The fields that differ; `None` when peers are not told of any.
 fn patch(scene: Scene<'_>, node: &Node, change: &NodeChange) -> Option<PeerChange> {
-    let online = scene.state.is_online(node.id);
+    let online = scene.basis.state.is_online(node.id);
     let reachable = !node.is_expired(scene.now);
     let nothing = PeerChange {
         node_id: node.id,

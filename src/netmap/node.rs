@@ -1,74 +1,120 @@
 //! A node as its peers and as it itself see it (`tailcfg.Node`).
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use serde_json::{Value, json};
 
 use super::profile::owner;
-use super::routes::{RouteTable, exit_routes};
+use super::routes::exit_routes;
 use super::text::plain;
-use super::{NetmapConfig, View};
+use super::{Basis, NetmapConfig};
 use crate::dns::node_name;
 use crate::state::{Node, State};
-use crate::tailcfg::{self, CapMap, Hostinfo, Location, Service};
-use crate::types::{RegionId, Timestamp};
+use crate::tailcfg::{self, CapMap, Hostinfo, Location, MapResponse, Service};
+use crate::types::{NodeId, RegionId, Timestamp};
 
-/// Everything that a node of a netmap is made from.
+/// Everything that the nodes of netmaps are made from.
 #[derive(Clone, Copy)]
 pub(super) struct Scene<'a> {
-    pub(super) view: View<'a>,
-    pub(super) state: &'a State,
-    pub(super) routes: &'a RouteTable,
+    pub(super) config: &'a NetmapConfig,
+    pub(super) basis: &'a Basis,
     pub(super) now: Timestamp,
 }
 
 impl Scene<'_> {
-    /// A node as peers see it.
-    pub(super) fn peer(&self, node: &Node) -> tailcfg::Node {
-        let expired = node.is_expired(self.now);
-        let online = self.state.is_online(node.id);
-        let addresses = addresses(node);
-        let primary_routes = self.routes.primary(node.id).to_vec();
-        let allowed = addresses
-            .iter()
-            .copied()
-            .chain(primary_routes.iter().copied());
+    /// A node as a peer sees it, and all others of the viewer's class with it.
+    pub(super) fn peer(&self, viewer: NodeId, node: &Node) -> tailcfg::Node {
+        let routes = self.basis.routes(viewer, node.id);
         tailcfg::Node {
-            id: node.id,
-            stable_id: node.id.to_string(),
-            name: node_name(node, &self.view.config.dns.base_domain),
-            user: owner(node),
-            key: node.node_key,
-            key_expiry: node.expires_at,
-            disco_key: node.disco_key,
-            allowed_ips: Some(allowed.chain(exit_routes(node)).collect()),
-            addresses,
-            endpoints: Some(if expired { vec![] } else { endpoints(node) }),
-            home_derp: node.home_derp.filter(|_| !expired).unwrap_or(RegionId(0)),
-            hostinfo: Some(reduced(&node.hostinfo)),
-            created: Some(node.created_at),
-            cap: node.capver,
-            tags: node.tags.clone(),
-            primary_routes,
-            last_seen: node.last_seen.filter(|_| !online),
-            online: Some(online),
-            machine_authorized: true,
-            expired,
-            ..Default::default()
+            cap_map: self.basis.engine.peer_attributes(node.id),
+            ..self.node(node, routes)
         }
     }
 
     /// A node as it sees itself: with its machine key and its capabilities.
     pub(super) fn own(&self, node: &Node) -> tailcfg::Node {
-        let mut own = self.peer(node);
-        own.machine = Some(node.machine_key);
-        own.cap_map = capabilities(self.view.config);
-        own.cap_map
-            .extend(self.view.policy.capabilities(self.state, node));
-        own
+        let primary = self.basis.primary(node.id).iter().copied();
+        let routes = primary.chain(exit_routes(node)).collect();
+        let mut cap_map = capabilities(self.config);
+        cap_map.extend(self.basis.engine.attributes(node.id));
+        tailcfg::Node {
+            machine: Some(node.machine_key),
+            cap_map,
+            ..self.node(node, routes)
+        }
+    }
+
+    fn node(&self, node: &Node, routes: BTreeSet<IpNet>) -> tailcfg::Node {
+        let primary = self.basis.primary(node.id).iter();
+        tailcfg::Node {
+            primary_routes: primary
+                .filter(|route| routes.contains(route))
+                .copied()
+                .collect(),
+            ..describe(self.config, &self.basis.state, node, routes, self.now)
+        }
     }
 }
+
+/// What everybody who is told of a node at all is told; `routes` beside its addresses.
+fn describe(
+    config: &NetmapConfig,
+    state: &State,
+    node: &Node,
+    routes: BTreeSet<IpNet>,
+    now: Timestamp,
+) -> tailcfg::Node {
+    let expired = node.is_expired(now);
+    let online = state.is_online(node.id);
+    let addresses = addresses(node);
+    tailcfg::Node {
+        id: node.id,
+        stable_id: node.id.to_string(),
+        name: node_name(node, &config.dns.base_domain),
+        user: owner(node),
+        key: node.node_key,
+        key_expiry: node.expires_at,
+        disco_key: node.disco_key,
+        allowed_ips: Some(addresses.iter().copied().chain(routes).collect()),
+        addresses,
+        endpoints: Some(if expired { vec![] } else { endpoints(node) }),
+        home_derp: node.home_derp.filter(|_| !expired).unwrap_or(RegionId(0)),
+        hostinfo: Some(reduced(&node.hostinfo)),
+        created: Some(node.created_at),
+        cap: node.capver,
+        tags: node.tags.clone(),
+        last_seen: node.last_seen.filter(|_| !online),
+        online: Some(online),
+        machine_authorized: true,
+        expired,
+        ..Default::default()
+    }
+}
+
+/// The last message for a node that was deleted, made from a state in which it still was: with a key
+/// that has expired its client asks for a login, instead of polling for ever a node that is gone.
+pub fn logged_out(
+    config: &NetmapConfig,
+    state: &State,
+    node: &Node,
+    now: Timestamp,
+) -> MapResponse {
+    let node = tailcfg::Node {
+        machine: Some(node.machine_key),
+        key_expiry: Some(LONG_EXPIRED),
+        expired: true,
+        ..describe(config, state, node, BTreeSet::new(), now)
+    };
+    MapResponse {
+        node: Some(node),
+        ..MapResponse::default()
+    }
+}
+
+/// Any time that is over on every client's clock, yet not zero, which means "never".
+const LONG_EXPIRED: Timestamp = Timestamp::from_unix_ms(123_000);
 
 /// What the configuration lets every node do.
 fn capabilities(config: &NetmapConfig) -> CapMap {

@@ -29,13 +29,15 @@ impl RouteTable {
         Self::elect(state, routers.map(|node| node.id).collect())
     }
 
-    /// Brings the table to the state after a change, and adds the nodes whose routes moved to the
-    /// change. Of several changes every one must be followed: a route may move and come back.
-    pub fn follow(&mut self, state: &State, change: &mut Change) {
+    /// Whether a change may move a route.
+    pub(super) fn concerns(change: &Change) -> bool {
         let moves = |node: &NodeChange| node.added || node.removed || node.routes || node.online;
-        if !change.nodes.values().any(moves) {
-            return;
-        }
+        change.nodes.values().any(moves)
+    }
+
+    /// Brings the table to the state after a change, and adds the nodes whose routes moved to the
+    /// change.
+    pub(super) fn follow(&mut self, state: &State, change: &mut Change) {
         let mut routers = std::mem::take(&mut self.routers);
         for id in change.nodes.keys() {
             if state

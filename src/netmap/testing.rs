@@ -8,25 +8,24 @@ use bytes::Bytes;
 use hydrascale_proto::state::v1::{self as pb, command::Op, outcome};
 use ipnet::{Ipv4Net, Ipv6Net};
 
-use super::{Delta, NetmapConfig, RouteTable, View, Whole, Wire};
+use super::{Basis, Delta, NetmapConfig, Whole, Wire};
 use crate::config::{DnsConfig, FeatureConfig};
-use crate::policy::AllowAll;
 use crate::state::{ApplyContext, Change, Node, RegisterMethod, Settings, State};
 use crate::tailcfg::{self, Hostinfo, MapResponse};
 use crate::types::{MachineKey, NodeId, NodeKey, Timestamp, UserId};
 
 /// What a viewer is told first, as it arrives in this form.
 pub(crate) fn full_map(
-    state: &State,
-    view: View<'_>,
+    basis: &Arc<Basis>,
+    config: &NetmapConfig,
     viewer: NodeId,
     now: Timestamp,
     wire: Wire,
 ) -> MapResponse {
-    let whole = Whole::new(1, Arc::new(state.clone()), now);
-    let viewer = state.node(viewer).unwrap();
-    let (message, peers) = whole.message(view, viewer);
-    let frame = whole.frame(view, viewer, &message, &peers, wire);
+    let whole = Whole::new(Arc::clone(basis), now);
+    let viewer = basis.state.node(viewer).unwrap();
+    let (message, peers) = whole.message(config, viewer);
+    let frame = whole.frame(config, viewer, &message, &peers, wire);
     let payload = frame[4..].to_vec();
     let json = match wire {
         Wire::Raw => payload,
@@ -108,7 +107,7 @@ pub(crate) struct World {
     pub(crate) config: NetmapConfig,
     incarnation: u64,
     change: Change,
-    routes: RouteTable,
+    basis: Arc<Basis>,
 }
 
 impl World {
@@ -121,7 +120,7 @@ impl World {
             config: config(),
             incarnation: 0,
             change: Change::default(),
-            routes: RouteTable::default(),
+            basis: Arc::new(Basis::of(0, Arc::default())),
         };
         world.run(Op::InitTailnet(pb::InitTailnet {
             settings: Some(pb::Settings {
@@ -166,9 +165,7 @@ impl World {
             .state
             .apply(&ctx, &pb::Command { op: Some(op) })
             .unwrap();
-        let mut change = applied.change;
-        self.routes.follow(&self.state, &mut change);
-        self.change.merge(change);
+        self.change.merge(applied.change);
         match applied.outcome.result {
             Some(outcome::Result::Done(done)) => Some(done),
             Some(outcome::Result::Refusal(_) | outcome::Result::Batch(_)) | None => None,
@@ -260,6 +257,17 @@ impl World {
         self.run(Op::RenameUser(pb::RenameUser { user_id, name }));
     }
 
+    pub(crate) fn set_policy(&mut self, text: &str) {
+        self.run(Op::SetPolicy(pb::SetPolicy {
+            text: text.to_owned(),
+            ..Default::default()
+        }));
+    }
+
+    pub(crate) fn set_role(&mut self, user_id: u64, role: i32) {
+        self.run(Op::SetUserRole(pb::SetUserRole { user_id, role }));
+    }
+
     /// Starts or restarts a replica with a relay.
     pub(crate) fn replica_up(&mut self, id: u64) {
         self.incarnation += 1;
@@ -296,17 +304,16 @@ impl World {
 
     /// What changed since this was last called.
     pub(crate) fn take_delta(&mut self) -> Delta {
-        let change = std::mem::take(&mut self.change);
         let state = Arc::new(self.state.clone());
-        Delta::new(self.index, change, state, self.routes.clone(), self.now)
+        let change = std::mem::take(&mut self.change);
+        let (next, change) = self.basis.follow(self.index, state, change);
+        let before = std::mem::replace(&mut self.basis, Arc::new(next));
+        Delta::new(before, self.basis(), change, self.now)
     }
 
-    /// Everybody sees everybody.
-    pub(crate) fn view(&self) -> View<'_> {
-        View {
-            config: &self.config,
-            policy: &AllowAll,
-        }
+    /// The basis that the last delta led to.
+    pub(crate) fn basis(&self) -> Arc<Basis> {
+        Arc::clone(&self.basis)
     }
 }
 

@@ -2,4 +2,5 @@
 
 mod convergence;
 mod messages;
+mod policy;
 mod scenarios;

@@ -15,11 +15,10 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::frame::{frame, json, pack};
-use super::full::{own_parts, visible_peers};
+use super::full::own_parts;
 use super::node::Scene;
-use super::routes::RouteTable;
-use super::{View, Wire};
-use crate::state::{Node, State};
+use super::{Basis, NetmapConfig, Wire};
+use crate::state::Node;
 use crate::tailcfg::MapResponse;
 use crate::types::{NodeId, Timestamp};
 
@@ -35,13 +34,10 @@ const SHARED_BYTES_MAX: usize = 128 * 1024 * 1024;
 /// A state of which whole netmaps are made, and what these share.
 #[derive(Debug)]
 pub struct Whole {
-    /// Log index of [`Self::state`].
-    pub index: u64,
-    /// The state.
-    pub state: Arc<State>,
+    /// The state, and what follows from it.
+    pub basis: Arc<Basis>,
     /// This replica's clock when it was prepared.
     pub now: Timestamp,
-    routes: RouteTable,
     /// How many ids one page covers. Pages follow ids, so that all viewers cut at the same places.
     page_ids: u64,
     shared: Mutex<Shared>,
@@ -64,13 +60,11 @@ struct PageKey {
 
 impl Whole {
     /// Prepares netmaps of a state.
-    pub fn new(index: u64, state: Arc<State>, now: Timestamp) -> Self {
-        let last = state.nodes().next_back().map_or(0, |node| node.id.0);
+    pub fn new(basis: Arc<Basis>, now: Timestamp) -> Self {
+        let last = basis.state.nodes().next_back().map_or(0, |node| node.id.0);
         Self {
-            index,
-            routes: RouteTable::of(&state),
             page_ids: PAGE_IDS_MIN.max(last / PAGES_MAX + 1),
-            state,
+            basis,
             now,
             shared: Mutex::default(),
         }
@@ -78,15 +72,18 @@ impl Whole {
 
     /// Everything that `viewer` is told but its peers, and these. Clients forget all they knew at
     /// each new stream, so nothing is left out (`tailcfg.MapResponse`, the first of a stream).
-    pub fn message<'a>(&'a self, view: View<'a>, viewer: &'a Node) -> (MapResponse, Vec<&'a Node>) {
-        let peers: Vec<_> = visible_peers(&self.state, view, viewer).collect();
-        (own_parts(self.scene(view), viewer, &peers, self.now), peers)
+    pub fn message(&self, config: &NetmapConfig, viewer: &Node) -> (MapResponse, Vec<&Node>) {
+        let peers: Vec<_> = self.basis.peers(viewer).collect();
+        (
+            own_parts(self.scene(config), viewer, &peers, self.now),
+            peers,
+        )
     }
 
     /// The frame of a message and its peers.
     pub fn frame(
         &self,
-        view: View<'_>,
+        config: &NetmapConfig,
         viewer: &Node,
         message: &MapResponse,
         peers: &[&Node],
@@ -99,7 +96,7 @@ impl Whole {
         head.pop();
         head.extend_from_slice(b",\"Peers\":[");
         let mut pieces = vec![pack(head, wire)];
-        let class = view.policy.class(&self.state, viewer);
+        let class = self.basis.engine.class(viewer.id);
         let number = |node: &Node| node.id.0 / self.page_ids;
         for page in peers.chunk_by(|one, next| number(one) == number(next)) {
             let key = PageKey {
@@ -110,7 +107,7 @@ impl Whole {
             };
             // Nobody else sees this node's page without this node.
             let is_own = page.iter().any(|node| number(node) == number(viewer));
-            pieces.push(self.page(view, page, key, !is_own));
+            pieces.push(self.page(self.scene(config), viewer, page, key, !is_own));
         }
         pieces.push(pack(b"]}".to_vec(), wire));
         frame(&pieces)
@@ -121,17 +118,23 @@ impl Whole {
         self.shared.lock().bytes >= SHARED_BYTES_MAX
     }
 
-    fn page(&self, view: View<'_>, nodes: &[&Node], key: PageKey, keep: bool) -> Bytes {
+    fn page(
+        &self,
+        scene: Scene<'_>,
+        viewer: &Node,
+        nodes: &[&Node],
+        key: PageKey,
+        keep: bool,
+    ) -> Bytes {
         if let Some(page) = self.shared.lock().pages.get(&key) {
             return page.clone();
         }
-        let scene = self.scene(view);
         let mut text = Vec::new();
         for (number, node) in nodes.iter().enumerate() {
             if number > 0 || !key.is_first {
                 text.push(b',');
             }
-            text.extend_from_slice(&json(&scene.peer(node)));
+            text.extend_from_slice(&json(&scene.peer(viewer.id, node)));
         }
         let page = pack(text, key.wire);
         let mut shared = self.shared.lock();
@@ -142,12 +145,11 @@ impl Whole {
         page
     }
 
-    fn scene<'a>(&'a self, view: View<'a>) -> Scene<'a> {
+    fn scene<'a>(&'a self, config: &'a NetmapConfig) -> Scene<'a> {
         Scene {
-            view,
-            state: &self.state,
-            routes: &self.routes,
-            now: self.state.present(self.now),
+            config,
+            basis: &self.basis,
+            now: self.basis.state.present(self.now),
         }
     }
 }
@@ -164,18 +166,18 @@ mod tests {
         for device in 1..=nodes {
             world.register(device, device, "alice").unwrap();
         }
-        let state = Arc::new(world.state.clone());
+        world.take_delta();
         let whole = Whole {
             page_ids: 4,
-            ..Whole::new(1, state, world.now)
+            ..Whole::new(world.basis(), world.now)
         };
         (world, whole)
     }
 
     fn told(world: &World, whole: &Whole, viewer: u64, wire: Wire) -> MapResponse {
-        let viewer = whole.state.node(NodeId(viewer)).unwrap();
-        let (message, peers) = whole.message(world.view(), viewer);
-        let frame = whole.frame(world.view(), viewer, &message, &peers, wire);
+        let viewer = whole.basis.state.node(NodeId(viewer)).unwrap();
+        let (message, peers) = whole.message(&world.config, viewer);
+        let frame = whole.frame(&world.config, viewer, &message, &peers, wire);
         let (len, payload) = frame.split_at(4);
         assert_eq!(
             u32::from_le_bytes(len.try_into().unwrap()) as usize,

@@ -198,6 +198,14 @@ impl Document {
         }
     }
 
+    /// A document that allows nothing.
+    pub(super) fn closed() -> Self {
+        Self {
+            acls: Some(Vec::new()),
+            ..Self::default()
+        }
+    }
+
     /// Whether there are no rules at all, so that everything is allowed.
     pub fn allows_all(&self) -> bool {
         self.acls.is_none() && self.grants.is_none()

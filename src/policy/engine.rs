@@ -12,10 +12,10 @@ use super::document::Document;
 use super::error::PolicyErrors;
 use super::facts::Facts;
 use super::login::{self, LoginRule};
-use super::roster::Roster;
+use super::roster::{Member, Roster};
 use super::visibility::{Classes, classify};
-use super::{Policy, probe, routing};
-use crate::state::{Node, State};
+use super::{probe, routing};
+use crate::state::{Change, NodeChange, State};
 use crate::tailcfg::{CapMap, FilterRule, SshPolicy};
 use crate::types::NodeId;
 
@@ -23,9 +23,11 @@ use crate::types::NodeId;
 const UNKNOWN: u64 = u64::MAX;
 
 /// Answers for all nodes of the state that it was made from. A node that came later sees nobody and
-/// is reached by nobody until the engine is made anew.
+/// is reached by nobody until the engine has followed the state.
 pub struct Engine {
     document: Arc<Document>,
+    /// Why the text in force is not the document: it is no policy for this version.
+    fault: Option<PolicyErrors>,
     roster: Roster,
     rules: Rules,
     classes: Classes,
@@ -40,14 +42,39 @@ impl Engine {
     }
 
     /// Compiles the policy in force in a state. It was checked when it was set; that a user or a
-    /// mail domain has gone since then breaks nothing.
-    ///
-    /// # Errors
-    /// The text is not a policy.
-    pub fn of(state: &State) -> Result<Self, PolicyErrors> {
+    /// mail domain has gone since then breaks nothing. A text that is no policy all the same lets
+    /// nobody do anything, and is told by [`Self::fault`].
+    pub fn of(state: &State) -> Self {
         let text = state.policy().map_or("", |policy| policy.text.as_str());
-        let document = Document::parse(text, &Facts::default())?;
-        Ok(Self::new(Arc::new(document), state))
+        match Document::parse(text, &Facts::default()) {
+            Ok(document) => Self::new(Arc::new(document), state),
+            Err(errors) => Self {
+                fault: Some(errors),
+                ..Self::new(Arc::new(Document::closed()), state)
+            },
+        }
+    }
+
+    /// The engine for a later state, itself if nothing of the change concerns it.
+    pub fn follow(self: &Arc<Self>, state: &State, change: &Change) -> Arc<Self> {
+        if change.policy {
+            return Arc::new(Self::of(state));
+        }
+        let concerns = |node: &NodeChange| {
+            let elects = node.online && self.rules.has_via;
+            node.added || node.removed || node.full || node.routes || elects
+        };
+        if change.users.is_empty() && !change.nodes.values().any(concerns) {
+            return Arc::clone(self);
+        }
+        let mut next = Self::new(Arc::clone(&self.document), state);
+        next.fault.clone_from(&self.fault);
+        Arc::new(next)
+    }
+
+    /// Why the text in force is not what the engine answers by.
+    pub const fn fault(&self) -> Option<&PolicyErrors> {
+        self.fault.as_ref()
     }
 
     pub(super) fn with_roster(document: Arc<Document>, roster: Roster) -> Self {
@@ -57,6 +84,7 @@ impl Engine {
         let attributes = attributes::compile(&document, &roster);
         Self {
             document,
+            fault: None,
             roster,
             rules,
             classes,
@@ -79,6 +107,36 @@ impl Engine {
             &self.logins,
             errors,
         );
+    }
+
+    /// The class of a node: nodes of one class see the same peers, themselves left out, and are told
+    /// the same about them, so that what is encoded for one of them serves all. Classes of different
+    /// engines have nothing to do with each other.
+    pub fn class(&self, viewer: NodeId) -> u64 {
+        let class = self.class_of(viewer);
+        class.map_or(UNKNOWN, |class| class as u64)
+    }
+
+    /// The nodes that `viewer` may know of, in id order and without itself.
+    pub fn peers(&self, viewer: NodeId) -> impl Iterator<Item = NodeId> {
+        self.class_peers(viewer).filter(move |id| *id != viewer)
+    }
+
+    /// The nodes that somebody in the class of `viewer` may know of, in id order: all see the same of
+    /// them, but nobody itself.
+    pub fn class_peers(&self, viewer: NodeId) -> impl Iterator<Item = NodeId> {
+        let class = self.class_of(viewer);
+        let class = class.and_then(|class| self.classes.classes.get(class));
+        let peers = class.into_iter().flat_map(|class| class.peers.iter());
+        let members = peers.filter_map(|place| self.roster.members.get(place));
+        members.map(|member| member.id)
+    }
+
+    /// The nodes that others reach more through than the nodes themselves, in id order.
+    pub fn carriers(&self) -> impl Iterator<Item = NodeId> {
+        let members = self.roster.members.iter();
+        let carries = |member: &&Member| !member.subnets.is_empty() || !member.exits.is_empty();
+        members.filter(carries).map(|member| member.id)
     }
 
     /// Whether `viewer` may know that `peer` exists.
@@ -155,28 +213,5 @@ impl Engine {
         place.map_or_else(CapMap::new, |place| {
             attributes::of_node(&self.attributes, &self.roster, place)
         })
-    }
-}
-
-impl Policy for Engine {
-    fn class(&self, _state: &State, viewer: &Node) -> u64 {
-        let class = self.class_of(viewer.id);
-        class.map_or(UNKNOWN, |class| class as u64)
-    }
-
-    fn can_see(&self, _state: &State, viewer: &Node, peer: &Node) -> bool {
-        self.sees(viewer.id, peer.id)
-    }
-
-    fn packet_filter(&self, _state: &State, node: &Node) -> Vec<FilterRule> {
-        self.filter(node.id)
-    }
-
-    fn ssh_policy(&self, _state: &State, node: &Node) -> SshPolicy {
-        self.logins(node.id)
-    }
-
-    fn capabilities(&self, _state: &State, node: &Node) -> CapMap {
-        self.attributes(node.id)
     }
 }

@@ -144,12 +144,12 @@ impl Driver<'_> {
 
     async fn handle(&mut self, event: Event, sink: &mut impl FrameSink) -> Result<(), StreamEnd> {
         let step = match event {
-            Event::Item(Ok(Item::Delta(_, delta))) if self.stream.has_told(delta.index) => {
+            Event::Item(Ok(Item::Delta(_, delta))) if self.stream.has_told(delta.basis().index) => {
                 Step::Idle
             }
             Event::Item(Ok(Item::Delta(since, delta))) if self.stream.has_told(since) => {
                 let now = (self.inner.clock)();
-                self.stream.delta(self.inner.view(), &delta, now)
+                self.stream.delta(&self.inner.config, &delta, now)
             }
             Event::Item(Ok(Item::Reset(index))) if self.stream.has_told(index) => Step::Idle,
             Event::Item(Ok(Item::Delta(..) | Item::Reset(_))) => {
@@ -169,6 +169,9 @@ impl Driver<'_> {
             }
             Event::KeepAlive => Step::Send(self.inner.keep_alive.frame(self.stream.wire())),
         };
+        if step == Step::SendWhole {
+            return self.send_full(sink).await;
+        }
         self.take(step, sink).await
     }
 
@@ -180,7 +183,7 @@ impl Driver<'_> {
 
     async fn send_full(&mut self, sink: &mut impl FrameSink) -> Result<(), StreamEnd> {
         // What is applied after this reaches the stream as an item.
-        let needed = self.inner.cluster.applied_index();
+        let (needed, _) = self.inner.cluster.changed();
         let inner = self.inner;
         let mut place = self.wait(inner.whole_maps.place(), sink).await?;
         let mut service = *self.service.borrow_and_update();
@@ -227,7 +230,7 @@ impl Driver<'_> {
 
     async fn take(&mut self, step: Step, sink: &mut impl FrameSink) -> Result<(), StreamEnd> {
         match step {
-            Step::Idle => Ok(()),
+            Step::Idle | Step::SendWhole => Ok(()),
             Step::Send(frame) => self.send(frame, sink).await,
             Step::SendLast(frame) => {
                 self.send(frame, sink).await?;
@@ -256,11 +259,13 @@ async fn build_full(
     service: Service,
     place: &mut Place<'_>,
 ) -> Option<(MapStream, Step)> {
+    inner.feed.basis_at(needed).await?;
     let shared = Arc::clone(inner);
     let build = move || {
         let now = (shared.clock)();
-        let whole = shared.whole_maps.newest(&shared.cluster, needed, now);
-        let step = stream.full(shared.view(), &whole, service);
+        let basis = shared.feed.basis();
+        let whole = shared.whole_maps.newest(basis, needed, now);
+        let step = stream.full(&shared.config, &whole, service);
         shared.whole_maps.note(&whole);
         shared.whole_maps.let_go();
         (stream, step)

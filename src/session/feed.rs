@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::GATHER_WINDOW;
 use super::service::Service;
 use crate::cluster::{Applied, Cluster, What};
-use crate::netmap::{Delta, RouteTable};
+use crate::netmap::{Basis, Delta};
 use crate::state::Change;
 use crate::types::Timestamp;
 
@@ -33,6 +33,7 @@ pub(super) enum Item {
 /// Where streams subscribe.
 pub(super) struct Feed {
     items: broadcast::Sender<Item>,
+    basis: watch::Receiver<Arc<Basis>>,
     service: watch::Receiver<Service>,
 }
 
@@ -43,20 +44,45 @@ impl Feed {
         tasks: &mut JoinSet<()>,
     ) -> Self {
         let items = broadcast::channel(DELTAS_KEPT).0;
-        tasks.spawn(gather(
-            cluster.clone(),
-            cluster.subscribe(),
-            items.clone(),
+        // Before the state is read: nothing that changes it later is missed.
+        let changes = cluster.subscribe();
+        let (index, state) = cluster.changed();
+        let first = Arc::new(Basis::of(index, state));
+        report_fault(&first);
+        let (published, basis) = watch::channel(Arc::clone(&first));
+        let gatherer = Gatherer {
+            gathered: Gathered::default(),
+            told: index,
+            basis: first,
+            published,
+            items: items.clone(),
             clock,
-        ));
+        };
+        tasks.spawn(gatherer.run(changes));
         let (judged, service) = watch::channel(Service::Normal);
         tasks.spawn(judge(cluster.clone(), judged));
-        Self { items, service }
+        Self {
+            items,
+            basis,
+            service,
+        }
     }
 
     /// Follows what is sent from here on.
     pub(super) fn subscribe(&self) -> broadcast::Receiver<Item> {
         self.items.subscribe()
+    }
+
+    /// The newest basis.
+    pub(super) fn basis(&self) -> Arc<Basis> {
+        Arc::clone(&self.basis.borrow())
+    }
+
+    /// Waits for a basis of this log index or a later one; `None` when none comes any more.
+    pub(super) async fn basis_at(&self, index: u64) -> Option<Arc<Basis>> {
+        let mut basis = self.basis.clone();
+        let basis = basis.wait_for(|basis| basis.index >= index).await;
+        basis.ok().map(|basis| Arc::clone(&basis))
     }
 
     /// Follows how well this replica can serve.
@@ -65,96 +91,126 @@ impl Feed {
     }
 }
 
-async fn gather(
-    cluster: Cluster,
-    mut changes: broadcast::Receiver<Arc<Applied>>,
+/// Gathers changes, and publishes what they come to.
+struct Gatherer {
+    gathered: Gathered,
+    /// Log index that the item before told.
+    told: u64,
+    basis: Arc<Basis>,
+    published: watch::Sender<Arc<Basis>>,
     items: broadcast::Sender<Item>,
     clock: fn() -> Timestamp,
-) {
-    let mut gathered = Gathered::new(&cluster);
-    let mut quiet_until = Instant::now();
-    loop {
-        if !gathered.take(changes.recv().await) {
-            return;
-        }
-        while let Ok(next) = timeout_at(quiet_until, changes.recv()).await {
-            if !gathered.take(next) {
-                return;
-            }
-        }
-        if let Some(item) = gathered.take_item(&cluster, clock()) {
-            // Nobody streams: fine.
-            let _ = items.send(item);
-            quiet_until = Instant::now() + GATHER_WINDOW;
-        }
-    }
 }
 
 /// Changes on their way into one item.
+#[derive(Default)]
 struct Gathered {
     change: Change,
     newest: Option<Arc<Applied>>,
+    /// Anything may have changed.
     reset: bool,
-    /// Log index that the item before told.
-    told: u64,
-    /// Who carries which route after all that was gathered.
-    routes: RouteTable,
 }
 
-impl Gathered {
-    fn new(cluster: &Cluster) -> Self {
-        Self {
-            // The index is read first: the state may be newer than it says, never older.
-            told: cluster.applied_index(),
-            change: Change::default(),
-            newest: None,
-            reset: false,
-            routes: RouteTable::of(&cluster.state()),
+impl Gatherer {
+    async fn run(mut self, mut changes: broadcast::Receiver<Arc<Applied>>) {
+        let mut quiet_until = Instant::now();
+        loop {
+            if !self.take(changes.recv().await) {
+                return;
+            }
+            while let Ok(next) = timeout_at(quiet_until, changes.recv()).await {
+                if !self.take(next) {
+                    return;
+                }
+            }
+            let Some(published) = self.publish().await else {
+                return;
+            };
+            if published {
+                quiet_until = Instant::now() + GATHER_WINDOW;
+            }
         }
     }
 
     /// Adds what came; false when nothing more will come.
     fn take(&mut self, received: Result<Arc<Applied>, RecvError>) -> bool {
         match received {
+            // The basis began after it was sent.
+            Ok(applied) if applied.index <= self.basis.index => true,
             Ok(applied) => {
                 match &applied.what {
-                    What::Change(change) => {
-                        let mut change = change.clone();
-                        self.routes.follow(&applied.state, &mut change);
-                        self.change.merge(change);
-                    }
-                    What::Reset => self.reset = true,
+                    What::Change(change) => self.gathered.change.merge(change.clone()),
+                    What::Reset => self.gathered.reset = true,
                 }
-                self.newest = Some(applied);
+                self.gathered.newest = Some(applied);
                 true
             }
+            // The newest of those that were missed is kept, so it comes next.
             Err(RecvError::Lagged(_)) => {
-                self.reset = true;
+                self.gathered.reset = true;
                 true
             }
             Err(RecvError::Closed) => false,
         }
     }
 
-    /// What streams are told of all that came; `None` when nothing of it concerns them.
-    fn take_item(&mut self, cluster: &Cluster, now: Timestamp) -> Option<Item> {
-        let change = std::mem::take(&mut self.change);
-        let newest = self.newest.take();
+    /// Publishes the basis that what was gathered leads to, and tells streams of it if it concerns
+    /// any; `None` when the replica stops.
+    async fn publish(&mut self) -> Option<bool> {
+        let Some(newest) = self.gathered.newest.take() else {
+            return Some(false);
+        };
+        let change = std::mem::take(&mut self.gathered.change);
         // Settings reach into every message, and change once in a blue moon.
-        if std::mem::take(&mut self.reset) || change.settings {
-            self.routes = RouteTable::of(&cluster.state());
-            self.told = newest.map_or_else(|| cluster.applied_index(), |newest| newest.index);
-            return Some(Item::Reset(self.told));
+        let reset = std::mem::take(&mut self.gathered.reset) || change.settings;
+        let before = Arc::clone(&self.basis);
+        let now = (self.clock)();
+        // Off the reactor: a policy of many rules takes its time, and heartbeats must not wait.
+        let lead = move || lead(before, &newest, change, reset, now);
+        let delta = match spawn_blocking(lead).await {
+            Ok(delta) => delta,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_) => return None,
+            },
+        };
+        self.basis = Arc::clone(delta.basis());
+        report_fault(&self.basis);
+        self.published.send_replace(Arc::clone(&self.basis));
+        let concerns = reset || delta.concerns_clients();
+        if concerns {
+            let since = std::mem::replace(&mut self.told, self.basis.index);
+            let item = match reset {
+                true => Item::Reset(self.told),
+                false => Item::Delta(since, Arc::new(delta)),
+            };
+            // Nobody streams: fine.
+            let _ = self.items.send(item);
         }
-        let newest = newest?;
-        let concerns_clients =
-            !change.nodes.is_empty() || !change.users.is_empty() || change.derp_map;
-        concerns_clients.then(|| {
-            let state = Arc::clone(&newest.state);
-            let delta = Delta::new(newest.index, change, state, self.routes.clone(), now);
-            let since = std::mem::replace(&mut self.told, newest.index);
-            Item::Delta(since, Arc::new(delta))
-        })
+        Some(concerns)
+    }
+}
+
+/// From one basis to the next.
+fn lead(
+    before: Arc<Basis>,
+    newest: &Applied,
+    change: Change,
+    reset: bool,
+    now: Timestamp,
+) -> Delta {
+    let state = Arc::clone(&newest.state);
+    let (after, change) = match reset {
+        true => (Basis::of(newest.index, state), change),
+        false => before.follow(newest.index, state, change),
+    };
+    Delta::new(before, Arc::new(after), change, now)
+}
+
+/// The text in force may be from a later version, or from before a check was added.
+fn report_fault(basis: &Basis) {
+    if let Some(errors) = basis.engine.fault() {
+        tracing::error!(%errors, "the policy in force is not one for this version: nobody may reach anybody");
     }
 }
 

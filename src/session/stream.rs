@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::service::Service;
-use crate::netmap::{Delta, View, Whole, Wire, encode, logged_out, visible_peers};
+use crate::netmap::{Basis, Delta, NetmapConfig, Told, Whole, Wire, encode, logged_out};
 use crate::state::{Node, State};
 use crate::tailcfg::MapResponse;
 use crate::types::{NodeId, NodeKey, Timestamp};
@@ -44,9 +44,9 @@ pub(super) struct MapStream {
     served: u64,
     /// The state in which the node was found, until the client is told of one.
     found: Option<Arc<State>>,
-    /// The state that the client has been told about. Streams that keep up share the newest, so this
-    /// costs each a pointer, and no list of the peers that were sent is needed.
-    known: Option<Arc<State>>,
+    /// What the client has been told about. Streams that keep up share the newest, so this costs each
+    /// a pointer, and no list of the peers that were sent is needed.
+    known: Option<Arc<Basis>>,
     service: Service,
 }
 
@@ -55,6 +55,8 @@ pub(super) struct MapStream {
 pub(super) enum Step {
     /// Send this frame.
     Send(Bytes),
+    /// Send a whole netmap.
+    SendWhole,
     /// Nothing to tell.
     Idle,
     /// The node is gone: send this frame, then the stream is over.
@@ -68,7 +70,7 @@ impl Step {
     pub(super) fn len(&self) -> usize {
         match self {
             Self::Send(frame) | Self::SendLast(frame) => frame.len(),
-            Self::Idle | Self::End => 0,
+            Self::Idle | Self::SendWhole | Self::End => 0,
         }
     }
 }
@@ -96,24 +98,24 @@ impl MapStream {
     }
 
     /// The whole netmap.
-    pub(super) fn full(&mut self, view: View<'_>, whole: &Whole, service: Service) -> Step {
-        let state = &whole.state;
-        let Some(viewer) = self.viewer(state) else {
-            return self.end(view, state, whole.now);
+    pub(super) fn full(&mut self, config: &NetmapConfig, whole: &Whole, service: Service) -> Step {
+        let basis = &whole.basis;
+        let Some(viewer) = self.viewer(&basis.state) else {
+            return self.end(config, &basis.state, whole.now);
         };
-        let (mut message, peers) = whole.message(view, viewer);
+        let (mut message, peers) = whole.message(config, viewer);
         if peers.is_empty() {
             // An empty list clears nothing: peers that are gone must be named.
-            message.peers_removed = self.known_peers(view);
+            message.peers_removed = self.known_peers();
         }
         if service != Service::Normal || self.service != Service::Normal {
             service.announce(&mut message, self.request.capver);
         }
         self.service = service;
-        self.served = whole.index;
-        self.known = Some(Arc::clone(state));
+        self.served = basis.index;
+        self.known = Some(Arc::clone(basis));
         self.found = None;
-        Step::Send(whole.frame(view, viewer, &message, &peers, self.wire()))
+        Step::Send(whole.frame(config, viewer, &message, &peers, self.wire()))
     }
 
     /// Whether the client has been told all up to this index.
@@ -122,17 +124,23 @@ impl MapStream {
     }
 
     /// What a delta means for this stream.
-    pub(super) fn delta(&mut self, view: View<'_>, delta: &Delta, now: Timestamp) -> Step {
-        if self.has_told(delta.index) {
+    pub(super) fn delta(&mut self, config: &NetmapConfig, delta: &Delta, now: Timestamp) -> Step {
+        let basis = delta.basis();
+        if self.has_told(basis.index) {
             return Step::Idle;
         }
-        let Some(viewer) = self.viewer(&delta.state) else {
-            return self.end(view, &delta.state, now);
+        let Some(viewer) = self.viewer(&basis.state) else {
+            return self.end(config, &basis.state, now);
         };
-        self.served = delta.index;
-        self.known = Some(Arc::clone(&delta.state));
-        let frame = delta.frame(view, viewer, self.wire());
-        frame.map_or(Step::Idle, Step::Send)
+        let step = match delta.tell(config, viewer, self.wire()) {
+            Told::Nothing => Step::Idle,
+            Told::Frame(frames) => Step::Send(frames),
+            // Nothing was told yet.
+            Told::Whole => return Step::SendWhole,
+        };
+        self.served = basis.index;
+        self.known = Some(Arc::clone(basis));
+        step
     }
 
     /// Tells the client that this replica's service has changed.
@@ -148,32 +156,23 @@ impl MapStream {
 
     /// How a stream ends whose node has lost its key or is gone altogether. Also one that has not
     /// said anything yet: clients take an answer without a message for a fault, and ask again.
-    fn end(&self, view: View<'_>, state: &State, now: Timestamp) -> Step {
+    fn end(&self, config: &NetmapConfig, state: &State, now: Timestamp) -> Step {
         let id = self.request.node_id;
-        let was = self
-            .known
-            .as_ref()
-            .or(self.found.as_ref())
-            .and_then(|known| Some((known, known.node(id)?)));
-        match was {
-            Some((known, node)) if state.node(id).is_none() => {
-                Step::SendLast(encode(&logged_out(known, view, node, now), self.wire()))
+        let known = self.known.as_ref().map(|known| &known.state);
+        let was = known.or(self.found.as_ref());
+        match was.and_then(|was| Some((was, was.node(id)?))) {
+            Some((was, node)) if state.node(id).is_none() => {
+                Step::SendLast(encode(&logged_out(config, was, node, now), self.wire()))
             }
             Some(_) | None => Step::End,
         }
     }
 
     /// The peers that the client knows.
-    fn known_peers(&self, view: View<'_>) -> Vec<NodeId> {
-        let Some(known) = &self.known else {
-            return Vec::new();
-        };
-        let Some(viewer) = known.node(self.request.node_id) else {
-            return Vec::new();
-        };
-        visible_peers(known, view, viewer)
-            .map(|peer| peer.id)
-            .collect()
+    fn known_peers(&self) -> Vec<NodeId> {
+        let id = self.request.node_id;
+        let peers = self.known.iter().flat_map(|known| known.engine.peers(id));
+        peers.collect()
     }
 
     /// The node, as long as it still has the key of this stream.

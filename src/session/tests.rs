@@ -5,7 +5,6 @@ mod lifetime;
 mod messages;
 mod pace;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,7 +16,6 @@ use tokio::time::{Instant, sleep, timeout};
 use super::{FrameSink, GATHER_WINDOW, MapKind, MapStreams, SinkError, StreamEnd, StreamRequest};
 use crate::cluster::{Cluster, LocalControl};
 use crate::netmap::NetmapConfig;
-use crate::policy::AllowAll;
 use crate::tailcfg::{MapResponse, decode};
 use crate::types::{NodeId, ReplicaId, Timestamp};
 
@@ -189,12 +187,7 @@ impl Tailnet {
 }
 
 fn streams_on(cluster: &Cluster) -> MapStreams {
-    MapStreams::new(
-        cluster.clone(),
-        NetmapConfig::default(),
-        Arc::new(AllowAll),
-        || NOW,
-    )
+    MapStreams::new(cluster.clone(), NetmapConfig::default(), || NOW)
 }
 
 fn request(node_id: NodeId) -> StreamRequest {

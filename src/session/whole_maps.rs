@@ -13,8 +13,7 @@ use tokio::task::spawn_blocking;
 
 use super::held::{Fresh, Held, Slow};
 use super::metrics::{Bound, MapMetrics};
-use crate::cluster::Cluster;
-use crate::netmap::Whole;
+use crate::netmap::{Basis, Whole};
 use crate::types::Timestamp;
 
 /// Whole netmaps that are made or sent at once. What they take is bounded by their bytes
@@ -87,18 +86,16 @@ impl WholeMaps {
         }
     }
 
-    /// A state to make netmaps from that is applied up to `needed` at least.
-    pub(super) fn newest(&self, cluster: &Cluster, needed: u64, now: Timestamp) -> Arc<Whole> {
+    /// What to make netmaps from, applied up to `needed` at least; `basis` is.
+    pub(super) fn newest(&self, basis: Arc<Basis>, needed: u64, now: Timestamp) -> Arc<Whole> {
         let mut newest = self.newest.lock();
-        let recent = newest
-            .as_ref()
-            .filter(|whole| whole.index >= needed && now < whole.now.saturating_add(WHOLE_AGE_MAX));
-        if let Some(whole) = recent {
+        let is_recent = |whole: &&Arc<Whole>| {
+            whole.basis.index >= needed && now < whole.now.saturating_add(WHOLE_AGE_MAX)
+        };
+        if let Some(whole) = newest.as_ref().filter(is_recent) {
             return Arc::clone(whole);
         }
-        // The index is read first: the state may be newer than it says, never older.
-        let index = cluster.applied_index();
-        let whole = Arc::new(Whole::new(index, cluster.state(), now));
+        let whole = Arc::new(Whole::new(basis, now));
         *newest = Some(Arc::clone(&whole));
         whole
     }

@@ -25,14 +25,13 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// Takes one frame of a stream without compression.
-    pub(crate) fn take_frame(&mut self, frame: &[u8]) {
-        let (len, payload) = frame.split_at(4);
-        assert_eq!(
-            u32::from_le_bytes(len.try_into().unwrap()) as usize,
-            payload.len()
-        );
-        self.take(decode(payload).unwrap());
+    /// Takes frames of a stream without compression.
+    pub(crate) fn take_frames(&mut self, mut frames: &[u8]) {
+        while let Some((len, rest)) = frames.split_first_chunk() {
+            let (payload, rest) = rest.split_at(u32::from_le_bytes(*len) as usize);
+            self.take(decode(payload).unwrap());
+            frames = rest;
+        }
     }
 
     pub(crate) fn take(&mut self, message: MapResponse) {

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use crate::netmap::testing::client::Client;
 use crate::netmap::testing::full_map;
 use crate::netmap::testing::{World, endpoints, key};
-use crate::netmap::{Wire, encode};
+use crate::netmap::{Told, Wire, encode};
 use crate::tailcfg::{MapResponse, Node};
 use crate::types::{NodeId, RegionId};
 
@@ -69,6 +69,13 @@ enum Event {
     RenameUser {
         variant: u8,
     },
+    Policy {
+        variant: usize,
+    },
+    Role {
+        by_bob: bool,
+        variant: i32,
+    },
     ReplicaUp {
         id: u64,
     },
@@ -105,6 +112,9 @@ fn event() -> impl Strategy<Value = Event> {
         1 => (device(), any::<bool>()).prop_map(|(device, tagged)| Event::Tags { device, tagged }),
         1 => (device(), 0..3_u8).prop_map(|(device, variant)| Event::Approve { device, variant }),
         1 => (0..3_u8).prop_map(|variant| Event::RenameUser { variant }),
+        2 => (0..POLICIES.len()).prop_map(|variant| Event::Policy { variant }),
+        1 => (any::<bool>(), 0..4_i32)
+            .prop_map(|(by_bob, variant)| Event::Role { by_bob, variant }),
         1 => (1..3_u64).prop_map(|id| Event::ReplicaUp { id }),
         1 => (1..3_u64).prop_map(|id| Event::ReplicaDown { id }),
         2 => (1..20_000_i64).prop_map(|ms| Event::Pass { ms }),
@@ -162,6 +172,8 @@ impl Tailnet {
             Event::ReplicaUp { id } => self.world.replica_up(id),
             Event::ReplicaDown { id } => self.world.replica_down(id),
             Event::RenameUser { variant } => self.world.rename_user(1, &format!("alice{variant}")),
+            Event::Policy { variant } => self.world.set_policy(POLICIES.get(variant).unwrap()),
+            Event::Role { by_bob, variant } => self.world.set_role(1 + u64::from(by_bob), variant),
             Event::Hostinfo { device, .. }
             | Event::Endpoints { device, .. }
             | Event::Disco { device, .. }
@@ -201,6 +213,8 @@ impl Tailnet {
             | Event::Home { .. }
             | Event::Capver { .. } => world.update(id, report(event)),
             Event::Register { .. }
+            | Event::Policy { .. }
+            | Event::Role { .. }
             | Event::RenameUser { .. }
             | Event::ReplicaUp { .. }
             | Event::ReplicaDown { .. }
@@ -210,33 +224,31 @@ impl Tailnet {
     }
 
     fn fresh(&self, id: NodeId) -> Option<MapResponse> {
-        self.world.state.node(id)?;
-        Some(full_map(
-            &self.world.state,
-            self.world.view(),
-            id,
-            self.world.now,
-            Wire::Raw,
-        ))
+        let world = &self.world;
+        let basis = world.basis();
+        basis.state.node(id)?;
+        Some(full_map(&basis, &world.config, id, world.now, Wire::Raw))
     }
 
-    /// The first message is made from the state of this moment, which may lie in the middle of what
-    /// the next delta is about.
+    /// The first message is made from the basis that the last delta led to.
     fn stream(&mut self, id: NodeId) {
         if let Some(message) = self.fresh(id) {
             let mut client = Client::default();
-            client.take_frame(&encode(&message, Wire::Raw));
+            client.take_frames(&encode(&message, Wire::Raw));
             self.streams.insert(id, client);
         }
     }
 
     fn flush(&mut self) {
         let delta = self.world.take_delta();
-        self.streams.retain(|id, _| delta.state.node(*id).is_some());
+        let state = &delta.basis().state;
+        self.streams.retain(|id, _| state.node(*id).is_some());
         for (id, client) in &mut self.streams {
-            let viewer = delta.state.node(*id).unwrap();
-            if let Some(frame) = delta.frame(self.world.view(), viewer, Wire::Raw) {
-                client.take_frame(&frame);
+            let viewer = state.node(*id).unwrap();
+            match delta.tell(&self.world.config, viewer, Wire::Raw) {
+                Told::Nothing => {}
+                Told::Frame(frames) => client.take_frames(&frames),
+                Told::Whole => panic!("a few nodes are never told as a whole"),
             }
         }
         for (id, client) in &self.streams {
@@ -289,6 +301,25 @@ fn report(event: &Event) -> pb::UpdateNode {
     }
     update
 }
+
+/// What policies differ by for clients: peers, filters, routes and who carries them, logins and
+/// attributes.
+const POLICIES: [&str; 7] = [
+    "",
+    r#"{"acls": []}"#,
+    r#"{"acls": [{"action": "accept", "src": ["alice@"], "dst": ["bob@:22", "10.1.0.0/16:*"]}]}"#,
+    r#"{"tagOwners": {"tag:web": ["alice@"]},
+        "acls": [{"action": "accept", "src": ["alice@", "bob@"], "dst": ["tag:web:80"]}],
+        "ssh": [{"action": "accept", "src": ["alice@"], "dst": ["tag:web"], "users": ["root"]}]}"#,
+    r#"{"tagOwners": {"tag:web": ["alice@"]},
+        "grants": [{"src": ["*"], "dst": ["10.1.0.0/16"], "ip": ["*"], "via": ["tag:web"]}]}"#,
+    r#"{"grants": [{"src": ["autogroup:member"], "dst": ["autogroup:self"], "ip": ["*"]},
+                   {"src": ["*"], "dst": ["autogroup:internet"], "ip": ["*"]}],
+        "nodeAttrs": [{"target": ["*"], "attr": ["suggest-exit-node", "funnel"]}]}"#,
+    r#"{"acls": [{"action": "accept", "src": ["autogroup:admin"], "dst": ["*:*"]}],
+        "nodeAttrs": [{"target": ["bob@"], "attr": ["suggest-exit-node"]}],
+        "randomizeClientPort": true}"#,
+];
 
 const ROUTES: [&str; 2] = ["10.1.0.0/16", "0.0.0.0/0"];
 

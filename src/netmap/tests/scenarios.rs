@@ -7,13 +7,14 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use hydrascale_proto::state::v1 as pb;
 use serde_json::Value;
 
-use crate::netmap::Wire;
 use crate::netmap::testing::full_map;
 use crate::netmap::testing::{World, endpoints, key};
+use crate::netmap::{Basis, Wire};
 use crate::tailcfg::MapResponse;
 use crate::types::NodeId;
 
@@ -73,7 +74,9 @@ impl Scenario {
 
     fn print_map(&mut self, id: NodeId) {
         let now = self.world.now;
-        let message = full_map(&self.world.state, self.world.view(), id, now, Wire::Raw);
+        let state = Arc::new(self.world.state.clone());
+        let basis = Arc::new(Basis::of(self.world.index, state));
+        let message = full_map(&basis, &self.world.config, id, now, Wire::Raw);
         self.print(&message);
     }
 
@@ -83,8 +86,8 @@ impl Scenario {
         for device in first.iter().chain(rest) {
             writeln!(self.printed, "to {device}:").unwrap();
             let id = self.devices[&device.parse().unwrap()];
-            let viewer = delta.state.node(id).unwrap();
-            match delta.message(self.world.view(), viewer) {
+            let viewer = delta.basis().state.node(id).unwrap();
+            match delta.message(&self.world.config, viewer) {
                 Some(message) => self.print(&message),
                 None => self.printed.push_str("  nothing\n"),
             }

@@ -137,7 +137,7 @@ async fn streams_that_start_in_the_middle_of_changes_end_up_with_the_same_netmap
     // Of several streams of one node the last is left, and it followed to the end.
     for (client, frames) in clients.iter_mut().rev().take(4) {
         while let Ok(frame) = frames.try_recv() {
-            client.take_frame(&frame);
+            client.take_frames(&frame);
         }
         let id = client.node.as_ref().unwrap().id;
         let mut fresh = Client::default();
@@ -145,7 +145,7 @@ async fn streams_that_start_in_the_middle_of_changes_end_up_with_the_same_netmap
             kind: MapKind::Once,
             ..request(id)
         };
-        fresh.take_frame(&next_frame(&mut tailnet.stream_with(once, 4)).await);
+        fresh.take_frames(&next_frame(&mut tailnet.stream_with(once, 4)).await);
         assert_eq!(client.peers, fresh.peers, "what node {id} knows");
         assert_eq!(client.peers.len(), 4);
     }

@@ -235,15 +235,10 @@ static CLOCK: Mutex<()> = Mutex::new(());
 #[tokio::test(start_paused = true)]
 async fn no_state_stays_in_memory_when_a_client_left_while_its_netmap_was_made() {
     let tailnet = Tailnet::with_nodes(1).await;
-    let streams = MapStreams::new(
-        tailnet.cluster.clone(),
-        NetmapConfig::default(),
-        Arc::new(AllowAll),
-        || {
-            drop(CLOCK.lock());
-            NOW
-        },
-    );
+    let streams = MapStreams::new(tailnet.cluster.clone(), NetmapConfig::default(), || {
+        drop(CLOCK.lock());
+        NOW
+    });
     let stopped = CLOCK.lock();
     let mut sink = NobodyReads;
     let serve = streams.serve(request(NodeId(1)), tailnet.cluster.state(), &mut sink);

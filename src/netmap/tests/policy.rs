@@ -1,0 +1,113 @@
+//! What a change of the policy tells whom.
+
+use crate::netmap::testing::World;
+use crate::netmap::{Delta, Told, Wire};
+use crate::tailcfg::{MapResponse, decode};
+use crate::types::NodeId;
+
+const ALICE: NodeId = NodeId(1);
+const ALICES_OTHER: NodeId = NodeId(2);
+const BOB: NodeId = NodeId(3);
+
+const ALICE_ONLY: &str = r#"{"acls": [
+    {"action": "accept", "src": ["alice@"], "dst": ["alice@:22"]},
+]}"#;
+const ALICE_AND_BOB: &str = r#"{"acls": [
+    {"action": "accept", "src": ["alice@"], "dst": ["alice@:22"]},
+    {"action": "accept", "src": ["bob@"], "dst": ["bob@:22"]},
+]}"#;
+
+/// Two nodes of alice and two of bob under a policy.
+fn world(policy: &str) -> World {
+    let mut world = World::new();
+    for (device, user) in [(1, "alice"), (2, "alice"), (3, "bob"), (4, "bob")] {
+        world.register(device, device + 10, user).unwrap();
+    }
+    world.set_policy(policy);
+    world.take_delta();
+    world
+}
+
+fn tell(world: &World, delta: &Delta, viewer: NodeId) -> Told {
+    let viewer = delta.basis().state.node(viewer).unwrap();
+    delta.tell(&world.config, viewer, Wire::Raw)
+}
+
+fn messages(told: Told) -> Vec<MapResponse> {
+    let Told::Frame(frames) = told else {
+        panic!("expected frames, got {told:?}");
+    };
+    let mut rest = &*frames;
+    let mut messages = Vec::new();
+    while let Some((len, behind)) = rest.split_first_chunk() {
+        let (payload, next) = behind.split_at(u32::from_le_bytes(*len) as usize);
+        messages.push(decode(payload).unwrap());
+        rest = next;
+    }
+    messages
+}
+
+#[test]
+fn a_new_rule_tells_nothing_to_those_whom_it_does_not_concern() {
+    let mut world = world(ALICE_ONLY);
+    world.set_policy(ALICE_AND_BOB);
+    let delta = world.take_delta();
+    assert_eq!(tell(&world, &delta, ALICE), Told::Nothing);
+    let told = messages(tell(&world, &delta, BOB));
+    assert!(told.iter().any(|message| message.peers_changed.len() == 1));
+    assert!(
+        told.iter()
+            .any(|message| !message.packet_filters.is_empty())
+    );
+}
+
+#[test]
+fn a_rule_that_is_gone_hides_peers_and_closes_ports() {
+    let mut world = world(ALICE_AND_BOB);
+    world.set_policy(ALICE_ONLY);
+    let delta = world.take_delta();
+    let told = messages(tell(&world, &delta, BOB));
+    let removed: Vec<_> = told
+        .iter()
+        .flat_map(|message| &message.peers_removed)
+        .collect();
+    assert!(removed.contains(&&NodeId(4)), "{removed:?}");
+    let mut filters = told
+        .iter()
+        .filter_map(|message| message.packet_filters.get("base"));
+    assert_eq!(filters.next(), Some(&Some(vec![])));
+    assert_eq!(tell(&world, &delta, ALICES_OTHER), Told::Nothing);
+}
+
+#[test]
+fn a_comment_in_the_policy_tells_nothing_to_anybody() {
+    let mut world = world(ALICE_ONLY);
+    world.set_policy(&format!("// who may do what\n{ALICE_ONLY}"));
+    let delta = world.take_delta();
+    for viewer in 1..=4 {
+        assert_eq!(tell(&world, &delta, NodeId(viewer)), Told::Nothing);
+    }
+}
+
+#[test]
+fn many_peers_that_come_into_sight_at_once_are_told_as_a_whole_netmap() {
+    let mut world = World::new();
+    for device in 1..=100 {
+        world.register(device, device + 100, "alice").unwrap();
+    }
+    world.set_policy(r#"{"acls": []}"#);
+    world.take_delta();
+    world.set_policy("");
+    let delta = world.take_delta();
+    assert_eq!(tell(&world, &delta, ALICE), Told::Whole);
+}
+
+#[test]
+fn a_policy_that_this_version_cannot_read_lets_nobody_reach_anybody() {
+    let mut world = world(ALICE_ONLY);
+    world.set_policy("{");
+    let delta = world.take_delta();
+    assert!(delta.basis().engine.fault().is_some());
+    assert_eq!(delta.basis().engine.peers(ALICE).count(), 0);
+    assert_eq!(delta.basis().engine.filter(ALICE), []);
+}
