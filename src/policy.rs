@@ -20,20 +20,26 @@ mod login;
 mod meaning;
 mod node_set;
 mod ports;
+mod posture;
 mod probe;
 mod roster;
 mod routing;
 mod selector;
 mod visibility;
+mod yaml;
 
 #[cfg(test)]
 mod conformance;
+#[cfg(test)]
+mod tests;
 
 pub use self::check::{Warnings, check};
 pub use self::document::{
-    Acl, AutoApprovers, Document, Grant, IpEntry, Names, NodeAttr, SshRule, SshTest, Test, Text,
+    Acl, AutoApprovers, DerpRegions, Document, Grant, IpEntry, Names, NodeAttr, SshRule, SshTest,
+    Test, Text,
 };
 pub use self::engine::Engine;
 pub use self::error::{PolicyError, PolicyErrors, Position};
 pub use self::facts::Facts;
+pub use self::posture::{Comparison, Condition, Literal, Posture};
 pub use self::selector::{Autogroup, Role, Selector, Spot};

@@ -58,6 +58,7 @@ pub(super) fn check_for(text: &str, roster: Roster) -> Result<(Engine, Warnings)
 
 fn warnings(document: &Document, facts: &Facts) -> Warnings {
     let mut warnings = Vec::new();
+    let mut unowned = Vec::new();
     let mut unknown = |at, token: &str| {
         if facts.named(token).is_empty() {
             warnings.push(PolicyError {
@@ -70,10 +71,25 @@ fn warnings(document: &Document, facts: &Facts) -> Warnings {
         unknown(user.at, &user.text);
     }
     for spot in spots(document) {
-        if let Selector::User(token) = &spot.selector {
-            unknown(spot.at, token);
+        match &spot.selector {
+            Selector::User(token) => unknown(spot.at, token),
+            Selector::Tag(tag) if !document.names.tag_owners.contains_key(tag) => {
+                unowned.push(PolicyError {
+                    at: spot.at,
+                    message: format!("{tag:?} has no owners: only an administrator can set it"),
+                });
+            }
+            Selector::Any
+            | Selector::Domain(_)
+            | Selector::Group(_)
+            | Selector::Tag(_)
+            | Selector::Auto(_)
+            | Selector::IpSet(_)
+            | Selector::Host(_)
+            | Selector::Prefix(_) => {}
         }
     }
+    warnings.append(&mut unowned);
     for attr in &document.node_attrs {
         if let Some(spot) = attr.target.first().filter(|_| !attr.ip_pool.is_empty()) {
             warnings.push(PolicyError {
@@ -81,6 +97,15 @@ fn warnings(document: &Document, facts: &Facts) -> Warnings {
                 message: "ipPool has no effect: addresses come from the configured prefixes"
                     .to_owned(),
             });
+        }
+    }
+    let conditions = document.names.postures.values();
+    for condition in conditions.flat_map(|posture| &posture.conditions) {
+        if !condition.is_reported() {
+            let attribute = &condition.attribute;
+            let message = format!("{attribute:?} is not set on any device: no device meets this");
+            let at = condition.at;
+            warnings.push(PolicyError { at, message });
         }
     }
     warnings.sort_by_key(|warning| warning.at);

@@ -9,10 +9,12 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::address_set::prefix_text;
-use super::document::{Acl, Document, Grant};
-use super::meaning::{Extent, Resolver, everything, internet};
+use super::address_set::AddressSet;
+use super::document::{Acl, Document, Grant, SshRule};
+use super::login::RECORDER_PORT;
+use super::meaning::{Extent, Resolver, everything, internet, without_others};
 use super::node_set::NodeSet;
+use super::ports::TCP;
 use super::roster::Roster;
 use super::selector::{Autogroup, Selector, Spot};
 use crate::tailcfg::PortRange;
@@ -32,6 +34,8 @@ const COMPANIONS: [(&str, &str); 2] = [
 /// A grant, or a rule of `acls` with one of its destinations.
 pub(super) struct Unit {
     pub(super) src: Vec<Selector>,
+    /// Postures of which a source must meet one; empty: any device will do.
+    pub(super) src_posture: Vec<String>,
     pub(super) dst: Vec<Selector>,
     pub(super) ip: Vec<Connections>,
     pub(super) app: Caps,
@@ -162,21 +166,48 @@ pub(super) fn compile(document: &Document, roster: &Roster) -> Rules {
 
 /// The units of a document in the service's order.
 fn units(document: &Document) -> Vec<Unit> {
-    if document.allows_all() {
-        return vec![Unit {
-            src: vec![Selector::Any],
-            dst: vec![Selector::Any],
-            ip: vec![Connections {
-                protocol: None,
-                ports: Arc::new([PortRange::ANY]),
-            }],
-            app: Caps::new(),
-            via: Vec::new(),
-        }];
-    }
+    let everything = document.allows_all().then(|| Unit {
+        src: vec![Selector::Any],
+        src_posture: document.default_src_posture.clone(),
+        dst: vec![Selector::Any],
+        ip: vec![Connections {
+            protocol: None,
+            ports: Arc::new([PortRange::ANY]),
+        }],
+        app: Caps::new(),
+        via: Vec::new(),
+    });
     let grants = document.grants.iter().flatten().map(grant_unit);
     let acls = document.acls.iter().flatten().flat_map(acl_units);
-    grants.chain(acls).collect()
+    let recorded = document.ssh.iter().flatten().filter_map(recorder_unit);
+    let units = everything.into_iter().chain(grants).chain(acls);
+    units.chain(recorded).collect()
+}
+
+/// The servers of recorded sessions reach their recorders without a rule of their own.
+fn recorder_unit(rule: &SshRule) -> Option<Unit> {
+    if rule.recorder.is_empty() {
+        return None;
+    }
+    let own = Selector::Auto(Autogroup::SelfNodes);
+    let is_own = rule.dst.iter().any(|spot| spot.selector == own);
+    let servers = rule.dst.iter().chain(rule.src.iter().filter(|_| is_own));
+    let servers = servers.map(|spot| spot.selector.clone());
+    let port = PortRange {
+        first: RECORDER_PORT,
+        last: RECORDER_PORT,
+    };
+    Some(Unit {
+        src: servers.filter(|server| *server != own).collect(),
+        src_posture: Vec::new(),
+        dst: selectors(&rule.recorder),
+        ip: vec![Connections {
+            protocol: Some(TCP),
+            ports: Arc::new([port]),
+        }],
+        app: Caps::new(),
+        via: Vec::new(),
+    })
 }
 
 fn selectors(spots: &[Spot]) -> Vec<Selector> {
@@ -190,6 +221,7 @@ fn grant_unit(grant: &Grant) -> Unit {
     });
     Unit {
         src: selectors(&grant.src),
+        src_posture: grant.src_posture.clone(),
         dst: selectors(&grant.dst),
         ip: connections.collect(),
         app: grant.app.clone(),
@@ -207,6 +239,7 @@ fn acl_units(acl: &Acl) -> Vec<Unit> {
     dst.into_iter()
         .map(|(spot, ports)| Unit {
             src: selectors(&acl.src),
+            src_posture: acl.src_posture.clone(),
             dst: vec![spot.selector.clone()],
             ip: vec![Connections {
                 protocol: acl.protocol,
@@ -218,10 +251,13 @@ fn acl_units(acl: &Acl) -> Vec<Unit> {
         .collect()
 }
 
+/// Selectors, and the postures of which their nodes must meet one.
+type SourceKey = (Vec<Selector>, Vec<String>);
+
 struct Compiler<'a> {
     resolver: Resolver<'a>,
     roster: &'a Roster,
-    known: BTreeMap<Vec<Selector>, Source>,
+    known: BTreeMap<SourceKey, Source>,
     ids: BTreeMap<Arc<[String]>, SourceId>,
     rules: Rules,
 }
@@ -231,7 +267,7 @@ impl Compiler<'_> {
         if unit.src.is_empty() || unit.dst.is_empty() {
             return;
         }
-        let source = self.source(&unit.src);
+        let source = self.source(&unit.src, &unit.src_posture);
         self.steer(unit, &source);
         if !unit.via.is_empty() {
             self.via(unit, &source);
@@ -264,23 +300,26 @@ impl Compiler<'_> {
         id
     }
 
-    fn source(&mut self, selectors: &[Selector]) -> Source {
-        if let Some(known) = self.known.get(selectors) {
+    fn source(&mut self, selectors: &[Selector], postures: &[String]) -> Source {
+        let key = (selectors.to_vec(), postures.to_vec());
+        if let Some(known) = self.known.get(&key) {
             return known.clone();
         }
-        let mut extent = self.union(selectors);
+        let mut extent = self.union(selectors, postures);
         let mut texts: BTreeSet<String> = BTreeSet::new();
-        if selectors.contains(&Selector::Auto(Autogroup::DangerAll)) {
+        let danger_all = Selector::Auto(Autogroup::DangerAll);
+        if selectors.contains(&danger_all) && postures.is_empty() {
             texts.insert("*".to_owned());
         } else if selectors.contains(&Selector::Any) {
             // Each selector and each route shows beside the wildcard.
-            texts.extend(self.roster.subnets.iter().map(prefix_text));
+            let routes = self.subnets(postures);
+            texts.extend(routes.iter().flat_map(AddressSet::texts));
+            let routes = AddressSet::of(routes.iter().flat_map(AddressSet::prefixes));
+            extent.addresses = extent.addresses.union(&routes);
             for selector in selectors {
-                texts.extend(self.resolver.resolve(selector).texts(self.roster));
+                let extent = self.resolver.source(selector, postures);
+                texts.extend(extent.texts(self.roster));
             }
-            let subnets = self.roster.subnets.iter().copied();
-            let subnets = super::address_set::AddressSet::of(subnets);
-            extent.addresses = extent.addresses.union(&subnets);
         } else {
             texts.extend(extent.texts(self.roster));
         }
@@ -292,16 +331,31 @@ impl Compiler<'_> {
         };
         let extent = Arc::clone(&source.extent);
         self.rules.extents.insert(source.id, extent);
-        self.known.insert(selectors.to_vec(), source.clone());
+        self.known.insert(key, source.clone());
         source
     }
 
-    fn union(&mut self, selectors: &[Selector]) -> Extent {
+    fn union(&mut self, selectors: &[Selector], postures: &[String]) -> Extent {
         let mut extent = Extent::nodes(self.roster.none());
         for selector in selectors {
-            extent.add(&self.resolver.resolve(selector));
+            extent.add(&self.resolver.source(selector, postures));
         }
         extent
+    }
+
+    /// The subnet routes of all nodes as sources.
+    fn subnets(&mut self, postures: &[String]) -> Vec<AddressSet> {
+        let conforming = self.resolver.conforming(postures);
+        let routes = self
+            .roster
+            .subnets
+            .iter()
+            .map(|route| AddressSet::of([*route]));
+        let routes = routes.map(|route| match &conforming {
+            Some(conforming) => without_others(&route, self.roster, conforming),
+            None => route,
+        });
+        routes.collect()
     }
 
     fn push(&mut self, nodes: NodeSet, body: Body) {
@@ -411,8 +465,8 @@ impl Compiler<'_> {
 
     /// The reverse of a grant: its destinations are granted something by its sources.
     fn companion(&mut self, caps: Caps, dst: &[Selector], unit: &Unit) {
-        let source = self.source(dst);
-        let extent = Arc::new(self.union(&unit.src));
+        let source = self.source(dst, &[]);
+        let extent = Arc::new(self.union(&unit.src, &unit.src_posture));
         let body = Body::Caps {
             source: source.id,
             grants: vec![(Arc::clone(&extent), Arc::new(caps))],
@@ -505,18 +559,18 @@ impl Compiler<'_> {
     /// Unlike elsewhere nothing but routes shows beside the wildcard.
     fn via_source(&mut self, unit: &Unit, source: &Source) -> SourceId {
         if unit.src.contains(&Selector::Any) {
-            return self.source(&[Selector::Any]).id;
+            return self.source(&[Selector::Any], &unit.src_posture).id;
         }
         source.id
     }
 
     fn steer(&mut self, unit: &Unit, source: &Source) {
-        let mut dst = self.union(&unit.dst);
+        let mut dst = self.union(&unit.dst, &[]);
         let net = Selector::Auto(Autogroup::Internet);
         let is_internet = unit.dst.contains(&net);
         if is_internet {
             let others: Vec<Selector> = unit.dst.iter().filter(|d| **d != net).cloned().collect();
-            dst = self.union(&others);
+            dst = self.union(&others, &[]);
         }
         self.rules.steering.push(Steer {
             from: Arc::clone(&source.members),

@@ -4,9 +4,11 @@
 
 mod attrs;
 mod decode;
+mod derp;
 mod lookup;
 mod names;
 mod period;
+mod posture;
 mod rules;
 mod ssh;
 
@@ -18,12 +20,14 @@ use ipnet::IpNet;
 use super::address_set::AddressSet;
 use super::error::{PolicyErrors, Position};
 use super::facts::Facts;
-use super::hujson;
-use super::selector::Spot;
+use super::posture::{Attributes, Posture};
+use super::selector::{NotASelector, Selector, Spot};
+use super::{hujson, yaml};
 use crate::tailcfg::PortRange;
 
 use self::decode::Decoder;
 
+pub use self::derp::DerpRegions;
 pub(super) use self::ssh::localpart_domain;
 
 /// A string and where it stands.
@@ -60,9 +64,15 @@ pub struct Document {
     pub disable_ipv4: bool,
     /// Whether macOS takes one route for all of 100.64.0.0/10; absent: as it likes.
     pub one_cgnat_route: Option<bool>,
+    /// Relays of the tailnet's own.
+    pub derp_map: Option<DerpRegions>,
+    /// Postures of which every source must meet one where its rule names none.
+    pub default_src_posture: Vec<String>,
+    /// Whether any rule looks at what devices are like.
+    uses_postures: bool,
 }
 
-/// `groups`, `hosts`, `tagOwners` and `ipsets`.
+/// `groups`, `hosts`, `tagOwners`, `ipsets` and `postures`.
 #[derive(Clone, Debug, Default)]
 pub struct Names {
     /// `group:…` to its users.
@@ -73,6 +83,8 @@ pub struct Names {
     pub tag_owners: BTreeMap<String, Vec<Spot>>,
     /// `ipset:…` to its addresses.
     pub(super) ipsets: BTreeMap<String, AddressSet>,
+    /// `posture:…` to its conditions.
+    pub postures: BTreeMap<String, Posture>,
 }
 
 /// A rule of `acls`.
@@ -84,6 +96,8 @@ pub struct Acl {
     pub protocol: Option<u8>,
     /// Who.
     pub src: Vec<Spot>,
+    /// Postures of which a source must meet one; empty: any device will do.
+    pub src_posture: Vec<String>,
     /// Where to.
     pub dst: Vec<(Spot, Vec<PortRange>)>,
 }
@@ -95,6 +109,8 @@ pub struct Grant {
     pub at: Position,
     /// Who.
     pub src: Vec<Spot>,
+    /// Postures of which a source must meet one; empty: any device will do.
+    pub src_posture: Vec<String>,
     /// Where to.
     pub dst: Vec<Spot>,
     /// Which connections.
@@ -123,12 +139,18 @@ pub struct SshRule {
     pub check_period: Option<Duration>,
     /// Who.
     pub src: Vec<Spot>,
+    /// Postures of which a source must meet one; empty: any device will do.
+    pub src_posture: Vec<String>,
     /// Where to.
     pub dst: Vec<Spot>,
     /// Login users, as written.
     pub users: Vec<String>,
     /// Environment variables that a client may set.
     pub accept_env: Vec<String>,
+    /// Tags of the nodes that record sessions; empty: nobody does.
+    pub recorder: Vec<Spot>,
+    /// A session that cannot be recorded is refused.
+    pub enforce_recorder: bool,
 }
 
 /// `autoApprovers`.
@@ -160,6 +182,8 @@ pub struct Test {
     pub at: Position,
     /// Who.
     pub src: String,
+    /// What the device is like.
+    pub(super) attributes: Attributes,
     /// Protocol name or number; empty = the usual ones.
     pub proto: String,
     /// Must be allowed, `selector:port`.
@@ -175,6 +199,8 @@ pub struct SshTest {
     pub at: Position,
     /// Who.
     pub src: String,
+    /// What the device is like.
+    pub(super) attributes: Attributes,
     /// Where to.
     pub dst: Vec<Text>,
     /// Login users that must be let in.
@@ -185,13 +211,31 @@ pub struct SshTest {
     pub check: Vec<String>,
 }
 
+impl Names {
+    /// Reads a selector; a bare name that is no host is a user's, as in the first policies.
+    pub(super) fn read(&self, text: &str) -> Result<Selector, NotASelector> {
+        let selector = Selector::parse(text)?;
+        let is_bare = matches!(&selector, Selector::Host(name) if !self.hosts.contains_key(name));
+        if is_bare && !text.contains(':') {
+            return Ok(Selector::User(text.to_owned()));
+        }
+        Ok(selector)
+    }
+}
+
 impl Document {
-    /// Reads a policy and checks all that can be known without nodes. White space and comments
+    /// Reads a policy, in HuJSON or in headscale's old YAML, and checks all that can be known without
+    /// nodes. White space and comments
     /// alone are the policy without rules, which allows everything.
     ///
     /// # Errors
     /// Everything that is wrong, or the one thing that keeps the text from being read.
     pub fn parse(text: &str, facts: &Facts) -> Result<Self, PolicyErrors> {
+        if !hujson::begins(text)
+            && let Some(value) = yaml::parse(text)?
+        {
+            return Decoder::of_old(facts).document(&value);
+        }
         match hujson::parse(text)? {
             Some(value) => Decoder::new(facts).document(&value),
             None => Ok(Self::default()),
@@ -209,5 +253,21 @@ impl Document {
     /// Whether there are no rules at all, so that everything is allowed.
     pub fn allows_all(&self) -> bool {
         self.acls.is_none() && self.grants.is_none()
+    }
+
+    /// Whether the answers depend on what devices say of themselves: a change of a node's Hostinfo
+    /// then asks for a new engine.
+    pub const fn needs_hostinfo(&self) -> bool {
+        self.uses_postures
+    }
+
+    fn looks_at_devices(&self, default: &[String]) -> bool {
+        let mut acls = self.acls.iter().flatten();
+        let mut grants = self.grants.iter().flatten();
+        let mut ssh = self.ssh.iter().flatten();
+        !default.is_empty()
+            || acls.any(|rule| !rule.src_posture.is_empty())
+            || grants.any(|rule| !rule.src_posture.is_empty())
+            || ssh.any(|rule| !rule.src_posture.is_empty())
     }
 }

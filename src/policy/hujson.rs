@@ -40,6 +40,12 @@ pub(super) struct Member {
     pub(super) value: Value,
 }
 
+/// Whether a text begins as a policy in HuJSON does, or has nothing in it.
+pub(super) fn begins(text: &str) -> bool {
+    let reader = reader::Reader::new(text);
+    reader.map_or(true, |mut reader| reader.begins())
+}
+
 /// Reads a text; a text of nothing but white space and comments is `None`.
 pub(super) fn parse(text: &str) -> Result<Option<Value>, PolicyError> {
     reader::Reader::new(text)?.document()

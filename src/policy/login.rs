@@ -1,6 +1,7 @@
 //! SSH: who may log in to a node as whom.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,13 +11,19 @@ use super::meaning::{Extent, Resolver};
 use super::node_set::NodeSet;
 use super::roster::{Member, Roster};
 use super::selector::{Autogroup, Selector};
-use crate::tailcfg::{SshAction, SshPolicy, SshPrincipal, SshRule as WireRule};
+use crate::tailcfg::{
+    SshAction, SshPolicy, SshPrincipal, SshRecorderFailureAction, SshRule as WireRule,
+};
 use crate::types::UserId;
 
 /// Where a client asks about a login that needs a check. It takes the path from this URL and asks
 /// over its control connection, whatever the host says.
 const CHECK_URL: &str = "https://unused/machine/ssh/action/$SRC_NODE_ID/to/$DST_NODE_ID\
                          ?local_user=$LOCAL_USER";
+/// Where Tailscale's recorder listens.
+pub(super) const RECORDER_PORT: u16 = 80;
+/// What users are told when a session must be recorded and cannot be.
+const NOT_RECORDED: &str = "This session must be recorded, and no recorder can be reached.";
 
 /// A rule with what its selectors stand for.
 pub(super) struct LoginRule {
@@ -32,6 +39,9 @@ pub(super) struct LoginRule {
     localparts: Option<BTreeMap<UserId, BTreeSet<String>>>,
     pub(super) check_period: Option<Duration>,
     accept_env: Vec<String>,
+    /// Where sessions are recorded, lowest address first: clients try them in this order.
+    recorders: BTreeSet<IpAddr>,
+    must_record: bool,
 }
 
 /// The rules of a document, those with a check first.
@@ -68,8 +78,12 @@ impl LoginRule {
             }
             extent.members(roster)
         };
-        let src = union(&rule.src);
+        let mut src = union(&rule.src);
         let dst = union(&rule.dst);
+        let recorders = union(&rule.recorder);
+        if let Some(conforming) = resolver.conforming(&rule.src_posture) {
+            src = src.intersection(&conforming);
+        }
         let own = Selector::Auto(Autogroup::SelfNodes);
         let mut by_user: BTreeMap<UserId, Vec<SshPrincipal>> = BTreeMap::new();
         let mut tagged = Vec::new();
@@ -92,6 +106,8 @@ impl LoginRule {
             localparts,
             check_period: rule.check_period,
             accept_env: rule.accept_env.clone(),
+            recorders: addresses(roster, &recorders),
+            must_record: rule.enforce_recorder,
         }
     }
 
@@ -154,10 +170,29 @@ impl LoginRule {
     }
 
     fn action(&self) -> SshAction {
+        // Clients take no recorders for none wanted, and would let the session go unrecorded.
+        if self.must_record && self.recorders.is_empty() {
+            return SshAction {
+                message: NOT_RECORDED.to_owned(),
+                reject: true,
+                ..SshAction::default()
+            };
+        }
+        let recorders = self.recorders.iter();
+        let recorders = recorders.map(|address| SocketAddr::new(*address, RECORDER_PORT));
+        let recorded = SshAction {
+            recorders: recorders.map(|recorder| recorder.to_string()).collect(),
+            on_recording_failure: self.must_record.then(|| SshRecorderFailureAction {
+                reject_session_with_message: NOT_RECORDED.to_owned(),
+                terminate_session_with_message: NOT_RECORDED.to_owned(),
+                ..SshRecorderFailureAction::default()
+            }),
+            ..SshAction::default()
+        };
         if self.check_period.is_some() {
             return SshAction {
                 hold_and_delegate: CHECK_URL.to_owned(),
-                ..SshAction::default()
+                ..recorded
             };
         }
         SshAction {
@@ -165,7 +200,7 @@ impl LoginRule {
             allow_agent_forwarding: true,
             allow_local_port_forwarding: true,
             allow_remote_port_forwarding: true,
-            ..SshAction::default()
+            ..recorded
         }
     }
 
@@ -177,8 +212,14 @@ impl LoginRule {
     }
 }
 
+fn addresses(roster: &Roster, nodes: &NodeSet) -> BTreeSet<IpAddr> {
+    let members = roster.places(nodes);
+    let addresses = members.flat_map(|member| member.addresses.iter().copied());
+    addresses.collect()
+}
+
 fn principals(member: &Member) -> Vec<SshPrincipal> {
-    let principal = |address: &std::net::IpAddr| SshPrincipal {
+    let principal = |address: &IpAddr| SshPrincipal {
         node_ip: address.to_string(),
         ..SshPrincipal::default()
     };

@@ -119,6 +119,31 @@ impl Extent {
         prefixes.iter().any(|prefix| prefix.prefix_len() == 0) || self.addresses.covers(internet())
     }
 
+    /// What is left of it when of all nodes only some count. Addresses that no node of the tailnet
+    /// can have stay: nothing is known of the devices behind subnet routers.
+    pub(super) fn only(&self, roster: &Roster, counting: &NodeSet) -> Self {
+        let mut nodes = self.nodes.intersection(counting);
+        let mut single = Vec::new();
+        let named = roster.with_address_in(&self.addresses);
+        for place in named.intersection(counting).iter() {
+            let addresses = roster.members.get(place).map(|member| &member.addresses);
+            let addresses = addresses.into_iter().flatten().copied();
+            let (inside, outside): (Vec<_>, Vec<_>) =
+                addresses.partition(|address| self.addresses.contains(*address));
+            if outside.is_empty() {
+                nodes.insert(place);
+            } else {
+                single.extend(inside.into_iter().map(IpNet::from));
+            }
+        }
+        let others = self.addresses.minus(tailnet_addresses());
+        let others = without_others(&others, roster, counting);
+        Self {
+            nodes,
+            addresses: others.union(&AddressSet::of(single)),
+        }
+    }
+
     /// All its addresses as prefixes, sorted; those of nodes each by itself.
     pub(super) fn prefixes(&self, roster: &Roster) -> Vec<IpNet> {
         let mut prefixes = self.addresses.prefixes();
@@ -144,11 +169,25 @@ impl Extent {
     }
 }
 
+/// A set of addresses without those of nodes that do not count.
+pub(super) fn without_others(
+    addresses: &AddressSet,
+    roster: &Roster,
+    counting: &NodeSet,
+) -> AddressSet {
+    let named = roster.with_address_in(addresses);
+    let others = named.iter().filter(|place| !counting.contains(*place));
+    let others = others.filter_map(|place| roster.members.get(place));
+    let others = others.flat_map(|member| member.addresses.iter().copied());
+    addresses.minus(&AddressSet::of(others.map(IpNet::from)))
+}
+
 /// What each selector stands for, worked out once.
 pub(super) struct Resolver<'a> {
     pub(super) roster: &'a Roster,
     names: &'a Names,
     known: BTreeMap<Selector, Arc<Extent>>,
+    conforming: BTreeMap<Vec<String>, Arc<NodeSet>>,
 }
 
 impl<'a> Resolver<'a> {
@@ -157,6 +196,7 @@ impl<'a> Resolver<'a> {
             roster,
             names,
             known: BTreeMap::new(),
+            conforming: BTreeMap::new(),
         }
     }
 
@@ -169,11 +209,40 @@ impl<'a> Resolver<'a> {
         extent
     }
 
+    /// What a selector stands for on the side of the sources: of its nodes those that meet one of
+    /// the postures.
+    pub(super) fn source(&mut self, selector: &Selector, postures: &[String]) -> Arc<Extent> {
+        let extent = self.resolve(selector);
+        match self.conforming(postures) {
+            Some(conforming) => Arc::new(extent.only(self.roster, &conforming)),
+            None => extent,
+        }
+    }
+
+    /// The nodes that meet one of the postures; absent: there are none to meet.
+    pub(super) fn conforming(&mut self, postures: &[String]) -> Option<Arc<NodeSet>> {
+        if postures.is_empty() {
+            return None;
+        }
+        if let Some(known) = self.conforming.get(postures) {
+            return Some(Arc::clone(known));
+        }
+        let named = postures.iter();
+        let named: Vec<_> = named
+            .filter_map(|name| self.names.postures.get(name))
+            .collect();
+        let conforming = Arc::new(self.roster.conforming(&named));
+        let known = self.conforming.entry(postures.to_vec());
+        Some(Arc::clone(known.or_insert(conforming)))
+    }
+
     fn extent(&self, selector: &Selector) -> Extent {
         let roster = self.roster;
-        let addresses = |addresses: &AddressSet| Extent::addresses(roster, addresses.clone());
         match selector {
-            Selector::Any => addresses(tailnet_addresses()),
+            Selector::Any => Extent {
+                nodes: roster.outside.clone(),
+                addresses: tailnet_addresses().clone(),
+            },
             Selector::User(token) => Extent::nodes(self.of_user(token)),
             Selector::Domain(domain) => {
                 let users = roster.facts.of_domain(domain).map(|user| user.id);

@@ -2,19 +2,22 @@
 
 use std::sync::Arc;
 
-use super::compile::{Body, Rules, Target};
+use super::compile::{self, Body, Rules, Target};
 use super::document::{Document, SshTest, Test, Text};
 use super::error::{PolicyErrors, Position};
 use super::login::{self, LoginRule};
 use super::meaning::{Extent, Resolver};
 use super::node_set::NodeSet;
 use super::ports::{DEFAULT_PROTOCOLS, SCTP, TCP, UDP, parse_ports, parse_protocol, split_ports};
+use super::posture::Attributes;
 use super::roster::Roster;
 use super::selector::{Autogroup, Selector};
 use crate::tailcfg::SshRule;
 
 /// What every message begins with, as those of the service do.
 const FAILED: &str = "test(s) failed";
+/// Different devices that the tests of a policy suppose: each costs as much as compiling the policy.
+const SUPPOSED_MAX: usize = 64;
 
 /// Tries everything; what fails is noted.
 pub(super) fn run(
@@ -32,11 +35,59 @@ pub(super) fn run(
         resolver: Resolver::new(roster, &document.names),
         errors,
     };
+    if document.needs_hostinfo() {
+        return supposing(&mut prober);
+    }
     for test in &document.tests {
         prober.test(test);
     }
     for test in &document.ssh_tests {
         prober.ssh_test(test);
+    }
+}
+
+/// Where rules look at devices, a test supposes what its device is like, and never looks at the
+/// devices that there are: what a policy says of itself must not depend on them.
+fn supposing(prober: &mut Prober<'_>) {
+    let document = prober.document;
+    let of_tests = document
+        .tests
+        .iter()
+        .map(|test| (&test.attributes, test.at));
+    let of_ssh = document.ssh_tests.iter();
+    let of_ssh = of_ssh.map(|test| (&test.attributes, test.at));
+    let mut devices: Vec<&Attributes> = Vec::new();
+    for (attributes, at) in of_tests.chain(of_ssh) {
+        if devices.contains(&attributes) {
+            continue;
+        }
+        if devices.len() >= SUPPOSED_MAX {
+            let message = format!("more than {SUPPOSED_MAX} different srcPostureAttrs");
+            return prober.fail(at, &message);
+        }
+        devices.push(attributes);
+    }
+    for attributes in devices {
+        let mut roster = prober.roster.clone();
+        roster.supposed = Some(Arc::new(attributes.clone()));
+        let rules = compile::compile(document, &roster);
+        let logins = login::compile(document, &roster);
+        let mut prober = Prober {
+            document,
+            roster: &roster,
+            rules: &rules,
+            logins: &logins,
+            resolver: Resolver::new(&roster, &document.names),
+            errors: prober.errors,
+        };
+        let tests = document.tests.iter();
+        for test in tests.filter(|test| test.attributes == *attributes) {
+            prober.test(test);
+        }
+        let tests = document.ssh_tests.iter();
+        for test in tests.filter(|test| test.attributes == *attributes) {
+            prober.ssh_test(test);
+        }
     }
 }
 
@@ -105,7 +156,10 @@ impl Prober<'_> {
 
     /// What a selector of a test stands for; a test about nothing tests nothing.
     fn named(&mut self, text: &str) -> Result<Arc<Extent>, String> {
-        let selector = Selector::parse(text).map_err(|_| format!("{text:?} is not a selector"))?;
+        let names = &self.document.names;
+        let selector = names
+            .read(text)
+            .map_err(|_| format!("{text:?} is not a selector"))?;
         let extent = self.resolver.resolve(&selector);
         if extent.is_empty() {
             return Err(format!("{text:?} stands for no node and no address"));
@@ -123,7 +177,7 @@ impl Prober<'_> {
             return Err("test destination port must be a single port".to_owned());
         }
         let single = "test destination must be a single host, not a CIDR range";
-        match Selector::parse(&selector) {
+        match self.document.names.read(&selector) {
             Ok(Selector::Auto(Autogroup::Internet)) => {
                 return Err("autogroup:internet not valid as a test destination".to_owned());
             }
@@ -251,7 +305,7 @@ impl Prober<'_> {
 
     fn ssh_nodes(&mut self, source: &Extent, text: &str) -> Result<NodeSet, String> {
         let disallowed = || format!("SSH tests dst contains disallowed element {text:?}");
-        match Selector::parse(text) {
+        match self.document.names.read(text) {
             Ok(Selector::Auto(Autogroup::Internet) | Selector::Any) => return Err(disallowed()),
             Ok(Selector::Auto(Autogroup::SelfNodes)) => return Ok(self.owned_with(source)),
             Ok(Selector::Prefix(prefix)) if prefix.prefix_len() < prefix.max_prefix_len() => {
@@ -327,7 +381,8 @@ impl Wanted {
 
 /// Whether a rule lets in this login user; nobody is called nothing.
 fn permits(rule: &SshRule, user: &str) -> bool {
-    if user.is_empty() {
+    let is_refusal = rule.action.as_ref().is_some_and(|action| action.reject);
+    if user.is_empty() || is_refusal {
         return false;
     }
     match rule.ssh_users.get(user) {

@@ -2,12 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
 use super::address_set::{AddressSet, Range};
 use super::facts::Facts;
+use super::meaning::tailnet_addresses;
 use super::node_set::NodeSet;
+use super::posture::{Attributes, Device, Posture};
 use crate::state::{Node, State};
 use crate::types::{NodeId, UserId};
 
@@ -26,6 +29,7 @@ pub(super) struct Member {
     /// Exit routes that it advertises and that are approved.
     pub(super) exits: Vec<IpNet>,
     pub(super) is_online: bool,
+    pub(super) device: Device,
 }
 
 impl Member {
@@ -45,6 +49,7 @@ impl Member {
             subnets,
             exits,
             is_online,
+            device: Device::of(&node.hostinfo),
         }
     }
 
@@ -69,6 +74,8 @@ impl Member {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Roster {
     pub(super) facts: Facts,
+    /// What all devices are like, in place of what they say: the policy's own tests suppose it.
+    pub(super) supposed: Option<Arc<Attributes>>,
     /// In id order.
     pub(super) members: Vec<Member>,
     pub(super) by_owner: BTreeMap<UserId, NodeSet>,
@@ -77,6 +84,8 @@ pub(super) struct Roster {
     pub(super) untagged: NodeSet,
     /// Nodes with subnet routes, and the nodes whose addresses those contain.
     pub(super) routers: BTreeMap<usize, NodeSet>,
+    /// Nodes with an address that is not among Tailscale's: `*` stands for them, too.
+    pub(super) outside: NodeSet,
     /// Nodes with exit routes.
     pub(super) exit_nodes: NodeSet,
     /// Subnet routes of all nodes.
@@ -99,6 +108,7 @@ impl Roster {
             facts,
             tagged: NodeSet::empty(size),
             untagged: NodeSet::empty(size),
+            outside: NodeSet::empty(size),
             exit_nodes: NodeSet::empty(size),
             ..Self::default()
         };
@@ -131,6 +141,10 @@ impl Roster {
             let nodes = self.by_tag.entry(tag.clone()).or_insert_with(empty);
             nodes.insert(place);
         }
+        let mut addresses = member.addresses.iter();
+        if addresses.any(|address| !tailnet_addresses().contains(*address)) {
+            self.outside.insert(place);
+        }
         if !member.exits.is_empty() {
             self.exit_nodes.insert(place);
         }
@@ -161,6 +175,26 @@ impl Roster {
     /// The nodes with an address in the set.
     pub(super) fn with_address_in(&self, set: &AddressSet) -> NodeSet {
         self.in_addresses(set, self.size())
+    }
+
+    /// The nodes whose device meets one of the postures.
+    pub(super) fn conforming(&self, postures: &[&Posture]) -> NodeSet {
+        let mut conforming = self.none();
+        // Many devices are alike.
+        let mut known: BTreeMap<&Device, bool> = BTreeMap::new();
+        for (place, member) in self.members.iter().enumerate() {
+            let meets = *known.entry(&member.device).or_insert_with(|| {
+                let attribute = |name: &str| match &self.supposed {
+                    Some(supposed) => supposed.get(name).cloned(),
+                    None => member.device.attribute(name),
+                };
+                postures.iter().any(|posture| posture.holds(attribute))
+            });
+            if meets {
+                conforming.insert(place);
+            }
+        }
+        conforming
     }
 
     fn in_addresses(&self, set: &AddressSet, size: usize) -> NodeSet {

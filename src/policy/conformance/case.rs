@@ -9,6 +9,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::super::facts::{Facts, domain};
+use super::super::posture::Device;
 use super::super::roster::{Member, Roster};
 use crate::state::{User, UserRole};
 use crate::types::{NodeId, Timestamp, UserId};
@@ -183,6 +184,7 @@ fn member(id: NodeId, node: &Value, facts: &Facts) -> Member {
         subnets,
         exits,
         is_online: true,
+        device: Device::default(),
     }
 }
 

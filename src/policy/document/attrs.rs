@@ -91,12 +91,16 @@ impl Decoder<'_> {
     }
 
     pub(super) fn test(&mut self, value: &Value) -> Option<Test> {
-        let fields = self.fields(value, &["src", "proto", "accept", "deny"]);
+        let fields = self.fields(
+            value,
+            &["src", "srcPostureAttrs", "proto", "accept", "deny"],
+        );
         let src = self.string(&fields, "src");
         let proto = self.string(&fields, "proto");
         Some(Test {
             at: value.at,
             src: src.map_or_else(String::new, |src| src.text.trim().to_owned()),
+            attributes: self.posture_attributes(&fields),
             proto: proto.map_or_else(String::new, |proto| proto.text.to_lowercase()),
             accept: self.strings(&fields, "accept"),
             deny: self.strings(&fields, "deny"),
@@ -104,11 +108,13 @@ impl Decoder<'_> {
     }
 
     pub(super) fn ssh_test(&mut self, value: &Value) -> Option<SshTest> {
-        let fields = self.fields(value, &["src", "dst", "accept", "deny", "check"]);
+        let known = ["src", "srcPostureAttrs", "dst", "accept", "deny", "check"];
+        let fields = self.fields(value, &known);
         let src = self.string(&fields, "src");
         Some(SshTest {
             at: value.at,
             src: src.map_or_else(String::new, |src| src.text.trim().to_owned()),
+            attributes: self.posture_attributes(&fields),
             dst: self.trimmed(&fields, "dst"),
             accept: self.strings(&fields, "accept"),
             deny: self.strings(&fields, "deny"),

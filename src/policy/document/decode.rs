@@ -1,6 +1,6 @@
 //! From values to typed parts: what every part of the decoding shares, and the top level.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::error::{PolicyErrors, Position};
 use super::super::facts::Facts;
@@ -11,6 +11,12 @@ use super::{Document, Names, Text};
 pub(super) struct Decoder<'a> {
     pub(super) facts: &'a Facts,
     pub(super) names: Names,
+    /// `defaultSrcPosture`
+    pub(super) default_posture: Vec<String>,
+    /// Bare names of groups' members.
+    pub(super) bare_users: BTreeSet<String>,
+    /// The file is in YAML, and so of headscale 0.22 at the latest.
+    pub(super) is_old: bool,
     pub(super) errors: PolicyErrors,
 }
 
@@ -22,6 +28,8 @@ const TOP_LEVEL: &[&str] = &[
     "hosts",
     "tagOwners",
     "ipsets",
+    "postures",
+    "defaultSrcPosture",
     "acls",
     "grants",
     "ssh",
@@ -29,27 +37,32 @@ const TOP_LEVEL: &[&str] = &[
     "nodeAttrs",
     "tests",
     "sshTests",
+    "derpMap",
     "randomizeClientPort",
     "disableIPv4",
     "OneCGNATRoute",
 ];
 
 /// Keys of Tailscale's service that are refused: to ignore one could widen access.
-const UNSUPPORTED: [&str; 6] = [
-    "postures",
-    "defaultSrcPosture",
-    "srcPosture",
-    "derpMap",
-    "recorder",
-    "enforceRecorder",
-];
+const UNSUPPORTED: [&str; 1] = ["services"];
 
 impl<'a> Decoder<'a> {
     pub(super) fn new(facts: &'a Facts) -> Self {
         Self {
             facts,
             names: Names::default(),
+            default_posture: Vec::new(),
+            bare_users: BTreeSet::new(),
+            is_old: false,
             errors: PolicyErrors::default(),
+        }
+    }
+
+    /// For a file in YAML.
+    pub(super) fn of_old(facts: &'a Facts) -> Self {
+        Self {
+            is_old: true,
+            ..Self::new(facts)
         }
     }
 
@@ -79,9 +92,12 @@ impl<'a> Decoder<'a> {
         if let Some(value) = fields.get("sshTests") {
             document.ssh_tests = self.each(value, Self::ssh_test);
         }
+        document.derp_map = fields.get("derpMap").map(|value| self.derp_map(value));
         document.randomize_client_port = self.flag(&fields, "randomizeClientPort");
         document.disable_ipv4 = self.flag(&fields, "disableIPv4");
         document.one_cgnat_route = self.one_cgnat_route(&fields);
+        document.uses_postures = document.looks_at_devices(&self.default_posture);
+        document.default_src_posture = self.default_posture;
         document.names = self.names;
         self.errors.or(document)
     }
@@ -184,14 +200,21 @@ impl<'a> Decoder<'a> {
     }
 
     pub(super) fn text(&mut self, value: &Value) -> Option<Text> {
-        if let Kind::String(text) = &value.kind {
-            return Some(Text {
-                at: value.at,
-                text: text.clone(),
-            });
+        let text = self.scalar(value);
+        if text.is_none() {
+            self.mismatch(value, "string");
         }
-        self.mismatch(value, "string");
-        None
+        text.map(|text| Text { at: value.at, text })
+    }
+
+    /// A string; in YAML, where quotes may be missing, any scalar.
+    pub(super) fn scalar(&self, value: &Value) -> Option<String> {
+        match &value.kind {
+            Kind::String(text) => Some(text.clone()),
+            Kind::Number(text) if self.is_old => Some(text.clone()),
+            Kind::Bool(flag) if self.is_old => Some(flag.to_string()),
+            Kind::Null | Kind::Bool(_) | Kind::Number(_) | Kind::Array(_) | Kind::Object(_) => None,
+        }
     }
 
     /// A string field; `None` if it is absent or no string.
@@ -223,7 +246,7 @@ impl<'a> Decoder<'a> {
         texts.into_iter().map(|text| text.text).collect()
     }
 
-    fn flag(&mut self, fields: &Fields<'_>, name: &str) -> bool {
+    pub(super) fn flag(&mut self, fields: &Fields<'_>, name: &str) -> bool {
         match fields.get(name).map(|value| (&value.kind, value)) {
             Some((Kind::Bool(flag), _)) => *flag,
             Some((_, value)) => {

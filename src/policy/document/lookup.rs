@@ -18,6 +18,8 @@ pub(super) enum Place {
     Target,
     /// Owners of tags and approvers of routes.
     Owner,
+    /// `recorder` of ssh.
+    Recorder,
 }
 
 const KNOWN_AUTOGROUPS: &str = "[autogroup:internet autogroup:member autogroup:nonroot \
@@ -33,14 +35,38 @@ impl Decoder<'_> {
             .collect()
     }
 
+    /// A bare name is a user's if anything says so; else it is a host's that is missing.
+    fn bare(&self, selector: Selector) -> Selector {
+        let Selector::User(name) = selector else {
+            return selector;
+        };
+        let is_user = name.contains('@')
+            || self.is_old
+            || self.bare_users.contains(&name)
+            || self.facts.domains.is_none()
+            || !self.facts.named(&name).is_empty();
+        if is_user {
+            Selector::User(name)
+        } else {
+            Selector::Host(name)
+        }
+    }
+
     /// Reads a selector; `None`, and an error, if it may not stand here.
     pub(super) fn spot(&mut self, text: Text, place: Place) -> Option<Spot> {
         let Text { at, text } = text;
-        let found = Selector::parse(&text)
+        let found = self
+            .names
+            .read(&text)
             .map_err(|error| not_a_selector(&error, &text, place))
+            .map(|selector| self.bare(selector))
             .and_then(|selector| {
                 allowed(&selector, &text, place)?;
-                exists(&selector, &self.names, self.facts, place)?;
+                // An administrator may set tags that nobody owns.
+                let is_old_tag = self.is_old && matches!(selector, Selector::Tag(_));
+                if !is_old_tag {
+                    exists(&selector, &self.names, self.facts, place)?;
+                }
                 Ok(selector)
             });
         match found {
@@ -78,6 +104,9 @@ fn not_a_selector(error: &NotASelector, text: &str, place: Place) -> String {
 
 /// Whether a selector of this kind may stand in this place.
 fn allowed(selector: &Selector, text: &str, place: Place) -> Result<(), String> {
+    if place == Place::Recorder && !matches!(selector, Selector::Tag(_)) {
+        return Err(format!("recorder must be a tag, got: {text:?}"));
+    }
     match selector {
         Selector::Auto(autogroup) => autogroup_allowed(*autogroup, text, place),
         Selector::Any => match place {
@@ -88,7 +117,9 @@ fn allowed(selector: &Selector, text: &str, place: Place) -> Result<(), String> 
             ),
             Place::SshSrc => Err(format!("alias not supported for SSH source: {text:?}")),
             Place::Owner => Err(format!("invalid owner format: {text:?}")),
-            Place::Src | Place::AclDst | Place::GrantDst | Place::Target => Ok(()),
+            Place::Src | Place::AclDst | Place::GrantDst | Place::Target | Place::Recorder => {
+                Ok(())
+            }
         },
         Selector::Host(_) | Selector::Prefix(_) | Selector::IpSet(_) => {
             address_allowed(selector, text, place)
@@ -133,6 +164,7 @@ fn autogroup_allowed(autogroup: Autogroup, text: &str, place: Place) -> Result<(
         | (Place::SshDst, Member | Tagged | SelfNodes | Role(_))
         | (Place::Target, Member | Tagged | Role(_))
         | (Place::Owner, Member | Role(_)) => Ok(()),
+        (Place::Recorder, _) => Err(wrong()),
         (_, Nonroot | Shared | SelfNodes | DangerAll | Internet | Tagged) => Err(wrong()),
     }
 }
@@ -152,14 +184,24 @@ pub(super) fn exists(
         Selector::Tag(name) if !names.tag_owners.contains_key(name) => Err(match place {
             Place::Src => format!("src=tag not found: {name:?}"),
             Place::AclDst => format!("dst={name:?}: tag not found: {name:?}"),
-            Place::GrantDst | Place::SshSrc | Place::SshDst | Place::Target | Place::Owner => {
+            Place::GrantDst
+            | Place::SshSrc
+            | Place::SshDst
+            | Place::Target
+            | Place::Owner
+            | Place::Recorder => {
                 format!("tag not found: {name:?}")
             }
         }),
         Selector::Host(name) if !names.hosts.contains_key(name) => Err(match place {
             Place::Target => format!("{name:?}: invalid address"),
             Place::SshDst => format!("invalid dst {name:?}"),
-            Place::Src | Place::AclDst | Place::GrantDst | Place::SshSrc | Place::Owner => {
+            Place::Src
+            | Place::AclDst
+            | Place::GrantDst
+            | Place::SshSrc
+            | Place::Owner
+            | Place::Recorder => {
                 format!("host not defined in policy: {name:?}")
             }
         }),

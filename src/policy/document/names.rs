@@ -1,4 +1,4 @@
-//! `groups`, `hosts`, `tagOwners` and `ipsets`.
+//! What rules refer to by name: `groups`, `hosts`, `tagOwners` and `ipsets`.
 
 use std::collections::BTreeMap;
 
@@ -31,6 +31,10 @@ impl Decoder<'_> {
         if let Some(value) = fields.get("tagOwners") {
             self.tag_owners(value);
         }
+        if let Some(value) = fields.get("postures") {
+            self.postures(value);
+        }
+        self.default_posture(fields);
     }
 
     fn groups(&mut self, value: &Value) {
@@ -62,16 +66,21 @@ impl Decoder<'_> {
         };
         let mut users = Vec::new();
         for item in items {
-            let Kind::String(user) = &item.kind else {
+            let Some(user) = self.scalar(item) else {
                 let noun = item.noun();
                 self.error(item.at, format!("invalid group member type: {noun}"));
                 continue;
             };
-            match group_member(name, user).and_then(|()| unambiguous(user, self.facts)) {
-                Ok(()) => users.push(Text {
-                    at: item.at,
-                    text: user.clone(),
-                }),
+            match group_member(name, &user).and_then(|()| unambiguous(&user, self.facts)) {
+                Ok(()) => {
+                    if !user.contains('@') {
+                        self.bare_users.insert(user.clone());
+                    }
+                    users.push(Text {
+                        at: item.at,
+                        text: user,
+                    });
+                }
                 Err(message) => self.error(item.at, message),
             }
         }
@@ -233,7 +242,8 @@ fn group_member(group: &str, user: &str) -> Result<(), String> {
             "groups[{group:?}]: {user:?}: group members cannot be recursive"
         ));
     }
-    if !user.contains('@') {
+    // The first policies name users without it.
+    if !user.contains('@') && (user.is_empty() || user.contains(':')) {
         return Err(format!("username must contain @, got: {user:?}"));
     }
     Ok(())

@@ -22,6 +22,15 @@ const TAILSCALE_CAPS: [&str; 6] = [
     "tailscale.com/cap/tsidp",
     "tailscale.com/cap/secrets",
 ];
+const ACL_FIELDS: [&str; 7] = [
+    "action",
+    "proto",
+    "src",
+    "srcPosture",
+    "dst",
+    "users",
+    "ports",
+];
 const SELF_NEEDS_IDENTITY: &str =
     "autogroup:self can only be used with users, groups, or supported autogroups";
 
@@ -29,7 +38,7 @@ impl Decoder<'_> {
     pub(super) fn acl(&mut self, value: &Value) -> Option<Acl> {
         // headscale-admin keeps notes in keys that begin with `#`.
         let value = without_notes(value);
-        let fields = self.fields(&value, &["action", "proto", "src", "dst", "users", "ports"]);
+        let fields = self.fields(&value, &ACL_FIELDS);
         self.acl_action(value.at, &fields);
         let protocol = self.acl_protocol(&fields);
         // The first tailnets called them users and ports.
@@ -48,6 +57,7 @@ impl Decoder<'_> {
             at: value.at,
             protocol,
             src,
+            src_posture: self.src_posture(&fields),
             dst,
         })
     }
@@ -107,7 +117,7 @@ impl Decoder<'_> {
     }
 
     pub(super) fn grant(&mut self, value: &Value) -> Option<Grant> {
-        let fields = self.fields(value, &["src", "dst", "ip", "app", "via"]);
+        let fields = self.fields(value, &["src", "srcPosture", "dst", "ip", "app", "via"]);
         let src = self.trimmed(&fields, "src");
         let src = self.spots(src, Place::Src);
         let dst = self.trimmed(&fields, "dst");
@@ -133,6 +143,7 @@ impl Decoder<'_> {
         Some(Grant {
             at: value.at,
             src,
+            src_posture: self.src_posture(&fields),
             dst,
             ip,
             app,

@@ -14,12 +14,21 @@ const CHECK_PERIOD_DEFAULT: Duration = Duration::from_hours(12);
 /// Longest that a check may last.
 const CHECK_PERIOD_MAX: Duration = Duration::from_hours(168);
 
+const FIELDS: [&str; 9] = [
+    "action",
+    "src",
+    "srcPosture",
+    "dst",
+    "users",
+    "checkPeriod",
+    "acceptEnv",
+    "recorder",
+    "enforceRecorder",
+];
+
 impl Decoder<'_> {
     pub(super) fn ssh_rule(&mut self, value: &Value) -> Option<SshRule> {
-        let fields = self.fields(
-            value,
-            &["action", "src", "dst", "users", "checkPeriod", "acceptEnv"],
-        );
+        let fields = self.fields(value, &FIELDS);
         let is_check = self.ssh_action(value, &fields);
         let check_period = self.check_period(&fields, is_check);
         let src = self.trimmed(&fields, "src");
@@ -31,14 +40,23 @@ impl Decoder<'_> {
         if let Some(empty) = accept_env.iter().find(|text| text.text.is_empty()) {
             self.error(empty.at, "acceptEnv values cannot be empty");
         }
+        let recorder = self.trimmed(&fields, "recorder");
+        let recorder = self.spots(recorder, Place::Recorder);
+        let enforce_recorder = self.flag(&fields, "enforceRecorder");
+        if enforce_recorder && recorder.is_empty() {
+            self.error(value.at, "enforceRecorder needs a recorder");
+        }
         self.check_ssh_pairs(&src, &dst);
         Some(SshRule {
             at: value.at,
             check_period,
             src,
+            src_posture: self.src_posture(&fields),
             dst,
             users,
             accept_env: accept_env.into_iter().map(|text| text.text).collect(),
+            recorder,
+            enforce_recorder,
         })
     }
 

@@ -30,6 +30,11 @@ impl<'a> Reader<'a> {
         Ok(reader)
     }
 
+    /// Whether the first value is an object, or there is none.
+    pub(super) fn begins(&mut self) -> bool {
+        self.skip().is_err() || matches!(self.rest.peek(), None | Some('{'))
+    }
+
     pub(super) fn document(&mut self) -> Read<Option<Value>> {
         self.skip()?;
         if self.rest.peek().is_none() {

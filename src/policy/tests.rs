@@ -1,0 +1,7 @@
+//! Policies at work: whole files on small tailnets.
+
+mod old_names;
+mod posture;
+mod recorder;
+mod tailnet;
+mod walkthrough;
