@@ -75,6 +75,7 @@ pub(crate) mod testing {
     use opentelemetry_sdk::error::OTelSdkResult;
     use opentelemetry_sdk::trace::{SpanData, SpanExporter};
     use parking_lot::Mutex;
+    use tracing::Dispatch;
     use tracing::subscriber::DefaultGuard;
     use tracing_subscriber::Registry;
     use tracing_subscriber::layer::SubscriberExt;
@@ -85,6 +86,9 @@ pub(crate) mod testing {
     pub(crate) struct Exports {
         exported: Exported,
         _subscriber: DefaultGuard,
+        /// While only one subscriber lives, whether anybody listens to a span is asked in the thread
+        /// that meets it first: another test would answer for this one.
+        _second: Dispatch,
     }
 
     /// Keeps the names of what is exported.
@@ -101,17 +105,16 @@ pub(crate) mod testing {
 
     impl Exports {
         pub(crate) fn collect() -> Self {
+            let second = Dispatch::new(Registry::default());
             let exported = Exported::default();
             let provider = SdkTracerProvider::builder()
                 .with_simple_exporter(exported.clone())
                 .build();
             let subscriber = Registry::default().with(own_spans(&provider));
-            let subscriber = tracing::subscriber::set_default(subscriber);
-            // Other tests, without a subscriber, may have met the same spans at the same moment.
-            tracing::callsite::rebuild_interest_cache();
             Self {
                 exported,
-                _subscriber: subscriber,
+                _subscriber: tracing::subscriber::set_default(subscriber),
+                _second: second,
             }
         }
 
