@@ -21,7 +21,7 @@ impl Core {
     /// The clock is not to be trusted, and why.
     pub(super) fn stamp(&self) -> Result<i64, String> {
         let now_ms = self.config.clock.now_ms();
-        if let Some(replica) = self.better_clock(CLOCK_WRONG_MS) {
+        if let Some(replica) = self.better_clocks(CLOCK_WRONG_MS).first() {
             return Err(format!(
                 "the leader's clock is far off, replica {replica} is to lead"
             ));
@@ -38,11 +38,11 @@ impl Core {
         Ok(now_ms)
     }
 
-    /// Who should lead instead of this replica because most clocks are more than `off_ms` away from
-    /// its own.
-    pub(super) fn better_clock(&self, off_ms: i64) -> Option<u64> {
+    /// Who should lead instead of this replica, the best first, because most clocks are more than
+    /// `off_ms` away from its own.
+    pub(super) fn better_clocks(&self, off_ms: i64) -> Vec<u64> {
         let (ahead, voters) = self.clocks();
-        clock_successor(&ahead, voters, off_ms)
+        clock_successors(&ahead, voters, off_ms)
     }
 
     /// How far the clocks of the other voters heard of lately are ahead, and how many vote.
@@ -63,19 +63,23 @@ fn is_leap_confirmed(ahead: &[(u64, i64)], voters: usize) -> bool {
 
 /// Who should lead instead when a majority of the voters agrees that this replica's clock is off.
 ///
-/// `ahead` holds, for the other voters heard of lately, how far their clocks are ahead of ours. Of
-/// those that agree, the one in the middle has the most trustworthy clock.
-fn clock_successor(ahead: &[(u64, i64)], voters: usize, off_ms: i64) -> Option<u64> {
+/// `ahead` holds, for the other voters heard of lately, how far their clocks are ahead of ours. The
+/// clock in the middle of all, ours among them, is the most trustworthy; then those nearest to it.
+fn clock_successors(ahead: &[(u64, i64)], voters: usize, off_ms: i64) -> Vec<u64> {
     let quorum = voters / 2 + 1;
+    let mut clocks: Vec<i64> = ahead.iter().map(|(_, ahead)| *ahead).collect();
+    clocks.push(0);
+    clocks.sort_unstable();
+    let middle = clocks.get(clocks.len() / 2).copied().unwrap_or(0);
     for sign in [1, -1] {
         let off = |ahead: &&(u64, i64)| ahead.1.saturating_mul(sign) > off_ms;
         let mut agreeing: Vec<_> = ahead.iter().filter(off).collect();
         if agreeing.len() >= quorum {
-            agreeing.sort_by_key(|(_, ahead)| *ahead);
-            return agreeing.get(agreeing.len() / 2).map(|(id, _)| *id);
+            agreeing.sort_by_key(|(id, ahead)| (ahead.abs_diff(middle), *id));
+            return agreeing.into_iter().map(|(id, _)| *id).collect();
         }
     }
-    None
+    Vec::new()
 }
 
 #[cfg(test)]
@@ -84,13 +88,26 @@ mod tests {
 
     #[test]
     fn only_a_majority_of_clocks_moves_leadership() {
-        let successor = |ahead: &[(u64, i64)], voters| clock_successor(ahead, voters, CLOCK_OFF_MS);
-        assert_eq!(successor(&[(2, 2500), (3, 2600)], 3), Some(3));
-        assert_eq!(successor(&[(2, -2500), (3, -9000)], 3), Some(2));
-        assert_eq!(successor(&[(2, 2500), (3, 0)], 3), None);
-        assert_eq!(successor(&[(2, 2500), (3, -2500)], 3), None);
-        assert_eq!(successor(&[(2, 9000)], 2), None);
-        assert_eq!(successor(&[], 1), None);
+        let none: [u64; 0] = [];
+        let successors =
+            |ahead: &[(u64, i64)], voters| clock_successors(ahead, voters, CLOCK_OFF_MS);
+        assert_eq!(successors(&[(2, 2600), (3, 2500)], 3), [3, 2]);
+        assert_eq!(successors(&[(2, -2500), (3, -9000)], 3), [2, 3]);
+        assert_eq!(successors(&[(2, 2500), (3, 0)], 3), none);
+        assert_eq!(successors(&[(2, 2500), (3, -2500)], 3), none);
+        assert_eq!(successors(&[(2, 9000)], 2), none);
+        assert_eq!(successors(&[], 1), none);
+    }
+
+    #[test]
+    fn leadership_never_goes_to_a_clock_that_is_as_far_off_on_the_other_side_of_the_middle() {
+        let day_ms = 24 * LEAP_MS;
+        for third in [day_ms, 9000] {
+            let ahead = [(2, third), (3, 2500)];
+            assert_eq!(clock_successors(&ahead, 3, CLOCK_OFF_MS), [3, 2]);
+        }
+        let ahead = [(2, -day_ms), (3, -3000), (4, -3100), (5, 10)];
+        assert_eq!(clock_successors(&ahead, 5, CLOCK_OFF_MS), [3, 4, 2]);
     }
 
     #[test]

@@ -23,6 +23,7 @@ const FULL_DISK_REST: Duration = Duration::from_secs(30);
 pub(crate) async fn reconcile(core: Arc<Core>) {
     let mut ticks = interval(core.timing.reconcile());
     let mut handed_over: Option<Instant> = None;
+    let mut clock_attempts = 0;
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
@@ -36,7 +37,7 @@ pub(crate) async fn reconcile(core: Arc<Core>) {
             continue;
         }
         // One step per tick, each on what the one before has left.
-        let step = core.step();
+        let step = core.step(&mut clock_attempts);
         if timeout(core.config.request_timeout, step).await.is_err() {
             tracing::warn!("a change of the cluster did not finish in time, it is tried again");
         }
@@ -51,7 +52,8 @@ impl Core {
         }
     }
 
-    async fn step(&self) {
+    /// `clock_attempts`: how often nobody took over from a leader whose clock is off.
+    async fn step(&self, clock_attempts: &mut usize) {
         let stored = self.effective_membership();
         let membership = stored.membership();
         let next = if membership.get_joint_config().len() > 1 {
@@ -62,7 +64,7 @@ impl Core {
             self.promote(&stored, learner).await
         } else {
             self.record_cluster().await;
-            self.check_clock().await;
+            self.check_clock(clock_attempts).await;
             Ok(())
         };
         if let Err(managed) = next {
@@ -141,8 +143,9 @@ impl Core {
         }
     }
 
-    async fn check_clock(&self) {
-        let Some(successor) = self.better_clock(CLOCK_OFF_MS) else {
+    async fn check_clock(&self, attempts: &mut usize) {
+        let Some(successor) = nth_successor(&self.better_clocks(CLOCK_OFF_MS), *attempts) else {
+            *attempts = 0;
             return;
         };
         tracing::warn!(
@@ -150,8 +153,11 @@ impl Core {
             "own clock is off, leadership is handed over"
         );
         self.counters.clock_handovers.add_one();
-        if let Err(managed) = self.move_leadership(Some(successor)).await {
-            tracing::warn!(?managed, "leadership was not taken over");
+        // Counted beforehand: an attempt may be given up in the middle.
+        *attempts = attempts.wrapping_add(1);
+        match self.move_leadership(Some(successor)).await {
+            Ok(_) => *attempts = 0,
+            Err(managed) => tracing::warn!(?managed, "leadership was not taken over"),
         }
     }
 
@@ -166,5 +172,23 @@ impl Core {
             .removed()
             .filter(|id| !members.contains(id))
             .collect()
+    }
+}
+
+/// Who is asked to lead after so many attempts that came to nothing: each in turn.
+fn nth_successor(successors: &[u64], attempts: usize) -> Option<u64> {
+    let turn = attempts.checked_rem(successors.len())?;
+    successors.get(turn).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn when_a_replica_does_not_take_over_the_next_is_asked() {
+        let asked = |attempts| nth_successor(&[3, 2], attempts);
+        assert_eq!([asked(0), asked(1), asked(2)], [Some(3), Some(2), Some(3)]);
+        assert_eq!(nth_successor(&[], 1), None);
     }
 }
