@@ -154,10 +154,14 @@ impl Control {
         (self.inner.options.noise_key)(&self.inner.cluster.state())
     }
 
-    /// Whether a leader was heard of within this time.
-    fn has_heard_leader(&self, within: Duration) -> bool {
+    /// Whether clients are better off elsewhere when this replica cannot confirm that it is current:
+    /// a leader was heard of within this time, and there is another replica to go to.
+    fn others_serve_better(&self, within: Duration) -> bool {
         let status = self.inner.cluster.status();
-        status.leader.is_some() && Duration::from_millis(status.leaderless_ms) < within
+        let heard = Duration::from_millis(status.leaderless_ms) < within;
+        let me = status.replica_id;
+        let mut others = status.members.iter().filter(|member| member.id != me);
+        status.leader.is_some() && heard && others.any(|other| other.reachable)
     }
 
     /// How long nothing has proven that a leader works; near zero in a healthy cluster.

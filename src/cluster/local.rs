@@ -3,6 +3,7 @@
 
 mod lagging;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
@@ -39,6 +40,8 @@ struct LocalLog {
     cut_off: AtomicBool,
     /// Committed entries that no replica has applied yet.
     behind: AtomicU64,
+    /// Who is a member.
+    members: Mutex<BTreeSet<ReplicaId>>,
     /// When the leader went, by the log's clock.
     leaderless_since_ms: AtomicI64,
 }
@@ -61,6 +64,7 @@ impl Cluster {
             forgetful: AtomicBool::new(false),
             cut_off: AtomicBool::new(false),
             behind: AtomicU64::new(0),
+            members: Mutex::new([ReplicaId(1)].into()),
             leaderless_since_ms: AtomicI64::new(now.unix_ms()),
         });
         let control = LocalControl { log };
@@ -79,6 +83,7 @@ impl LocalControl {
     pub async fn join(&self, id: ReplicaId) -> Result<Cluster, ProposeError> {
         let cluster = self.handle(id);
         cluster.propose(Self::up(id)).await?;
+        self.log.members.lock().insert(id);
         Ok(cluster)
     }
 
@@ -198,11 +203,12 @@ impl Consensus for LocalLog {
 
     fn status(&self) -> ClusterStatus {
         let available = self.available.load(Ordering::Relaxed);
-        let me = MemberStatus {
-            id: 1,
-            name: "local".to_owned(),
+        let cut_off = self.cut_off.load(Ordering::Relaxed);
+        let member = |id: &ReplicaId| MemberStatus {
+            id: id.0,
+            name: format!("local-{id}"),
             voter: true,
-            reachable: true,
+            reachable: id.0 == 1 || !cut_off,
             ..Default::default()
         };
         ClusterStatus {
@@ -219,9 +225,9 @@ impl Consensus for LocalLog {
             committed_index: self.machine.applied_index() + self.behind.load(Ordering::Relaxed),
             applied_index: self.machine.applied_index(),
             leaderless_ms: self.leaderless_ms(),
-            cut_off: self.cut_off.load(Ordering::Relaxed),
+            cut_off,
             quorum: available,
-            members: vec![me],
+            members: self.members.lock().iter().map(member).collect(),
             ..Default::default()
         }
     }

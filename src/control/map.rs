@@ -106,7 +106,7 @@ fn storable_hostinfo(session: &Session, body: &[u8]) -> Bytes {
 }
 
 /// Waits until this replica has applied what was committed when the request came; `false` when no
-/// leader was there to confirm that, and the client is served what is there.
+/// leader was there to confirm that, or nobody else is, and the client is served what is there.
 ///
 /// # Errors
 /// What to answer instead: a leader is at work and this replica lags behind it, so that others
@@ -120,7 +120,7 @@ async fn pass_barrier(session: &Session) -> Result<bool, Reply> {
         Err(_) => "this replica did not catch up in time".to_owned(),
     };
     control.metrics().limit_hit(Limit::Barrier);
-    if control.has_heard_leader(BARRIER_TIMEOUT) {
+    if control.others_serve_better(BARRIER_TIMEOUT) {
         return Err(Reply::text(StatusCode::SERVICE_UNAVAILABLE, reason));
     }
     tracing::debug!(reason, "map stream starts from a stale state");

@@ -34,6 +34,7 @@ impl LocalControl {
         });
         let cluster = Cluster::new(lagging as Arc<dyn Consensus>, machine, id, 1);
         cluster.propose(Self::up(id)).await?;
+        self.log.members.lock().insert(id);
         Ok(cluster)
     }
 }

@@ -232,6 +232,7 @@ async fn a_node_unknown_or_of_another_machine_is_not_found() {
 #[tokio::test]
 async fn a_map_from_a_replica_that_lags_behind_a_working_leader_is_refused_for_now() {
     let (server, client, session) = registered().await;
+    let _other = server.sibling().await;
     server.log.set_behind(1);
     let (status, reason) = session
         .post("/machine/map", &client.map_request(json!({})))
@@ -244,6 +245,20 @@ async fn a_map_from_a_replica_that_lags_behind_a_working_leader_is_refused_for_n
         .next()
         .await;
     assert!(stale.is_some(), "no leader: what is there is served");
+}
+
+#[tokio::test]
+async fn a_replica_with_nobody_to_send_its_clients_to_serves_them_what_it_has() {
+    let (server, client, session) = registered().await;
+    // Its own leader, and the disk does not keep up.
+    server.log.set_behind(1);
+    let first = session.map(&client.map_request(json!({}))).await;
+    let first = { first }.next().await.unwrap();
+    assert!(first.to_string().contains("degraded"), "{first}");
+    let _other = server.sibling().await;
+    server.log.set_cut_off(true);
+    let cut_off = session.map(&client.map_request(json!({}))).await;
+    assert!({ cut_off }.next().await.is_some());
 }
 
 #[tokio::test]
