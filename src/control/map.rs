@@ -58,22 +58,24 @@ async fn answer(session: &Arc<Session>, body: RecvStream) -> Result<Option<Strea
     if is_report {
         session.note_separate_update();
     }
+    // Before the report is compared and stamped: a replica that is behind takes values for known
+    // that are not, and the node for one that has moved on to where it was before.
+    let stale = !pass_barrier(session).await?;
+    // Deleted or given another key before this request, as a newer state has it.
+    let found = session.control.cluster().state();
+    let still_there = found.node(node.id);
+    let Some(node) = still_there.filter(|node| node.node_key == request.node_key) else {
+        return Err(Reply::text(StatusCode::NOT_FOUND, "node not found"));
+    };
     if !request.read_only && (is_report || !session.has_updated_separately()) {
         let hostinfo_json = storable_hostinfo(session, &body);
-        let update = update::build_update(&node, &request, hostinfo_json, is_report);
+        let update = update::build_update(node, &request, hostinfo_json, is_report);
         if let Some(update) = update {
             session.control.cluster().update_node(update);
         }
     }
     if is_report {
         return Ok(None);
-    }
-    let stale = !pass_barrier(session).await?;
-    // Deleted or given another key before this request, as a newer state has it.
-    let found = session.control.cluster().state();
-    let still_there = found.node(node.id);
-    if still_there.is_none_or(|node| node.node_key != request.node_key) {
-        return Err(Reply::text(StatusCode::NOT_FOUND, "node not found"));
     }
     let request = StreamRequest {
         node_id: node.id,

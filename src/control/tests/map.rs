@@ -126,6 +126,35 @@ async fn a_node_that_was_deleted_meanwhile_is_told_so_instead_of_an_empty_answer
 }
 
 #[tokio::test]
+async fn a_report_to_a_replica_that_is_behind_is_not_lost() {
+    let endpoint = |text| json!({ "Endpoints": [text], "EndpointTypes": [1] });
+    let (server, key) = server_with_key().await;
+    let behind = server.lagging_sibling().await;
+    let (client, session) = join(&behind, &key, 1).await;
+    let first = report(&client, endpoint("192.0.2.1:1"));
+    session.post("/machine/map", &first).await;
+    let has = |text: &'static str| {
+        move |node: &Node| node.endpoints.iter().any(|e| e.addr.to_string() == text)
+    };
+    stored(&server, &client, has("192.0.2.1:1")).await;
+    // The node is elsewhere for a while, of which the other replica learns nothing.
+    let elsewhere = client.dial(&server).await;
+    let mut frames = elsewhere.map(&client.map_request(json!({}))).await;
+    frames.next().await.unwrap();
+    let second = report(&client, endpoint("192.0.2.2:2"));
+    elsewhere.post("/machine/map", &second).await;
+    stored(&server, &client, has("192.0.2.2:2")).await;
+    within(async {
+        while server.cluster.state().sessions().next().is_none() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    session.post("/machine/map", &first).await;
+    stored(&server, &client, has("192.0.2.1:1")).await;
+}
+
+#[tokio::test]
 async fn a_hostinfo_that_is_too_long_takes_nothing_else_with_it() {
     let (server, client, session) = registered().await;
     let hostinfo = json!({ "Hostname": "host", "OS": "x".repeat(MAX_HOSTINFO_BYTES) });
