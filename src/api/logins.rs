@@ -76,6 +76,7 @@ async fn approve_for(
         method: RegisterMethod::Cli.into(),
         expires_at_ms: None,
         entropy: rand::random(),
+        tag_grant: None,
     });
     let done = api.cluster.propose(op).await?;
     NodeAnswer::after(&api.cluster.state(), NodeId(done.id), Place::Single)

@@ -130,6 +130,7 @@ impl Registration {
             requested_expiry_ms: self.requested_expiry_ms(),
             auth_key: key.and_then(|key| self.proof(&key)),
             entropy: rand::random(),
+            tag_grant: None,
         });
         match cluster.propose(op).await {
             Ok(done) => {

@@ -58,6 +58,7 @@ pub(crate) fn node(number: u8) -> Node {
         capver: 130,
         tags: vec![],
         approved_routes: vec![],
+        routes_set_under: 0,
         pre_auth_key_id: None,
         ephemeral: false,
         expires_at: None,

@@ -16,6 +16,7 @@ mod nodes;
 mod policy;
 mod register;
 mod replicas;
+mod routes;
 mod sessions;
 mod settings;
 mod sweep;
@@ -169,6 +170,7 @@ impl Txn<'_> {
             Op::SetNodeExpiry(op) => self.set_node_expiry(op),
             Op::SetNodeTags(op) => self.set_node_tags(op),
             Op::SetApprovedRoutes(op) => self.set_approved_routes(op),
+            Op::ApproveRoutes(op) => self.approve_routes(op),
             Op::UpdateNode(op) => self.update_node(op),
             Op::OpenSession(op) => self.open_session(op, position),
             Op::CloseSession(op) => self.close_session(op),

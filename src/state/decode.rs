@@ -71,6 +71,7 @@ pub(super) fn node(row: v1::NodeRow) -> Result<Node, Fault> {
         approved_routes: routes
             .collect::<Result<_, _>>()
             .map_err(|_| Fault::Field("routes"))?,
+        routes_set_under: row.routes_set_under,
         hostname: row.hostname,
         given_name: row.given_name,
         tags: row.tags,

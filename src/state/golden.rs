@@ -99,6 +99,7 @@ fn scenario() -> World {
     endings(&mut world);
     policies_and_roles(&mut world);
     silence(&mut world);
+    tags_and_routes(&mut world);
     world
 }
 
@@ -316,4 +317,58 @@ fn silence(world: &mut World) {
         last_heard_ms: Some(0),
         silence_ms: Some(12_345),
     });
+}
+
+fn tags_and_routes(world: &mut World) {
+    let key = v1::CreatePreAuthKey {
+        user_id: Some(2),
+        reusable: true,
+        expires_at_ms: Some(i64::MAX),
+        ..Default::default()
+    };
+    let key = world.create_key(key);
+    let policy_version = world.state.version_in_force();
+    let json = br#"{"Hostname":"gw","RequestTags":["tag:gw"],"RoutableIPs":["10.0.0.0/8","::/0"]}"#;
+    let arrival = v1::RegisterNode {
+        hostinfo_json: json.to_vec().into(),
+        ..registration(10, 10, &key)
+    };
+    world.apply(arrival.clone());
+    let grant = v1::TagGrant {
+        tags: vec!["tag:gw".into()],
+        policy_version,
+    };
+    let granted = v1::RegisterNode {
+        tag_grant: Some(grant.clone()),
+        ..arrival
+    };
+    let node_id = super::testing::done_id(&world.ok(granted));
+    let approve = v1::ApproveRoutes {
+        node_id,
+        routes: vec!["::/0".into(), "10.0.0.0/8".into(), "10.1.0.0/16".into()],
+        policy_version,
+        user_id: None,
+        tags: grant.tags.clone(),
+    };
+    world.ok(approve.clone());
+    world.ok(v1::SetApprovedRoutes {
+        node_id,
+        routes: vec![],
+    });
+    world.apply(approve.clone());
+    world.ok(v1::SetPolicy {
+        text: "{  }".into(),
+        ..Default::default()
+    });
+    world.apply(approve.clone());
+    world.ok(v1::ApproveRoutes {
+        policy_version: policy_version + 1,
+        ..approve
+    });
+    let auth_id = world.start_login(10, 11);
+    let outdated = v1::ApproveLogin {
+        tag_grant: Some(grant),
+        ..world.approve(&auth_id, crate::types::UserId(2))
+    };
+    world.ok(outdated);
 }

@@ -70,6 +70,10 @@ pub struct Node {
     pub tags: Vec<String>,
     /// Routes that an administrator or the policy allowed, sorted and unique.
     pub approved_routes: Vec<IpNet>,
+    /// Version of the policy under which an administrator set [`Self::approved_routes`]: that
+    /// policy approves nothing by itself then. 0 when nobody has since the node has had this owner
+    /// and advertised these routes.
+    pub routes_set_under: u64,
     /// The key that let it in.
     pub pre_auth_key_id: Option<u64>,
     /// Deleted some time after it went offline, and at once when it logs out.

@@ -183,6 +183,7 @@ fn login_op() -> impl Strategy<Value = Op> {
             method: 2,
             expires_at_ms: None,
             entropy,
+            tag_grant: None,
         })
     });
     let reject = (0..5_u8).prop_map(|number| {
@@ -228,6 +229,15 @@ fn node_op() -> impl Strategy<Value = Op> {
             Op::SetApprovedRoutes(v1::SetApprovedRoutes {
                 node_id,
                 routes: vec!["::/0".into()],
+            })
+        }),
+        (id.clone(), prop::option::of(0..4_u64)).prop_map(|(node_id, user_id)| {
+            Op::ApproveRoutes(v1::ApproveRoutes {
+                node_id,
+                routes: vec!["10.0.0.0/8".into()],
+                policy_version: 1,
+                user_id,
+                tags: vec![],
             })
         }),
         (id.clone(), hostinfo()).prop_map(|(node_id, hostinfo_json)| {
@@ -289,8 +299,15 @@ fn tailnet_op() -> impl Strategy<Value = Op> {
             settings: Some(wanted),
         })
     });
+    let policy = prop::sample::select(vec!["{}", "{ }"]).prop_map(|text| {
+        Op::SetPolicy(v1::SetPolicy {
+            text: text.into(),
+            ..Default::default()
+        })
+    });
     prop_oneof![
         3 => Just(Op::Tick(v1::Tick {})),
+        1 => policy,
         1 => random,
         1 => any::<u64>()
             .prop_map(|entropy| Op::BackfillAddresses(v1::BackfillAddresses { entropy })),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{
     ApiKey, Node, PendingLogin, PolicyVersion, PreAuthKey, Replica, Session, Settings, State,
-    Tailnet, User,
+    Tailnet, User, hostinfo,
 };
 use crate::types::{MachineKey, NodeId, NodeKey, RegionId, ReplicaId, Timestamp, UserId};
 
@@ -219,6 +219,11 @@ impl State {
         self.policies.get_max().map(|(_, policy)| policy)
     }
 
+    /// Version of the policy in force, 0 when there is none.
+    pub fn version_in_force(&self) -> u64 {
+        self.policy().map_or(0, |policy| policy.version)
+    }
+
     /// The versions of the policy that are kept, oldest first.
     pub fn policy_versions(&self) -> impl DoubleEndedIterator<Item = &Arc<PolicyVersion>> {
         self.policies.values()
@@ -279,6 +284,13 @@ impl PreAuthKey {
     /// Whether its time is over; a key without an expiry never was valid.
     pub fn is_expired(&self, now: Timestamp) -> bool {
         self.expires_at.is_none_or(|at| at <= now)
+    }
+}
+
+impl PendingLogin {
+    /// The tags that the device asks for (`tailcfg.Hostinfo.RequestTags`).
+    pub fn requested_tags(&self) -> Vec<String> {
+        hostinfo::decode_or_default(&self.hostinfo_json).request_tags
     }
 }
 

@@ -180,6 +180,7 @@ pub(super) fn node(node: &Node) -> Row {
         expires_at_ms: node.expires_at.map(|at| at.unix_ms()),
         created_at_ms: node.created_at.unix_ms(),
         last_seen_ms: node.last_seen.map(|at| at.unix_ms()),
+        routes_set_under: node.routes_set_under,
     };
     row(Table::Nodes.numbered(node.id.0), &message)
 }

@@ -47,6 +47,7 @@ pub(super) fn node() -> Node {
         capver: 130,
         tags: vec!["tag:a".into()],
         approved_routes: vec![],
+        routes_set_under: 0,
         pre_auth_key_id: None,
         ephemeral: false,
         expires_at: None,
@@ -280,6 +281,7 @@ impl World {
             method: RegisterMethod::Cli.into(),
             expires_at_ms: None,
             entropy: self.index,
+            tag_grant: None,
         }
     }
 
@@ -334,6 +336,7 @@ pub(super) fn registration(device: u8, node_key: u8, key: &Key) -> v1::RegisterN
         requested_expiry_ms: None,
         auth_key: Some(key.proof.clone()),
         entropy: u64::from(device),
+        tag_grant: None,
     }
 }
 
@@ -410,5 +413,6 @@ operations! {
     CreatePreAuthKey ExpirePreAuthKey DeletePreAuthKey CreateApiKey ExpireApiKey DeleteApiKey
     RegisterNode StartLogin ApproveLogin RejectLogin LogoutNode
     DeleteNode RenameNode SetNodeExpiry SetNodeTags SetApprovedRoutes UpdateNode
+    ApproveRoutes
     OpenSession CloseSession ReplicaUp ReplicaDown RemoveReplica SetPolicy
 }

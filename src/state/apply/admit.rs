@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use hydrascale_proto::state::v1::{Refusal, RefusalCode, RegisterMethod};
+use hydrascale_proto::state::v1::{Refusal, RefusalCode, RegisterMethod, TagGrant};
 
 use super::super::{Node, hostinfo, names};
 use super::{Txn, invalid, refuse};
@@ -19,6 +19,8 @@ pub(super) struct Arrival<'a> {
     pub(super) ephemeral: bool,
     pub(super) requested_expiry: Option<Timestamp>,
     pub(super) entropy: u64,
+    /// What the policy gives of the tags that it asks for.
+    pub(super) tag_grant: Option<&'a TagGrant>,
 }
 
 /// On what terms it is let in.
@@ -75,8 +77,8 @@ impl Txn<'_> {
         }
     }
 
-    /// The tags for which a device asks, sorted, each once. The key that it brings, or what it has
-    /// already, must allow them.
+    /// The tags for which a device asks, sorted, each once. What it has already, the key that it
+    /// brings or the policy must allow each.
     pub(super) fn requested_tags(
         &self,
         arrival: &Arrival<'_>,
@@ -84,11 +86,27 @@ impl Txn<'_> {
     ) -> Result<Vec<String>, Refusal> {
         let known = hostinfo::read(arrival.hostinfo_json)?;
         let wanted = &known.decoded.request_tags;
-        if !wanted.iter().all(|tag| allowed.contains(tag)) {
+        let granted = arrival.tag_grant.map_or(&[][..], |grant| &grant.tags);
+        let beyond: Vec<&str> = wanted
+            .iter()
+            .filter(|tag| !allowed.contains(tag))
+            .map(String::as_str)
+            .collect();
+        if let Some(grant) = arrival.tag_grant
+            && !beyond.is_empty()
+            && grant.policy_version != self.state.version_in_force()
+        {
             return Err(refuse(
                 RefusalCode::Precondition,
-                format!("requested tags {wanted:?} are invalid or not permitted"),
+                "the policy was changed in the meantime: try again",
             ));
+        }
+        let refused: Vec<&str> = beyond
+            .into_iter()
+            .filter(|tag| !granted.iter().any(|granted| granted == tag))
+            .collect();
+        if !refused.is_empty() {
+            return Err(refuse(RefusalCode::Precondition, not_permitted(&refused)));
         }
         Ok(names::checked_tags(wanted)?)
     }
@@ -173,6 +191,7 @@ impl Txn<'_> {
             capver: arrival.capver,
             tags,
             approved_routes: Vec::new(),
+            routes_set_under: 0,
             pre_auth_key_id: admission.pre_auth_key_id,
             ephemeral: admission.ephemeral,
             expires_at: self.expiry(arrival, admission)?,
@@ -242,6 +261,14 @@ impl Txn<'_> {
         }
         Ok(id)
     }
+}
+
+/// headscale's words for tags that somebody may not set.
+fn not_permitted(tags: &[&str]) -> String {
+    format!(
+        "requested tags [{}] are invalid or not permitted",
+        tags.join(" ")
+    )
 }
 
 pub(super) fn machine_mismatch() -> Refusal {

@@ -105,6 +105,7 @@ impl Txn<'_> {
             ephemeral: login.ephemeral,
             requested_expiry: login.requested_expiry,
             entropy: op.entropy,
+            tag_grant: op.tag_grant.as_ref(),
         };
         let existing = self.node_for_login(&arrival, user);
         self.check_node_key(&arrival, existing.as_ref())?;

@@ -1,17 +1,13 @@
-//! What administrators do to nodes: delete, rename, expire, tag, approve routes.
+//! What administrators do to nodes: delete, rename, expire, tag.
 
 use hydrascale_proto::state::v1::{
-    DeleteNode, Refusal, RefusalCode, RenameNode, SetApprovedRoutes, SetNodeExpiry, SetNodeTags,
+    DeleteNode, Refusal, RefusalCode, RenameNode, SetNodeExpiry, SetNodeTags,
 };
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::super::convert::timestamp;
 use super::super::{Node, names};
 use super::{Txn, Verdict, done, invalid, refuse};
 use crate::types::NodeId;
-
-/// Routes that one node may have approved: each is an entry in every peer's netmap.
-const MAX_ROUTES: usize = 1024;
 
 impl Txn<'_> {
     pub(super) fn existing_node(&self, id: NodeId) -> Result<Node, Refusal> {
@@ -74,40 +70,12 @@ impl Txn<'_> {
         });
         Ok(done(op.node_id))
     }
-
-    pub(super) fn set_approved_routes(&mut self, op: &SetApprovedRoutes) -> Verdict {
-        let node = self.existing_node(NodeId(op.node_id))?;
-        if op.routes.len() > MAX_ROUTES {
-            return Err(invalid(format!(
-                "{} routes are more than {MAX_ROUTES}",
-                op.routes.len()
-            )));
-        }
-        let routes = op.routes.iter().map(|route| parse_route(route));
-        let mut routes = routes.collect::<Result<Vec<IpNet>, Refusal>>()?;
-        let exits = [IpNet::V4(Ipv4Net::default()), IpNet::V6(Ipv6Net::default())];
-        if routes.iter().any(|route| exits.contains(route)) {
-            routes.extend(exits);
-        }
-        routes.sort();
-        routes.dedup();
-        self.put_node(Node {
-            approved_routes: routes,
-            ..node
-        });
-        Ok(done(op.node_id))
-    }
-}
-
-fn parse_route(text: &str) -> Result<IpNet, Refusal> {
-    let route: IpNet = text
-        .parse()
-        .map_err(|_| invalid(format!("route {text:?} is no prefix like 10.0.0.0/24")))?;
-    Ok(route.trunc())
 }
 
 #[cfg(test)]
 mod tests {
+    use hydrascale_proto::state::v1::{ApproveRoutes, SetApprovedRoutes};
+
     use super::*;
     use crate::state::testing::{World, refusal};
     use crate::types::Timestamp;
@@ -136,6 +104,10 @@ mod tests {
             world.apply(SetApprovedRoutes {
                 node_id: 7,
                 routes: vec![],
+            }),
+            world.apply(ApproveRoutes {
+                node_id: 7,
+                ..Default::default()
             }),
         ] {
             assert_eq!(refusal(&applied).0, RefusalCode::NotFound);
@@ -267,32 +239,5 @@ mod tests {
             tags: vec!["tag:a".into()],
         });
         assert!(node(&world, id).is_expired(world.now));
-    }
-
-    #[test]
-    fn routes_are_sorted_unique_and_exit_routes_come_together() {
-        let mut world = World::new();
-        let id = world.add_node(1);
-        let mut set = |routes: &[&str]| {
-            let routes = routes.iter().map(|route| (*route).to_owned()).collect();
-            world.apply(SetApprovedRoutes {
-                node_id: id.0,
-                routes,
-            })
-        };
-        assert!(
-            set(&["10.1.0.7/16", "10.0.0.0/8", "10.1.0.0/16"])
-                .change
-                .nodes[&id]
-                .routes
-        );
-        assert!(set(&["10.1.0.0/16", "10.0.0.0/8"]).writes.is_empty());
-        set(&["::/0", "10.0.0.0/8"]);
-        let (code, message) = refusal(&set(&["10.0.0.0/33"]));
-        assert_eq!(code, RefusalCode::Invalid);
-        assert!(message.contains("10.0.0.0/33"), "{message}");
-        let routes = node(&world, id).approved_routes;
-        let routes: Vec<String> = routes.iter().map(ToString::to_string).collect();
-        assert_eq!(routes, ["0.0.0.0/0", "10.0.0.0/8", "::/0"]);
     }
 }

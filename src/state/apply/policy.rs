@@ -26,7 +26,7 @@ impl Txn<'_> {
             return Err(invalid("the author's name is too long"));
         }
         let current = self.state.policy().cloned();
-        let version = current.as_ref().map_or(0, |policy| policy.version);
+        let version = self.state.version_in_force();
         if op.replaces.is_some_and(|replaces| replaces != version) {
             return Err(refuse(
                 RefusalCode::Precondition,

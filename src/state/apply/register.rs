@@ -24,6 +24,7 @@ impl Txn<'_> {
             ephemeral: op.ephemeral,
             requested_expiry: timestamp(op.requested_expiry_ms),
             entropy: op.entropy,
+            tag_grant: op.tag_grant.as_ref(),
         };
         if arrival.requested_expiry.is_some_and(|at| at <= self.now()) {
             return Err(invalid(
@@ -59,7 +60,6 @@ impl Txn<'_> {
         let existing = self.node_for_key(arrival, key)?;
         self.check_node_key(arrival, existing.as_ref())?;
         let now = self.now();
-        let admission = terms_of(key, arrival);
         let id = match existing {
             Some(node)
                 if node.node_key == arrival.node_key
@@ -70,12 +70,16 @@ impl Txn<'_> {
             }
             Some(node) => {
                 check_key_valid(key, now)?;
-                self.readmit(node, arrival, &admission, false)?
+                let allowed = [key.tags.as_slice(), &node.tags].concat();
+                let requested = self.requested_tags(arrival, &allowed)?;
+                let retags = requested.iter().any(|tag| !node.tags.contains(tag));
+                let admission = terms_of(key, arrival, &requested);
+                self.readmit(node, arrival, &admission, retags)?
             }
             None => {
                 check_key_valid(key, now)?;
-                self.requested_tags(arrival, &key.tags)?;
-                self.add_node(arrival, &admission)?
+                let requested = self.requested_tags(arrival, &key.tags)?;
+                self.add_node(arrival, &terms_of(key, arrival, &requested))?
             }
         };
         if !key.reusable && !key.used {
@@ -180,12 +184,19 @@ impl Txn<'_> {
     }
 }
 
-fn terms_of(key: &PreAuthKey, arrival: &Arrival<'_>) -> Admission {
+/// A device belongs to the key's user until tags are asked for; to the key's tags in any case.
+fn terms_of(key: &PreAuthKey, arrival: &Arrival<'_>, requested: &[String]) -> Admission {
+    let owner = match (key.is_tagged(), key.user_id) {
+        (false, Some(user)) if requested.is_empty() => Owner::User(user),
+        (_, _) => {
+            let mut tags = [key.tags.as_slice(), requested].concat();
+            tags.sort();
+            tags.dedup();
+            Owner::Tags(tags)
+        }
+    };
     Admission {
-        owner: match (key.is_tagged(), key.user_id) {
-            (false, Some(user)) => Owner::User(user),
-            (_, _) => Owner::Tags(key.tags.clone()),
-        },
+        owner,
         method: RegisterMethod::AuthKey,
         pre_auth_key_id: Some(key.id),
         ephemeral: key.ephemeral || arrival.ephemeral,

@@ -130,9 +130,17 @@ impl<'a> Txn<'a> {
         self.state.set_user(id, None);
     }
 
-    /// Stores a node, new or altered; an equal one is skipped.
-    pub(super) fn put_node(&mut self, node: Node) {
+    /// Stores a node, new or altered; an equal one is skipped. What an administrator decided about
+    /// its routes was about this owner and these routes.
+    pub(super) fn put_node(&mut self, mut node: Node) {
         let old = self.state.nodes.get(&node.id).cloned();
+        let is_another = |old: &Arc<Node>| {
+            old.hostinfo.routable_ips != node.hostinfo.routable_ips
+                || (old.user_id, &old.tags) != (node.user_id, &node.tags)
+        };
+        if old.as_ref().is_some_and(is_another) {
+            node.routes_set_under = 0;
+        }
         if old.as_deref() == Some(&node) {
             return;
         }

@@ -192,7 +192,7 @@ fn tags_that_nobody_gave_are_refused_at_approval() {
     });
     let command = world.approve(&login(1000, 1, 2).auth_id, user);
     let (_, message) = refusal(&world.apply(command));
-    assert!(message.contains("requested tags [\"tag:b\"]"), "{message}");
+    assert!(message.contains("requested tags [tag:b]"), "{message}");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 use hydrascale_proto::state::v1::{
     CreatePreAuthKey, DeletePreAuthKey, ExpirePreAuthKey, LogoutNode, OpenSession, RefusalCode,
-    RegisterNode, RenameNode, SetNodeExpiry, SetNodeTags, UpdateNode, UpdateSettings,
+    RegisterNode, RenameNode, SetNodeExpiry, SetNodeTags, SetPolicy, TagGrant, UpdateNode,
+    UpdateSettings,
 };
 
 use crate::state::testing::{World, done_id, refusal, registration, settings};
@@ -395,9 +396,72 @@ fn requested_tags_must_be_the_keys() {
     assert_eq!(code, RefusalCode::Precondition);
     assert_eq!(
         message,
-        "requested tags [\"tag:db\"] are invalid or not permitted"
+        "requested tags [tag:db] are invalid or not permitted"
     );
     world.ok(with("tag:web"));
+}
+
+#[test]
+fn a_policy_gives_tags_beyond_the_keys() {
+    let mut world = World::new();
+    world.ok(SetPolicy {
+        text: "{}".into(),
+        ..Default::default()
+    });
+    let user = world.create_user("alice");
+    let own = world.auth_key(user);
+    let tagged = tagged_key(&mut world, "tag:web");
+    let asking = |device, key: &crate::state::testing::Key, policy_version| RegisterNode {
+        hostinfo_json: br#"{"RequestTags":["tag:db"]}"#.to_vec().into(),
+        tag_grant: Some(TagGrant {
+            tags: vec!["tag:db".into(), "tag:more".into()],
+            policy_version,
+        }),
+        ..registration(device, device, key)
+    };
+    let outdated = refused(&mut world, asking(1, &own, 0)).1;
+    assert!(outdated.contains("policy was changed"), "{outdated}");
+    let node = arrive(&mut world, asking(1, &own, 1));
+    assert_eq!((node.user_id, node.tags), (None, vec!["tag:db".to_owned()]));
+    let node = arrive(&mut world, asking(2, &tagged, 1));
+    assert_eq!(node.tags, ["tag:db", "tag:web"]);
+}
+
+#[test]
+fn a_node_that_logs_in_again_with_its_users_key_takes_the_tags_it_asks_for() {
+    let mut world = World::new();
+    world.ok(SetPolicy {
+        text: "{}".into(),
+        ..Default::default()
+    });
+    let user = world.create_user("alice");
+    let key = world.auth_key(user);
+    let id = world.register(1, &key);
+    let asking = RegisterNode {
+        hostinfo_json: br#"{"RequestTags":["tag:db"]}"#.to_vec().into(),
+        ..registration(1, 2, &key)
+    };
+    let message = refused(&mut world, asking.clone()).1;
+    assert_eq!(
+        message,
+        "requested tags [tag:db] are invalid or not permitted"
+    );
+    let granted = RegisterNode {
+        tag_grant: Some(TagGrant {
+            tags: vec!["tag:db".into()],
+            policy_version: 1,
+        }),
+        ..asking.clone()
+    };
+    let node = arrive(&mut world, granted);
+    assert_eq!((node.id, node.user_id), (id, None));
+    assert_eq!(node.tags, ["tag:db"]);
+    // What it has already needs no policy.
+    let again = RegisterNode {
+        node_key: vec![3; 32].into(),
+        ..asking
+    };
+    assert_eq!(arrive(&mut world, again).tags, ["tag:db"]);
 }
 
 #[test]
