@@ -12,9 +12,10 @@ use super::document::Document;
 use super::error::PolicyErrors;
 use super::facts::Facts;
 use super::login::{self, LoginRule};
+use super::owner::Owner;
 use super::roster::{Member, Roster};
 use super::visibility::{Classes, classify};
-use super::{probe, routing};
+use super::{probe, rights, routing};
 use crate::state::{Change, NodeChange, State};
 use crate::tailcfg::{CapMap, FilterRule, SshPolicy};
 use crate::types::NodeId;
@@ -164,9 +165,15 @@ impl Engine {
     /// The routes of the wanted ones that the policy approves without an administrator, sorted.
     pub fn approved_routes(&self, node: NodeId, wanted: &[IpNet]) -> Vec<IpNet> {
         let place = self.roster.place(node);
-        place.map_or_else(Vec::new, |place| {
-            routing::approved(&self.document, &self.roster, place, wanted)
-        })
+        let Some(member) = place.and_then(|place| self.roster.members.get(place)) else {
+            return Vec::new();
+        };
+        let facts = &self.roster.facts;
+        let owner = match member.owner.and_then(|id| facts.user(id)) {
+            Some(user) => Owner::User(user),
+            None => Owner::Tags(&member.tags),
+        };
+        rights::approved_routes(&self.document, facts, owner, wanted)
     }
 
     /// How long a check of a login from one node to another lasts; absent if no rule asks for one.

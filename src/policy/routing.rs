@@ -1,14 +1,11 @@
-//! Which routes of a peer a viewer is told of, and which routes are approved at once.
+//! Which routes of a peer a viewer is told of.
 
 use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 
 use super::compile::{Rules, Steer};
-use super::document::Document;
-use super::meaning::Resolver;
 use super::roster::{Member, Roster};
-use super::selector::Spot;
 
 /// The routes of a peer beside its addresses: those that lead somewhere the viewer may go, steered
 /// by the grants that lead through certain routers. `primary` are the routes for which the peer is
@@ -100,35 +97,4 @@ fn elected(steer: &Steer, roster: &Roster, route: &IpNet) -> Option<usize> {
     let candidates = members.filter(|(_, member)| carries(member));
     let best = candidates.min_by_key(|(place, member)| (!member.is_online, *place));
     best.map(|(place, _)| place)
-}
-
-/// The routes of the wanted ones that the policy approves at once for the node at this place.
-pub(super) fn approved(
-    document: &Document,
-    roster: &Roster,
-    place: usize,
-    wanted: &[IpNet],
-) -> Vec<IpNet> {
-    let mut resolver = Resolver::new(roster, &document.names);
-    let approvers = &document.auto_approvers;
-    let mut approves = |spots: &[Spot]| {
-        spots
-            .iter()
-            .any(|spot| resolver.resolve(&spot.selector).nodes.contains(place))
-    };
-    let mut routes: Vec<IpNet> = Vec::new();
-    for route in wanted {
-        let is_approved = if route.prefix_len() == 0 {
-            approves(&approvers.exit_node)
-        } else {
-            let mut keys = approvers.routes.iter();
-            keys.any(|(key, spots)| key.contains(route) && approves(spots))
-        };
-        if is_approved {
-            routes.push(*route);
-        }
-    }
-    routes.sort_unstable();
-    routes.dedup();
-    routes
 }
