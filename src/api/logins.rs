@@ -5,18 +5,19 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State as AxumState;
 use hydrascale_proto::state::v1::{
-    ApproveLogin, RegisterMethod, RejectLogin, StartLogin, command::Op,
+    ApproveLogin, RegisterMethod, RejectLogin, StartLogin, TagGrant, command::Op,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::policy::{Owner, Rights};
 use crate::state::secret::{AuthId, AuthIdParseError};
 use crate::state::{PendingLogin, State};
 use crate::types::{MachinePrivateKey, NodeId, NodeKey, UserId};
 
 use super::body::{JsonBody, Params};
 use super::gate::Read;
-use super::nodes::NodeAnswer;
+use super::nodes::{NodeAnswer, policy_not_understood};
 use super::shape::{Empty, Place, UserShape};
 use super::{ApiError, ApiState};
 
@@ -69,17 +70,30 @@ async fn approve_for(
     user: Option<&str>,
     auth_id: &AuthId,
 ) -> Result<Json<NodeAnswer>, ApiError> {
-    let user_id = find_user(state, user)?.0;
+    let user_id = find_user(state, user)?;
     let op = Op::ApproveLogin(ApproveLogin {
         auth_id: auth_id.to_string(),
-        user_id,
+        user_id: user_id.0,
         method: RegisterMethod::Cli.into(),
         expires_at_ms: None,
         entropy: rand::random(),
-        tag_grant: None,
+        tag_grant: tag_grant(state, user_id, auth_id)?,
     });
     let done = api.cluster.propose(op).await?;
     NodeAnswer::after(&api.cluster.state(), NodeId(done.id), Place::Single)
+}
+
+/// What the policy gives to the user of the tags that the device asks for.
+fn tag_grant(state: &State, user: UserId, auth_id: &AuthId) -> Result<Option<TagGrant>, ApiError> {
+    let login = state.pending_login(auth_id.as_str());
+    let wanted = login
+        .map(|login| login.requested_tags())
+        .unwrap_or_default();
+    let Some(user) = state.user(user).filter(|_| !wanted.is_empty()) else {
+        return Ok(None);
+    };
+    let rights = Rights::of(state).map_err(|errors| policy_not_understood(&errors))?;
+    Ok(Some(rights.grant(Owner::User(user), &wanted)))
 }
 
 /// Approval without an owner is for logins of known nodes (SSH checks); a registration needs one.

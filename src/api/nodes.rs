@@ -5,11 +5,13 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::{Path, State as AxumState};
 use hydrascale_proto::state::v1::{
-    BackfillAddresses, DeleteNode, RenameNode, SetApprovedRoutes, SetNodeExpiry, command::Op,
+    BackfillAddresses, DeleteNode, RenameNode, SetApprovedRoutes, SetNodeExpiry, SetNodeTags,
+    command::Op,
 };
 use serde::{Deserialize, Serialize};
 
 use crate::netmap::RouteTable;
+use crate::policy::{PolicyErrors, Rights};
 use crate::state::{Node, State};
 use crate::types::{NodeId, Timestamp};
 
@@ -144,21 +146,45 @@ pub(super) async fn rename(
     NodeAnswer::after(&api.cluster.state(), NodeId(node_id), Place::Single)
 }
 
-/// A tag may be set when the policy names its owners. As long as there are no policies no tag has
-/// any, which is what headscale answers without a policy too.
+/// An administrator may set any tag whose owners the policy names; without a policy there are none.
+/// Who has tags keeps some: without any the node would belong to nobody.
 pub(super) async fn set_tags(
+    AxumState(api): AxumState<ApiState>,
     Read(state): Read,
     Path(id): Path<String>,
     JsonBody(body): JsonBody<Tags>,
 ) -> Result<Json<NodeAnswer>, ApiError> {
-    find(&state, &id)?;
+    let node_id = find(&state, &id)?.id;
     let tags = body.tags.unwrap_or_default();
-    let Some(first) = tags.first() else {
-        let detail = "a node cannot lose all its tags: it would belong to nobody";
+    if tags.is_empty() {
+        let detail = "cannot remove all tags from node: it would belong to nobody";
         return Err(ApiError::bad_request(detail).at("body.tags"));
-    };
-    let detail = format!("{first:?} has no owner in the policy; use a tagged pre-auth key");
-    Err(ApiError::bad_request(detail).at("body.tags"))
+    }
+    let rights = Rights::of(&state).map_err(|errors| policy_not_understood(&errors))?;
+    let unknown: Vec<&str> = tags
+        .iter()
+        .filter(|tag| !rights.defines(tag))
+        .map(String::as_str)
+        .collect();
+    if !unknown.is_empty() {
+        let detail = format!(
+            "requested tags [{}] are invalid or not permitted: the policy's tagOwners must name them",
+            unknown.join(" ")
+        );
+        return Err(ApiError::bad_request(detail).at("body.tags"));
+    }
+    let op = Op::SetNodeTags(SetNodeTags {
+        node_id: node_id.0,
+        tags,
+    });
+    api.cluster.propose(op).await?;
+    NodeAnswer::after(&api.cluster.state(), node_id, Place::Single)
+}
+
+/// A newer program has set a policy that this one cannot read.
+pub(super) fn policy_not_understood(errors: &PolicyErrors) -> ApiError {
+    let detail = format!("this replica does not understand the policy in force: {errors}");
+    ApiError::new(Kind::Internal, detail)
 }
 
 pub(super) async fn approve_routes(

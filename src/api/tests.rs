@@ -1,5 +1,7 @@
 //! What the golden cases do not cover: keys, consistency, odd bodies, the cluster routes.
 
+mod tags;
+
 use std::time::Duration;
 
 use serde_json::{Value, json};

@@ -9,6 +9,7 @@ use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
+use hydrascale_proto::state::v1::{SetPolicy, command::Op};
 use tokio::net::UnixListener;
 
 use super::{DemoArgs, Hooks, Output, run};
@@ -99,6 +100,10 @@ async fn start_replica(socket: &Path) {
     world
         .pending_login("hskey-authreq-111111111111111111111111", "phone")
         .await;
+    serve(world, socket);
+}
+
+fn serve(world: World, socket: &Path) {
     let listener = UnixListener::bind(socket).unwrap();
     let router = world.router(Access::LocalTrust);
     tokio::spawn(async move {
@@ -210,6 +215,45 @@ fn wrong_words_are_errors_in_the_wanted_format() {
         call(&environment(&[]), "hydrascale users list -o xml", "").0,
         1
     );
+}
+
+#[test]
+fn an_administrator_tags_a_node_as_the_policy_allows() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("replica.sock");
+    let server = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    server.block_on(async {
+        let mut world = World::new().await;
+        world.node("carol", "printer", &[]).await;
+        let text = r#"{"tagOwners": {"tag:office": [], "tag:it": []}}"#.to_owned();
+        let policy = SetPolicy {
+            text,
+            ..Default::default()
+        };
+        world.propose(Op::SetPolicy(policy)).await;
+        serve(world, &socket);
+    });
+    let environment = environment(&[("HEADSCALE_UNIX_SOCKET", socket.to_str().unwrap())]);
+    let (code, out, err) = call(&environment, "h nodes tag -i 1 -t tag:office,tag:it", "");
+    assert_eq!(
+        (code, out.as_str(), err.as_str()),
+        (0, "Node updated\n", "")
+    );
+    let (code, _, err) = call(
+        &environment,
+        "h nodes tag -i 1 -t tag:office -t tag:lost",
+        "",
+    );
+    assert_eq!(code, 1);
+    assert!(
+        err.contains("requested tags [tag:lost] are invalid"),
+        "{err}"
+    );
+    let (_, out, _) = call(&environment, "h nodes ls -o json-line", "");
+    assert!(out.contains(r#""tags":["tag:it","tag:office"]"#), "{out}");
 }
 
 #[test]

@@ -23,6 +23,7 @@ pub(super) use self::watch::LoginWatch;
 use super::inner::{Reply, Session};
 use super::metrics::Limit;
 use crate::cluster::ProposeError;
+use crate::policy::{Owner, Rights};
 use crate::state::secret::{AuthId, SecretText};
 use crate::state::{Node, State};
 use crate::tailcfg::{RegisterRequest, RegisterResponse};
@@ -121,6 +122,7 @@ impl Registration {
         known: Option<Arc<Node>>,
     ) -> Result<RegisterResponse, Reply> {
         let cluster = self.session.control.cluster();
+        let tag_grant = key.as_ref().and_then(|key| self.tag_grant(key));
         let op = Op::RegisterNode(pb::RegisterNode {
             machine_key: self.machine_key(),
             node_key: self.node_key(),
@@ -130,7 +132,7 @@ impl Registration {
             requested_expiry_ms: self.requested_expiry_ms(),
             auth_key: key.and_then(|key| self.proof(&key)),
             entropy: rand::random(),
-            tag_grant: None,
+            tag_grant,
         });
         match cluster.propose(op).await {
             Ok(done) => {
@@ -226,6 +228,28 @@ impl Registration {
             prefix: key.prefix().to_owned(),
             secret_hash,
         })
+    }
+
+    /// What the policy gives to the key's owner of the tags that the device asks for.
+    fn tag_grant(&self, key: &SecretText) -> Option<pb::TagGrant> {
+        let wanted = &self.request.hostinfo.as_ref()?.request_tags;
+        if wanted.is_empty() {
+            return None;
+        }
+        let state = self.session.control.cluster().state();
+        let key = step::proven(&state, key)?;
+        let user = key.user_id.and_then(|id| state.user(id));
+        let owner = match user.filter(|_| !key.is_tagged()) {
+            Some(user) => Owner::User(user),
+            None => Owner::Tags(&key.tags),
+        };
+        match Rights::of(&state) {
+            Ok(rights) => Some(rights.grant(owner, wanted)),
+            Err(errors) => {
+                tracing::error!(error = %errors, "the policy in force is not understood");
+                None
+            }
+        }
     }
 
     fn machine_key(&self) -> Bytes {

@@ -5,3 +5,4 @@ mod map;
 mod plain;
 mod register;
 mod session;
+mod tags;

@@ -114,7 +114,7 @@ fn admit(
 }
 
 /// The row of the key, if its secret is right.
-fn proven<'a>(state: &'a State, key: &SecretText) -> Option<&'a PreAuthKey> {
+pub(super) fn proven<'a>(state: &'a State, key: &SecretText) -> Option<&'a PreAuthKey> {
     let row = state.pre_auth_key_by_prefix(key.prefix())?;
     let hash = key.hash(state.secret_pepper()?);
     same_hash(&row.secret_hash, &hash).then_some(row)
