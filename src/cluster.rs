@@ -14,6 +14,7 @@ mod presence;
 mod proposals;
 mod replicated;
 mod report;
+mod route_approval;
 mod soft;
 
 use std::sync::Arc;
@@ -31,6 +32,7 @@ pub use self::machine::{Applied, Machine, What};
 pub use self::metrics::{Bound, ClusterMetrics};
 pub use self::presence::spawn_presence;
 use self::proposals::Proposals;
+pub use self::route_approval::spawn_route_approval;
 use self::soft::SoftState;
 use crate::state::{SessionNo, State};
 use crate::types::{NodeId, ReplicaId};

@@ -27,7 +27,10 @@ pub(crate) use self::boot::raft_config;
 pub(crate) use self::clock::now;
 pub use self::tls::ClientTlsError;
 use crate::api::{self, ApiState};
-use crate::cluster::{Announcement, Cluster, Machine, Unwelcome, spawn_announcer, spawn_presence};
+use crate::cluster::{
+    Announcement, Cluster, Machine, Unwelcome, spawn_announcer, spawn_presence,
+    spawn_route_approval,
+};
 use crate::config::Config;
 use crate::control::{self, Control, ControlMetrics, ControlOptions, ToolchainInfo, VersionInfo};
 use crate::derp::{BootstrapDns, RelayHandle, RelayKeyError, RelayListener, RelayServer, TlsError};
@@ -250,6 +253,7 @@ fn spawn_cluster_tasks(
         now,
         tasks,
     );
+    spawn_route_approval(cluster.clone(), tasks);
     // A relay that is open to everybody has nobody to send away.
     if config.derp.verify_clients {
         relay::spawn_evictor(cluster.clone(), relay.clone(), tasks);
