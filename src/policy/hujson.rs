@@ -1,6 +1,8 @@
 //! HuJSON: JSON with `//` and `/* */` comments and trailing commas, read into values that know where
 //! they stand. Keys of an object are unique and in file order.
 
+#[cfg(test)]
+pub(super) mod print;
 mod reader;
 #[cfg(test)]
 mod tests;

@@ -1,5 +1,6 @@
 //! Policies at work: whole files on small tailnets.
 
+mod fuzz;
 mod old_names;
 mod posture;
 mod recorder;

@@ -1,5 +1,6 @@
 use proptest::prelude::*;
 
+use super::print::{canonical, loose};
 use super::*;
 
 fn json(text: &str) -> serde_json::Value {
@@ -66,6 +67,51 @@ fn escapes_are_resolved() {
     assert_eq!(json(r#""\ud83d\ude80\n\u0041\/""#), "🚀\nA/");
 }
 
+/// A value that a text can be read to.
+fn any_value() -> impl Strategy<Value = Value> {
+    let at = Position::default();
+    let value = move |kind| Value { at, kind };
+    let number = "-?(0|[1-9][0-9]{0,20})([.][0-9]{1,4})?([eE][+-]?[0-9]{1,2})?";
+    let leaf = prop_oneof![
+        Just(Kind::Null),
+        any::<bool>().prop_map(Kind::Bool),
+        number.prop_map(Kind::Number),
+        any::<String>().prop_map(Kind::String),
+    ];
+    leaf.prop_map(value).prop_recursive(4, 32, 4, move |inner| {
+        let members = prop::collection::btree_map(any::<String>(), inner.clone(), 0..4);
+        prop_oneof![
+            prop::collection::vec(inner, 0..4).prop_map(Kind::Array),
+            members.prop_map(move |members| {
+                let member = |(key, value)| Member { at, key, value };
+                Kind::Object(members.into_iter().map(member).collect())
+            }),
+        ]
+        .prop_map(value)
+    })
+}
+
+/// The same value as if it stood nowhere.
+fn placeless(mut value: Value) -> Value {
+    value.at = Position::default();
+    match &mut value.kind {
+        Kind::Array(items) => {
+            *items = std::mem::take(items).into_iter().map(placeless).collect();
+        }
+        Kind::Object(members) => {
+            for member in members {
+                member.at = Position::default();
+                member.value = placeless(member.value.clone());
+            }
+        }
+        Kind::Null | Kind::Bool(_) | Kind::Number(_) | Kind::String(_) => {}
+    }
+    value
+}
+
+/// What may stand between tokens.
+const FILLERS: [&str; 6] = ["", " ", "\r\n\t", "// a \"note\" }\n", "/* * / ] */", ""];
+
 fn any_json() -> impl Strategy<Value = serde_json::Value> {
     let leaf = prop_oneof![
         Just(serde_json::Value::Null),
@@ -91,6 +137,24 @@ proptest! {
     #[test]
     fn no_tokens_panic_the_reader(text in r#"[\[\]{},:"/* \\u0-9a-eltrunf\n-]{0,60}"#) {
         let _ = parse(&text);
+    }
+
+    #[test]
+    fn what_was_printed_is_read_as_the_same_value(value in any_value()) {
+        let text = canonical(&value);
+        let read = parse(&text).unwrap().unwrap();
+        prop_assert_eq!(canonical(&read), text);
+        prop_assert_eq!(placeless(read), value);
+    }
+
+    #[test]
+    fn comments_and_commas_change_no_value(
+        value in any_value(),
+        picks in prop::collection::vec(0..FILLERS.len(), 1..32),
+    ) {
+        let mut picks = picks.iter().cycle();
+        let text = loose(&value, &mut || picks.next().map_or("", |pick| FILLERS[*pick]));
+        prop_assert_eq!(placeless(parse(&text).unwrap().unwrap()), value);
     }
 
     #[test]

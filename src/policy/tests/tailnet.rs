@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use super::super::check::check_for;
 use super::super::engine::Engine;
-use super::super::facts::Facts;
+use super::super::facts::{Facts, domain};
 use super::super::posture::Device;
 use super::super::roster::{Member, Roster};
 use crate::state::{User, UserRole};
@@ -73,9 +73,11 @@ impl Tailnet {
     }
 
     pub(super) fn roster(&self) -> Roster {
+        let emails = self.users.iter().map(|user| &user.email);
+        let domains = emails.filter_map(|email| domain(email));
         let facts = Facts {
             users: self.users.clone(),
-            domains: Some(std::collections::BTreeSet::new()),
+            domains: Some(domains.collect()),
         };
         Roster::new(self.members.clone(), facts)
     }
