@@ -48,13 +48,27 @@ impl Scene<'_> {
 
     fn node(&self, node: &Node, routes: BTreeSet<IpNet>) -> tailcfg::Node {
         let primary = self.basis.primary(node.id).iter();
-        tailcfg::Node {
-            primary_routes: primary
-                .filter(|route| routes.contains(route))
-                .copied()
-                .collect(),
+        let primary = primary.filter(|route| routes.contains(route));
+        let mut told = tailcfg::Node {
+            primary_routes: primary.copied().collect(),
             ..describe(self.config, &self.basis.state, node, routes, self.now)
+        };
+        if self.basis.engine.hides_ipv4(node.id) {
+            hide_ipv4(&mut told, node);
         }
+        told
+    }
+}
+
+/// Leaves out the IPv4 address of a node that has another; its IPv4 routes stay.
+fn hide_ipv4(told: &mut tailcfg::Node, node: &Node) {
+    let own = node.ipv4.filter(|_| node.ipv6.is_some());
+    let Some(own) = own.map(IpAddr::from).map(IpNet::from) else {
+        return;
+    };
+    told.addresses.retain(|address| *address != own);
+    if let Some(allowed) = &mut told.allowed_ips {
+        allowed.retain(|address| *address != own);
     }
 }
 

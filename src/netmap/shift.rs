@@ -18,7 +18,7 @@ pub(super) struct Shift {
     pub(super) came: BTreeSet<NodeId>,
     /// Peers that it cannot see any more.
     pub(super) went: BTreeSet<NodeId>,
-    /// Peers whose routes or attributes it is told otherwise.
+    /// Peers whose routes, attributes or addresses it is told otherwise.
     pub(super) altered: BTreeSet<NodeId>,
 }
 
@@ -44,8 +44,13 @@ impl Shift {
             }
         }
         let carriers = before.engine.carriers().chain(after.engine.carriers());
+        let hidden = before
+            .engine
+            .without_ipv4()
+            .chain(after.engine.without_ipv4());
         let sees = |basis: &Basis, id| basis.engine.sees(viewer, id);
-        let known = carriers.filter(|id| sees(before, *id) && sees(after, *id));
+        let known = carriers.chain(hidden);
+        let known = known.filter(|id| sees(before, *id) && sees(after, *id));
         shift.altered.extend(
             known.filter(|id| Told::of(before, viewer, *id) != Told::of(after, viewer, *id)),
         );
@@ -62,6 +67,7 @@ fn peers(basis: &Basis, viewer: NodeId) -> Peekable<impl Iterator<Item = NodeId>
 struct Told {
     routes: BTreeSet<IpNet>,
     attributes: CapMap,
+    hides_ipv4: bool,
 }
 
 impl Told {
@@ -69,6 +75,7 @@ impl Told {
         Self {
             routes: basis.routes(viewer, peer),
             attributes: basis.engine.peer_attributes(peer),
+            hides_ipv4: basis.engine.hides_ipv4(peer),
         }
     }
 }

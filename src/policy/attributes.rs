@@ -16,6 +16,8 @@ const IS_OWNER: &str = "https://tailscale.com/cap/is-owner";
 
 /// Clients may suggest the node as an exit node.
 const SUGGEST_EXIT_NODE: &str = "suggest-exit-node";
+/// The node has no IPv4 address as far as any node is told.
+const DISABLE_IPV4: &str = "disable-ipv4";
 
 /// Attributes that go to the same nodes.
 pub(super) struct Given {
@@ -57,7 +59,7 @@ fn of_tailnet(document: &Document) -> CapMap {
     let randomize = document.randomize_client_port;
     let switches = [
         randomize.then_some("randomize-client-port"),
-        document.disable_ipv4.then_some("disable-ipv4"),
+        document.disable_ipv4.then_some(DISABLE_IPV4),
         one_cgnat,
     ];
     let names = switches.into_iter().flatten();
@@ -84,6 +86,17 @@ pub(super) fn for_peers(given: &[Given], roster: &Roster, place: usize) -> CapMa
     let mut attributes = of_node(given, roster, place);
     attributes.retain(|name, _| name == SUGGEST_EXIT_NODE);
     attributes
+}
+
+/// The nodes whose IPv4 address nobody is told.
+pub(super) fn without_ipv4(given: &[Given], roster: &Roster) -> NodeSet {
+    let mut nodes = roster.none();
+    let mut hiding = given.iter();
+    let hides = |given: &&Given| given.attributes.contains_key(DISABLE_IPV4);
+    while let Some(given) = hiding.find(hides) {
+        nodes.add(&given.nodes);
+    }
+    nodes
 }
 
 /// Where nobody has a role, everybody is an administrator, as in headscale.

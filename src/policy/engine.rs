@@ -12,6 +12,7 @@ use super::document::Document;
 use super::error::PolicyErrors;
 use super::facts::Facts;
 use super::login::{self, LoginRule};
+use super::node_set::NodeSet;
 use super::owner::Owner;
 use super::roster::{Member, Roster};
 use super::visibility::{Classes, classify};
@@ -34,6 +35,7 @@ pub struct Engine {
     classes: Classes,
     logins: Vec<LoginRule>,
     attributes: Vec<Given>,
+    without_ipv4: NodeSet,
 }
 
 impl Engine {
@@ -63,7 +65,8 @@ impl Engine {
         }
         let concerns = |node: &NodeChange| {
             let elects = node.online && self.rules.has_via;
-            node.added || node.removed || node.full || node.routes || elects
+            let conforms = node.hostinfo && self.document.needs_hostinfo();
+            node.added || node.removed || node.full || node.routes || elects || conforms
         };
         if change.users.is_empty() && !change.nodes.values().any(concerns) {
             return Arc::clone(self);
@@ -83,6 +86,7 @@ impl Engine {
         let classes = classify(&rules, &roster);
         let logins = login::compile(&document, &roster);
         let attributes = attributes::compile(&document, &roster);
+        let without_ipv4 = attributes::without_ipv4(&attributes, &roster);
         Self {
             document,
             fault: None,
@@ -91,6 +95,7 @@ impl Engine {
             classes,
             logins,
             attributes,
+            without_ipv4,
         }
     }
 
@@ -131,6 +136,18 @@ impl Engine {
         let peers = class.into_iter().flat_map(|class| class.peers.iter());
         let members = peers.filter_map(|place| self.roster.members.get(place));
         members.map(|member| member.id)
+    }
+
+    /// The nodes whose IPv4 address nobody is told, in id order (`disable-ipv4`).
+    pub fn without_ipv4(&self) -> impl Iterator<Item = NodeId> {
+        let members = self.roster.places(&self.without_ipv4);
+        members.map(|member| member.id)
+    }
+
+    /// Whether nobody is told a node's IPv4 address.
+    pub fn hides_ipv4(&self, node: NodeId) -> bool {
+        let place = self.roster.place(node);
+        place.is_some_and(|place| self.without_ipv4.contains(place))
     }
 
     /// The nodes that others reach more through than the nodes themselves, in id order.

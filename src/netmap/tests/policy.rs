@@ -1,5 +1,7 @@
 //! What a change of the policy tells whom.
 
+use hydrascale_proto::state::v1 as pb;
+
 use crate::netmap::testing::World;
 use crate::netmap::{Delta, Told, Wire};
 use crate::tailcfg::{MapResponse, decode};
@@ -87,6 +89,59 @@ fn a_comment_in_the_policy_tells_nothing_to_anybody() {
     for viewer in 1..=4 {
         assert_eq!(tell(&world, &delta, NodeId(viewer)), Told::Nothing);
     }
+}
+
+#[test]
+fn without_ipv4_addresses_go_and_come_back() {
+    let mut world = world(ALICE_ONLY);
+    let with = |world: &mut World, rest: &str| {
+        world.set_policy(&ALICE_ONLY.replacen('{', &format!("{{{rest}"), 1));
+        let delta = world.take_delta();
+        let told = messages(tell(world, &delta, ALICE));
+        let own = told.iter().find_map(|message| message.node.clone());
+        let mut peers = told.iter().flat_map(|message| &message.peers_changed);
+        let shown = |addresses: &[ipnet::IpNet]| -> Vec<bool> {
+            let addresses = addresses.iter();
+            addresses.map(|address| address.addr().is_ipv4()).collect()
+        };
+        let peer = peers.next().unwrap();
+        assert_eq!(peer.allowed_ips.as_ref(), Some(&peer.addresses));
+        (shown(&own.unwrap().addresses), shown(&peer.addresses))
+    };
+    let hidden = with(&mut world, r#""disableIPv4": true,"#);
+    assert_eq!(hidden, (vec![false], vec![false]));
+    let shown = with(&mut world, "");
+    assert_eq!(shown, (vec![true, false], vec![true, false]));
+    let attribute = r#""nodeAttrs": [{"target": ["*"], "attr": ["disable-ipv4"]}],"#;
+    let hidden = with(&mut world, attribute);
+    assert_eq!(hidden, (vec![false], vec![false]));
+}
+
+#[test]
+fn a_device_that_ceases_to_conform_ceases_to_be_let_in() {
+    let mut world = world(
+        r#"{"postures": {"posture:old": ["node:tsVersion < '1.50'"]},
+            "acls": [{"action": "accept", "src": ["bob@"], "dst": ["alice@:22"],
+                "srcPosture": ["posture:old"]}]}"#,
+    );
+    let report = |world: &mut World, version: &str| {
+        let hostinfo = format!(r#"{{"OS":"linux","IPNVersion":"{version}"}}"#);
+        let update = pb::UpdateNode {
+            hostinfo_json: hostinfo.into_bytes().into(),
+            ..Default::default()
+        };
+        world.update(BOB, update);
+        world.take_delta()
+    };
+    let delta = report(&mut world, "1.40.0-t1-g2");
+    assert_eq!(delta.basis().engine.filter(ALICE).len(), 1);
+    let delta = report(&mut world, "1.50.0-t1-g2");
+    assert_eq!(delta.basis().engine.filter(ALICE), []);
+    let told = messages(tell(&world, &delta, ALICE));
+    assert!(
+        told.iter()
+            .any(|message| !message.packet_filters.is_empty())
+    );
 }
 
 #[test]
