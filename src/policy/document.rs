@@ -68,6 +68,8 @@ pub struct Document {
     pub derp_map: Option<DerpRegions>,
     /// Postures of which every source must meet one where its rule names none.
     pub default_src_posture: Vec<String>,
+    /// From headscale 0.22 or before: tags need no owners.
+    pub(super) is_old: bool,
     /// Whether any rule looks at what devices are like.
     uses_postures: bool,
 }

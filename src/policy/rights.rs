@@ -40,9 +40,10 @@ impl Rights {
         self.version
     }
 
-    /// Whether the policy names owners of this tag, be it nobody: an administrator may set it.
+    /// Whether the policy names owners of this tag, be it nobody: an administrator may set it. In
+    /// headscale's old policies tags need none.
     pub fn defines(&self, tag: &str) -> bool {
-        self.document.names.tag_owners.contains_key(tag)
+        self.document.is_old || self.document.names.tag_owners.contains_key(tag)
     }
 
     /// Whether any route is approved for anybody.

@@ -63,7 +63,7 @@ fn build(raw: Spanned<Raw>, source: &str) -> Value {
     let kind = match raw.value {
         Raw::Null => Kind::Null,
         Raw::Bool(flag) => Kind::Bool(flag),
-        Raw::Number(shown) => Kind::Number(written(source, &raw.defined).unwrap_or(shown)),
+        Raw::Number(shown) => number(written(source, &raw.defined).unwrap_or(shown)),
         Raw::Text(text) => Kind::String(text),
         Raw::List(items) => {
             let items = items.into_iter();
@@ -79,6 +79,15 @@ fn build(raw: Spanned<Raw>, source: &str) -> Value {
         }
     };
     Value { at, kind }
+}
+
+/// YAML has numbers that JSON cannot write (`0x1f`, `1.`, `1_000`); whoever wants a text gets them as
+/// they are.
+fn number(text: String) -> Kind {
+    match serde_json::from_str::<serde_json::Number>(&text) {
+        Ok(_) => Kind::Number(text),
+        Err(_) => Kind::String(text),
+    }
 }
 
 /// The scalar as it was written, when the span leads to it.
@@ -187,6 +196,13 @@ mod tests {
                 "x": "yes",
             })
         );
+    }
+
+    #[test]
+    fn numbers_that_json_cannot_write_are_texts() {
+        let read = json("a: [1.10, 0x1f, 1., 007, 1_000]\n");
+        let wanted = serde_json::json!({"a": [1.10, "0x1f", "1.", "007", "1_000"]});
+        assert_eq!(read, wanted);
     }
 
     #[test]

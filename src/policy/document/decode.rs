@@ -97,6 +97,7 @@ impl<'a> Decoder<'a> {
         document.disable_ipv4 = self.flag(&fields, "disableIPv4");
         document.one_cgnat_route = self.one_cgnat_route(&fields);
         document.uses_postures = document.looks_at_devices(&self.default_posture);
+        document.is_old = self.is_old;
         document.default_src_posture = self.default_posture;
         document.names = self.names;
         self.errors.or(document)

@@ -2,6 +2,8 @@
 //! are visitors'. Policies are in YAML and name users without `@`.
 
 use super::tailnet::Tailnet;
+use crate::netmap::testing::World;
+use crate::policy::Rights;
 use crate::types::NodeId;
 
 const DEFAULT: [u64; 4] = [2, 5, 9, 1];
@@ -118,6 +120,15 @@ fn a_tagged_guest_is_no_guest_until_the_tag_is_listed() {
             .warnings(WITH_TAGGED_ONES)
             .contains("\"tag:test\" has no owners")
     );
+}
+
+#[test]
+fn an_administrator_may_set_any_tag() {
+    let mut world = World::new();
+    world.set_policy(GUESTS_AMONG_THEMSELVES);
+    assert!(Rights::of(&world.state).unwrap().defines("tag:test"));
+    world.set_policy(r#"{"acls": []}"#);
+    assert!(!Rights::of(&world.state).unwrap().defines("tag:test"));
 }
 
 #[test]
