@@ -13,6 +13,7 @@ mod compile;
 mod document;
 mod engine;
 mod error;
+pub mod explain;
 mod facts;
 mod filter;
 mod hujson;

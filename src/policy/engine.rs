@@ -99,6 +99,10 @@ impl Engine {
         }
     }
 
+    pub(super) const fn roster(&self) -> &Roster {
+        &self.roster
+    }
+
     /// The document that it was compiled from.
     pub fn document(&self) -> &Arc<Document> {
         &self.document

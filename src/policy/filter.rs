@@ -146,6 +146,20 @@ fn spread<'a>(
     })
 }
 
+/// Whether addresses named by a rule concern a node: they are its own, its subnet routes lead to
+/// them, or it is an exit node and they are the internet's.
+pub(super) fn keeps(member: &Member, range: &Range) -> bool {
+    member.is_in(range)
+        || routes_to(member, range)
+        || (!member.exits.is_empty() && internet().covers_range(range))
+}
+
+/// Whether subnet routes of the node lead to the addresses.
+pub(super) fn routes_to(member: &Member, range: &Range) -> bool {
+    let mut subnets = member.subnets.iter();
+    subnets.any(|route| range.overlaps_prefix(route))
+}
+
 fn cap_grant(dsts: Vec<IpNet>, caps: &Arc<Caps>) -> Option<CapGrant> {
     (!dsts.is_empty()).then(|| CapGrant {
         dsts,
@@ -166,20 +180,10 @@ impl Subject<'_> {
     /// and the internet on an exit node.
     fn kept(&self, extent: &Extent) -> Vec<String> {
         let ranges = extent.addresses.ranges();
-        let ranges = ranges.filter(|range| self.keeps(range)).map(Range::text);
+        let ranges = ranges.filter(|range| keeps(self.member, range));
+        let ranges = ranges.map(Range::text);
         let own = self.named_addresses(extent);
         ranges.chain(own.iter().map(prefix_text)).collect()
-    }
-
-    fn keeps(&self, range: &Range) -> bool {
-        self.member.is_in(range)
-            || self.routes_to(range)
-            || (!self.member.exits.is_empty() && internet().covers_range(range))
-    }
-
-    fn routes_to(&self, range: &Range) -> bool {
-        let mut subnets = self.member.subnets.iter();
-        subnets.any(|route| range.overlaps_prefix(route))
     }
 
     /// Its own addresses if it is named as a node, and those of named nodes that it routes to.
@@ -207,7 +211,7 @@ impl Subject<'_> {
     fn via_ports(&self, target: &Extent, connections: &Connections) -> Vec<NetPortRange> {
         let exits = !self.member.exits.is_empty() && target.covers_internet();
         let ranges = target.addresses.ranges();
-        let ranges = ranges.filter(|range| self.routes_to(range) || exits);
+        let ranges = ranges.filter(|range| routes_to(self.member, range) || exits);
         let texts = ranges.map(Range::text);
         let routed = self.roster.routers.get(&self.place);
         let nodes = routed.map(|inside| Extent::nodes(target.nodes.intersection(inside)));
