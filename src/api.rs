@@ -25,6 +25,8 @@ mod users;
 #[cfg(test)]
 mod conformance;
 #[cfg(test)]
+mod policy_tests;
+#[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
@@ -34,6 +36,7 @@ use axum::middleware;
 use axum::routing::{delete, get, post};
 
 use crate::cluster::Cluster;
+use crate::config::PolicyMode;
 
 pub use self::clock::Clock;
 pub use self::error::{ApiError, Kind};
@@ -56,24 +59,28 @@ pub struct ApiState {
     pub access: Access,
     /// Wall clock for expiries.
     pub clock: Clock,
+    /// Whether policies may be set through the API.
+    pub policy_mode: PolicyMode,
 }
 
 impl ApiState {
     /// For the client port: callers show an API key.
-    pub fn remote(cluster: &Cluster) -> Self {
+    pub fn remote(cluster: &Cluster, policy_mode: PolicyMode) -> Self {
         Self {
             cluster: cluster.clone(),
             access: Access::ApiKey,
             clock: Clock::system(),
+            policy_mode,
         }
     }
 
     /// For the local socket: whoever may open it may call.
-    pub fn local(cluster: &Cluster) -> Self {
+    pub fn local(cluster: &Cluster, policy_mode: PolicyMode) -> Self {
         Self {
             cluster: cluster.clone(),
             access: Access::LocalTrust,
             clock: Clock::system(),
+            policy_mode,
         }
     }
 }
@@ -102,6 +109,7 @@ fn user_routes() -> Router<ApiState> {
         .route("/user", get(users::list).post(users::create))
         .route("/user/{id}", delete(users::destroy))
         .route("/user/{id}/rename/{name}", post(users::rename))
+        .route("/user/{id}/role/{role}", post(users::set_role))
 }
 
 fn key_routes() -> Router<ApiState> {

@@ -16,6 +16,7 @@ mod debug;
 mod local;
 mod nodes;
 mod output;
+mod policy;
 mod preauthkeys;
 mod table;
 mod time;
@@ -129,6 +130,7 @@ fn execute(
         | Noun::Preauthkeys(_)
         | Noun::Nodes(_)
         | Noun::Auth(_)
+        | Noun::Policy(_)
         | Noun::Apikeys(_)
         | Noun::Cluster(_)
         | Noun::Debug(_)
@@ -149,6 +151,7 @@ async fn talk(noun: Noun, context: &mut Context<'_, '_>) -> anyhow::Result<()> {
         Noun::Preauthkeys(command) => preauthkeys::run(command, context).await,
         Noun::Nodes(command) => nodes::run(command, context).await,
         Noun::Auth(command) => auth::run(command, context).await,
+        Noun::Policy(command) => policy::run(command, context).await,
         Noun::Apikeys(command) => apikeys::run(command, context).await,
         Noun::Cluster(command) => cluster::run(command, context).await,
         Noun::Debug(command) => debug::run(command, context).await,

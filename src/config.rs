@@ -15,6 +15,7 @@ mod duration;
 mod error;
 mod file;
 mod listeners;
+mod policy;
 mod reader;
 mod tailnet;
 mod telemetry;
@@ -36,6 +37,7 @@ pub use self::duration::{DurationError, parse_go_duration, parse_prometheus_dura
 pub use self::error::{ConfigError, ConfigErrors, Notice, Origin};
 pub use self::file::{Environment, find_config_file};
 pub use self::listeners::{Listeners, TlsFiles};
+pub use self::policy::{PolicyConfig, PolicyMode};
 pub use self::tailnet::{FeatureConfig, TailnetConfig};
 pub use self::telemetry::{LogConfig, LogFormat, OtlpConfig};
 
@@ -60,6 +62,8 @@ pub struct Config {
     pub derp: DerpConfig,
     /// This replica's place in the cluster.
     pub cluster: ClusterConfig,
+    /// Where the policy comes from.
+    pub policy: PolicyConfig,
     /// Log output.
     pub log: LogConfig,
     /// Trace export; absent = none.
@@ -109,6 +113,7 @@ impl Config {
         let dns = DnsConfig::read(&mut reader, &server_url);
         let cluster = ClusterConfig::read(&mut reader);
         let derp = DerpConfig::read(&mut reader, &server_url, noise_key_import.as_deref());
+        let policy = PolicyConfig::read(&mut reader);
         let log = LogConfig::read(&mut reader);
         let otlp = OtlpConfig::read(&mut reader);
         let client = ClientConfig::read(&mut reader);
@@ -124,6 +129,7 @@ impl Config {
             dns,
             derp,
             cluster,
+            policy,
             log,
             otlp,
             client,
@@ -151,6 +157,7 @@ impl Config {
             features: &'a FeatureConfig,
             dns: &'a DnsConfig,
             verify_clients: bool,
+            policy_mode: PolicyMode,
         }
         let shared = Shared {
             server_url: self.server_url.as_str(),
@@ -158,6 +165,7 @@ impl Config {
             features: &self.features,
             dns: &self.dns,
             verify_clients: self.derp.verify_clients,
+            policy_mode: self.policy.mode,
         };
         let bytes = serde_json::to_vec(&shared).expect("plain data without maps of odd keys");
         blake3::hash(&bytes).to_hex().chars().take(32).collect()

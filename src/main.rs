@@ -3,6 +3,7 @@
 use std::env;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context;
 use hydrascale::cli::{self, DemoArgs, Hooks, Output};
@@ -11,6 +12,7 @@ use hydrascale::{demo, server, telemetry};
 use mimalloc::MiMalloc;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 #[global_allocator]
@@ -49,21 +51,30 @@ fn serve(config: Config) -> anyhow::Result<()> {
         let name = config.cluster.replica_name.clone();
         let _telemetry = telemetry::init(&config.log, config.otlp.as_ref(), &name)?;
         let stop = CancellationToken::new();
-        let _guard = tokio::spawn(stop_on_signal(stop.clone())?);
-        Ok(server::serve(config, stop).await?)
+        let reload = Arc::new(Notify::new());
+        let _guard = tokio::spawn(heed_signals(stop.clone(), reload.clone())?);
+        Ok(server::serve(config, stop, reload).await?)
     })
 }
 
-/// Resolves into the watch for the signals that ask a process to end.
-fn stop_on_signal(stop: CancellationToken) -> anyhow::Result<impl Future<Output = ()>> {
+/// Resolves into the watch for the signals that ask a process to end, and for the one that asks it
+/// to read its policy file again.
+fn heed_signals(
+    stop: CancellationToken,
+    reload: Arc<Notify>,
+) -> anyhow::Result<impl Future<Output = ()>> {
+    let mut hang_up = signal(SignalKind::hangup()).context("SIGHUP cannot be watched")?;
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be watched")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be watched")?;
     let mut quit = signal(SignalKind::quit()).context("SIGQUIT cannot be watched")?;
     Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-            _ = quit.recv() => {}
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                _ = quit.recv() => break,
+                _ = hang_up.recv() => reload.notify_one(),
+            }
         }
         stop.cancel();
     })

@@ -36,7 +36,7 @@ mod conformance;
 #[cfg(test)]
 mod tests;
 
-pub use self::check::{Warnings, check};
+pub use self::check::{Warnings, check, warnings_in_force};
 pub use self::document::{
     Acl, AutoApprovers, DerpRegions, Document, Grant, IpEntry, Names, NodeAttr, SshRule, SshTest,
     Test, Text,

@@ -6,6 +6,7 @@ mod bootstrap;
 mod clock;
 mod http;
 mod local_socket;
+mod policy_file;
 mod relay;
 mod tls;
 
@@ -18,13 +19,15 @@ use std::time::Duration;
 use hydrascale_proto::state::v1 as pb;
 use hydrascale_raft::Replica;
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub use self::boot::BootError;
 pub(crate) use self::boot::raft_config;
 pub(crate) use self::clock::now;
+use self::policy_file::PolicyFile;
+pub use self::policy_file::PolicyFileError;
 pub use self::tls::ClientTlsError;
 use crate::api::{self, ApiState};
 use crate::cluster::{
@@ -34,7 +37,6 @@ use crate::cluster::{
 use crate::config::Config;
 use crate::control::{self, Control, ControlMetrics, ControlOptions, ToolchainInfo, VersionInfo};
 use crate::derp::{BootstrapDns, RelayHandle, RelayKeyError, RelayListener, RelayServer, TlsError};
-
 use crate::netmap::NetmapConfig;
 use crate::session::MapStreams;
 use crate::stun::{StunServer, StunSockets};
@@ -84,6 +86,9 @@ pub enum ServeError {
     /// The certificate of the client port.
     #[error(transparent)]
     Tls(#[from] ClientTlsError),
+    /// The file that the policy comes from.
+    #[error(transparent)]
+    PolicyFile(#[from] PolicyFileError),
     /// The place in the cluster.
     #[error(transparent)]
     Boot(#[from] BootError),
@@ -108,15 +113,21 @@ struct Bound {
     socket: UnixListener,
 }
 
-/// Runs a replica until `stop` is cancelled, then drains it.
+/// Runs a replica until `stop` is cancelled, then drains it. `reload` makes it read its policy file
+/// again.
 ///
 /// # Errors
 /// See [`ServeError`].
-pub async fn serve(config: Config, stop: CancellationToken) -> Result<(), ServeError> {
+pub async fn serve(
+    config: Config,
+    stop: CancellationToken,
+    reload: Arc<Notify>,
+) -> Result<(), ServeError> {
     for notice in &config.notices {
         tracing::warn!("{}", notice.0);
     }
     let tls = config.tls.as_ref().map(tls::acceptor).transpose()?;
+    let policy_file = PolicyFile::open(&config).await?;
     let bound = bind(&config).await?;
     let machine = Arc::new(Machine::new());
     let replica = boot::start_replica(&config.cluster, bound.peer, machine.clone()).await?;
@@ -133,6 +144,8 @@ pub async fn serve(config: Config, stop: CancellationToken) -> Result<(), ServeE
     let mut stun = StunServer::start(bound.stun, &relay.handle().health());
     let unwelcome = spawn_cluster_tasks(&config, &cluster, &relay.handle(), &mut tasks)?;
 
+    let refused = policy_file::spawn(policy_file, &cluster, reload, &mut tasks);
+
     let netmap = NetmapConfig::from(&config);
     let streams = MapStreams::new(cluster.clone(), netmap, now);
     let metrics = ControlMetrics::default();
@@ -141,14 +154,17 @@ pub async fn serve(config: Config, stop: CancellationToken) -> Result<(), ServeE
         ..ControlOptions::new(config.server_url.as_str(), version())
     };
     let control = Control::new(cluster.clone(), streams.clone(), options, metrics.clone());
-    let router = control::router(control.clone()).merge(api::router(ApiState::remote(&cluster)));
+    let policy_mode = config.policy.mode;
+    let remote = ApiState::remote(&cluster, policy_mode);
+    let router = control::router(control.clone()).merge(api::router(remote));
     tasks.spawn(control::serve(
         control.clone(),
         bound.client,
         tls,
         control::with_security_headers(router),
     ));
-    let local = control::router(control.clone()).merge(api::router(ApiState::local(&cluster)));
+    let local = ApiState::local(&cluster, policy_mode);
+    let local = control::router(control.clone()).merge(api::router(local));
     tasks.spawn(http::serve(bound.socket, local));
     if let Some(listener) = bound.metrics {
         let sources = MetricsSources {
@@ -169,6 +185,7 @@ pub async fn serve(config: Config, stop: CancellationToken) -> Result<(), ServeE
         () = stop.cancelled() => Ok(()),
         fatal = replica.fatal() => Err(ServeError::Fatal(fatal.to_string())),
         Ok(fatal) = unwelcome => Err(ServeError::Fatal(fatal.to_string())),
+        Ok(refused) = refused => Err(refused.into()),
         fatal = first_end(&mut tasks) => Err(fatal),
         () = relay.ended() => Err(ServeError::Fatal("the relay's listener ended".to_owned())),
         () = stun.ended() => Err(ServeError::Fatal("a STUN listener ended".to_owned())),

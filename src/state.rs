@@ -30,7 +30,7 @@ mod properties;
 #[cfg(test)]
 mod testing;
 
-pub use self::apply::{Applied, ApplyContext, ApplyError};
+pub use self::apply::{Applied, ApplyContext, ApplyError, POLICY_BYTES_MAX};
 pub use self::change::{Change, NodeChange};
 pub(crate) use self::hostinfo::MAX_HOSTINFO_BYTES;
 pub use self::load::{LoadError, Loader};

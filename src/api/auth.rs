@@ -29,6 +29,11 @@ impl PresentedKey {
             .map_err(|_| refused("the token has not the form of an API key"))
     }
 
+    /// The public part of the key.
+    pub(super) fn prefix(&self) -> &str {
+        self.0.prefix()
+    }
+
     /// Checks the key against the stored hash, in a time that does not depend on the secret.
     pub(super) fn verify(&self, state: &State, now: Timestamp) -> Result<(), ApiError> {
         let pepper = state.secret_pepper().ok_or_else(invalid)?;

@@ -25,25 +25,40 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, _state: &S) -> Result<Self, ApiError> {
-        let bytes = to_bytes(request.into_body(), BODY_BYTES_MAX)
-            .await
-            .map_err(|_| {
-                let detail = format!("the body is cut off or longer than {BODY_BYTES_MAX} bytes");
-                ApiError::new(Kind::TooLarge, detail)
-            })?;
-        let bytes: &[u8] = if bytes.trim_ascii().is_empty() {
-            b"{}"
-        } else {
-            &bytes
-        };
-        serde_json::from_slice(bytes).map(Self).map_err(|error| {
-            let kind = match error.classify() {
-                Category::Data => Kind::Unprocessable,
-                Category::Io | Category::Syntax | Category::Eof => Kind::BadRequest,
-            };
-            ApiError::new(kind, format!("the body is not understood: {error}")).at("body")
-        })
+        read_json(request, BODY_BYTES_MAX).await.map(Self)
     }
+}
+
+/// A JSON body that holds a policy.
+pub(super) struct LongJsonBody<T>(pub(super) T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for LongJsonBody<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, _state: &S) -> Result<Self, ApiError> {
+        read_json(request, super::policy::BODY_BYTES_MAX)
+            .await
+            .map(Self)
+    }
+}
+
+async fn read_json<T: DeserializeOwned>(request: Request, limit: usize) -> Result<T, ApiError> {
+    let bytes = to_bytes(request.into_body(), limit).await.map_err(|_| {
+        let detail = format!("the body is cut off or longer than {limit} bytes");
+        ApiError::new(Kind::TooLarge, detail)
+    })?;
+    let bytes: &[u8] = if bytes.trim_ascii().is_empty() {
+        b"{}"
+    } else {
+        &bytes
+    };
+    serde_json::from_slice(bytes).map_err(|error| {
+        let kind = match error.classify() {
+            Category::Data => Kind::Unprocessable,
+            Category::Io | Category::Syntax | Category::Eof => Kind::BadRequest,
+        };
+        ApiError::new(kind, format!("the body is not understood: {error}")).at("body")
+    })
 }
 
 /// The query of a request; of a repeated name the first value counts.

@@ -26,6 +26,8 @@ pub enum Kind {
     MethodNotAllowed,
     /// The thing exists already, or belongs to another.
     Conflict,
+    /// `If-Match` names what is no longer so.
+    PreconditionFailed,
     /// The body is longer than allowed.
     TooLarge,
     /// The body has not the shape of this operation.
@@ -49,6 +51,7 @@ impl Kind {
             Self::NotFound => (StatusCode::NOT_FOUND, 5),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, 12),
             Self::Conflict => (StatusCode::CONFLICT, 6),
+            Self::PreconditionFailed => (StatusCode::PRECONDITION_FAILED, 9),
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, 8),
             Self::Unprocessable => (StatusCode::UNPROCESSABLE_ENTITY, 3),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, 2),

@@ -29,6 +29,10 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// Routes that must answer when the cluster has no leader: what they say is local.
 const LOCAL_ROUTES: [&str; 1] = ["/cluster/status"];
 
+/// Who sent a request, for the records: put there by [`gate`].
+#[derive(Clone)]
+pub(super) struct Caller(pub(super) String);
+
 /// The state that a request reads, put there by [`gate`].
 #[derive(Clone)]
 pub(super) struct Read(pub(super) Arc<State>);
@@ -57,8 +61,9 @@ pub(super) async fn gate(
     let (mut parts, body) = request.into_parts();
     let answer = async {
         match admit(&api, &parts).await {
-            Ok(state) => {
+            Ok((state, caller)) => {
                 parts.extensions.insert(Read(state));
+                parts.extensions.insert(caller);
                 next.run(Request::from_parts(parts, body)).await
             }
             Err(error) => error.into_response(),
@@ -77,11 +82,15 @@ pub(super) async fn gate(
 
 /// Checks the key and finds the state to read. A key that the local state does not accept is
 /// looked up again in the newest one before it is refused.
-async fn admit(api: &ApiState, request: &Parts) -> Result<Arc<State>, ApiError> {
+async fn admit(api: &ApiState, request: &Parts) -> Result<(Arc<State>, Caller), ApiError> {
     let key = match api.access {
         Access::ApiKey => Some(PresentedKey::from_headers(&request.headers)?),
         Access::LocalTrust => None,
     };
+    let caller = Caller(key.as_ref().map_or_else(
+        || "local socket".to_owned(),
+        |key| format!("API key {}", key.prefix()),
+    ));
     let stale = wants_stale(&request.uri)?;
     if let Some(index) = wanted_index(request)? {
         wait_applied(&api.cluster, index).await?;
@@ -91,14 +100,14 @@ async fn admit(api: &ApiState, request: &Parts) -> Result<Arc<State>, ApiError> 
         let state = api.cluster.state();
         match &key {
             Some(key) if key.verify(&state, now).is_err() => {}
-            Some(_) | None => return Ok(state),
+            Some(_) | None => return Ok((state, caller)),
         }
     }
     let state = api.cluster.linearizable().await?;
     if let Some(key) = &key {
         key.verify(&state, now)?;
     }
-    Ok(state)
+    Ok((state, caller))
 }
 
 fn wants_stale(uri: &Uri) -> Result<bool, ApiError> {

@@ -5,8 +5,10 @@ use serde::{Serialize, Serializer};
 
 use crate::netmap::{RouteTable, TAGGED_DEVICES, exit_routes};
 use crate::state::secret::{SecretKind, masked};
-use crate::state::{ApiKey, Node, PreAuthKey, RegisterMethod, State, User};
+use crate::state::{ApiKey, Node, PreAuthKey, RegisterMethod, State, User, UserRole};
 use crate::types::{DiscoKey, MachineKey, NodeKey, Timestamp};
+
+use super::ApiError;
 
 /// An empty object: the answer of operations without a result.
 #[derive(Serialize)]
@@ -33,6 +35,39 @@ pub(super) struct UserShape {
     provider_id: String,
     provider: String,
     profile_pic_url: String,
+    /// headscale has no roles; absent for members.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    role: Option<&'static str>,
+}
+
+/// Roles by the names that policies have for them behind `autogroup:`.
+const ROLES: [(&str, UserRole); 7] = [
+    ("member", UserRole::Member),
+    ("owner", UserRole::Owner),
+    ("admin", UserRole::Admin),
+    ("network-admin", UserRole::NetworkAdmin),
+    ("it-admin", UserRole::ItAdmin),
+    ("billing-admin", UserRole::BillingAdmin),
+    ("auditor", UserRole::Auditor),
+];
+
+/// The role of this name.
+pub(super) fn parse_role(text: &str, location: &str) -> Result<UserRole, ApiError> {
+    let found = ROLES.iter().find(|(name, _)| *name == text);
+    found.map(|(_, role)| *role).ok_or_else(|| {
+        let shown: String = text.chars().take(64).collect();
+        let names = ROLES.map(|(name, _)| name).join(", ");
+        ApiError::bad_request(format!("{shown:?} is no role: one of {names} is wanted"))
+            .at(location)
+    })
+}
+
+/// The name of a role that is more than a member's.
+fn shown_role(role: UserRole) -> Option<&'static str> {
+    let found = ROLES.iter().find(|(_, known)| *known == role);
+    found
+        .map(|(name, _)| *name)
+        .filter(|_| role != UserRole::Member)
 }
 
 impl UserShape {
@@ -46,6 +81,7 @@ impl UserShape {
             provider_id: user.provider_id.clone(),
             provider: user.provider.clone(),
             profile_pic_url: user.picture_url.clone(),
+            role: shown_role(user.role),
         }
     }
 
@@ -59,6 +95,7 @@ impl UserShape {
             provider_id: String::new(),
             provider: String::new(),
             profile_pic_url: String::new(),
+            role: None,
         }
     }
 }

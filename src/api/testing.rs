@@ -14,6 +14,7 @@ use tower::ServiceExt;
 
 use super::{Access, ApiState, Clock, router};
 use crate::cluster::{Cluster, LocalControl};
+use crate::config::PolicyMode;
 use crate::state::secret::{SecretKind, SecretText};
 use crate::types::Timestamp;
 
@@ -22,6 +23,7 @@ const PEPPER: [u8; 32] = [7; 32];
 pub(crate) struct World {
     pub(crate) cluster: Cluster,
     pub(crate) control: LocalControl,
+    pub(crate) policy_mode: PolicyMode,
     devices: u8,
 }
 
@@ -44,6 +46,7 @@ impl World {
         Self {
             cluster,
             control,
+            policy_mode: PolicyMode::Database,
             devices: 0,
         }
     }
@@ -55,6 +58,7 @@ impl World {
             cluster: self.cluster.clone(),
             access,
             clock,
+            policy_mode: self.policy_mode,
         })
     }
 

@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::extract::{Path, State as AxumState};
-use hydrascale_proto::state::v1::{CreateUser, DestroyUser, RenameUser, command::Op};
+use hydrascale_proto::state::v1::{CreateUser, DestroyUser, RenameUser, SetUserRole, command::Op};
 use serde::{Deserialize, Serialize};
 
 use crate::state::State;
@@ -10,12 +10,23 @@ use crate::types::UserId;
 
 use super::body::{JsonBody, Params, parse_id};
 use super::gate::Read;
-use super::shape::{Empty, UserShape};
+use super::policy::lost_meaning;
+use super::shape::{UserShape, parse_role};
 use super::{ApiError, ApiState, Kind};
 
 #[derive(Serialize)]
 pub(super) struct UserAnswer {
     user: UserShape,
+    /// What the policy says that has lost its meaning by this.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
+}
+
+#[derive(Serialize)]
+pub(super) struct DestroyAnswer {
+    /// What the policy says that has lost its meaning by this.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -65,32 +76,50 @@ pub(super) async fn create(
         ..Default::default()
     });
     let done = api.cluster.propose(op).await?;
-    answer(&api.cluster.state(), UserId(done.id))
+    answer(&api.cluster.state(), UserId(done.id), Vec::new())
 }
 
 pub(super) async fn rename(
     AxumState(api): AxumState<ApiState>,
+    Read(before): Read,
     Path((id, name)): Path<(String, String)>,
 ) -> Result<Json<UserAnswer>, ApiError> {
     let user_id = parse_id(&id, "path.oldId")?;
     api.cluster
         .propose(Op::RenameUser(RenameUser { user_id, name }))
         .await?;
-    answer(&api.cluster.state(), UserId(user_id))
+    let after = api.cluster.state();
+    let warnings = lost_meaning(&before, &after);
+    answer(&after, UserId(user_id), warnings)
+}
+
+/// What policies mean by `autogroup:admin` and so on.
+pub(super) async fn set_role(
+    AxumState(api): AxumState<ApiState>,
+    Path((id, role)): Path<(String, String)>,
+) -> Result<Json<UserAnswer>, ApiError> {
+    let user_id = parse_id(&id, "path.id")?;
+    let role = parse_role(&role, "path.role")?.into();
+    api.cluster
+        .propose(Op::SetUserRole(SetUserRole { user_id, role }))
+        .await?;
+    answer(&api.cluster.state(), UserId(user_id), Vec::new())
 }
 
 pub(super) async fn destroy(
     AxumState(api): AxumState<ApiState>,
+    Read(before): Read,
     Path(id): Path<String>,
-) -> Result<Json<Empty>, ApiError> {
+) -> Result<Json<DestroyAnswer>, ApiError> {
     let user_id = parse_id(&id, "path.id")?;
     api.cluster
         .propose(Op::DestroyUser(DestroyUser { user_id }))
         .await?;
-    Ok(Json(Empty {}))
+    let warnings = lost_meaning(&before, &api.cluster.state());
+    Ok(Json(DestroyAnswer { warnings }))
 }
 
-fn answer(state: &State, id: UserId) -> Result<Json<UserAnswer>, ApiError> {
+fn answer(state: &State, id: UserId, warnings: Vec<String>) -> Result<Json<UserAnswer>, ApiError> {
     let user = state.user(id).ok_or_else(|| {
         ApiError::new(
             Kind::Conflict,
@@ -99,5 +128,6 @@ fn answer(state: &State, id: UserId) -> Result<Json<UserAnswer>, ApiError> {
     })?;
     Ok(Json(UserAnswer {
         user: UserShape::new(user),
+        warnings,
     }))
 }

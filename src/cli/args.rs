@@ -14,6 +14,7 @@ use super::auth::AuthCommand;
 use super::cluster::ClusterCommand;
 use super::debug::DebugCommand;
 use super::nodes::NodesCommand;
+use super::policy::PolicyCommand;
 use super::preauthkeys::PreauthkeysCommand;
 use super::users::UsersCommand;
 
@@ -72,6 +73,9 @@ pub(super) enum Noun {
     /// Interactive logins that wait for a decision
     #[command(subcommand)]
     Auth(AuthCommand),
+    /// Who may reach whom
+    #[command(subcommand)]
+    Policy(PolicyCommand),
     /// Keys for the REST API
     #[command(subcommand, visible_aliases = ["apikey", "api"])]
     Apikeys(ApikeysCommand),

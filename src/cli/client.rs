@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST};
+use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, IF_MATCH};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 
@@ -71,6 +71,14 @@ enum Attempt {
     Next(String),
 }
 
+/// One request, whoever answers it.
+struct Asked<'a> {
+    method: Method,
+    path: &'a str,
+    body: Bytes,
+    if_match: Option<&'a str>,
+}
+
 pub(super) struct ApiClient {
     addresses: Vec<Address>,
     api_key: Option<ApiSecret>,
@@ -104,7 +112,7 @@ impl ApiClient {
     }
 
     pub(super) async fn get(&self, path: &str) -> Result<Value, ClientError> {
-        self.request(Method::GET, path, None).await
+        self.request(Method::GET, path, None, None).await
     }
 
     pub(super) async fn post(
@@ -112,11 +120,32 @@ impl ApiClient {
         path: &str,
         body: serde_json::Value,
     ) -> Result<Value, ClientError> {
-        self.request(Method::POST, path, Some(body)).await
+        self.request(Method::POST, path, Some(body), None).await
+    }
+
+    /// Only while what has this ETag is in force.
+    pub(super) async fn post_if(
+        &self,
+        path: &str,
+        body: serde_json::Value,
+        if_match: &str,
+    ) -> Result<Value, ClientError> {
+        self.request(Method::POST, path, Some(body), Some(if_match))
+            .await
+    }
+
+    /// `if_match` is the ETag of what is replaced.
+    pub(super) async fn put(
+        &self,
+        path: &str,
+        body: serde_json::Value,
+        if_match: Option<&str>,
+    ) -> Result<Value, ClientError> {
+        self.request(Method::PUT, path, Some(body), if_match).await
     }
 
     pub(super) async fn delete(&self, path: &str) -> Result<Value, ClientError> {
-        self.request(Method::DELETE, path, None).await
+        self.request(Method::DELETE, path, None, None).await
     }
 
     async fn request(
@@ -124,13 +153,20 @@ impl ApiClient {
         method: Method,
         path: &str,
         body: Option<serde_json::Value>,
+        if_match: Option<&str>,
     ) -> Result<Value, ClientError> {
         let body = body
             .map(|body| Bytes::from(body.to_string()))
             .unwrap_or_default();
+        let asked = Asked {
+            method,
+            path,
+            body,
+            if_match,
+        };
         let mut failures = Vec::new();
         for address in &self.addresses {
-            match self.attempt(address, &method, path, &body).await {
+            match self.attempt(address, &asked).await {
                 Attempt::Answered(result) => return result,
                 Attempt::Next(reason) => failures.push(format!("{address}: {reason}")),
             }
@@ -138,13 +174,7 @@ impl ApiClient {
         Err(ClientError::Unreachable(failures.join("; ")))
     }
 
-    async fn attempt(
-        &self,
-        address: &Address,
-        method: &Method,
-        path: &str,
-        body: &Bytes,
-    ) -> Attempt {
+    async fn attempt(&self, address: &Address, asked: &Asked<'_>) -> Attempt {
         let stream = match Stream::connect(address, self.timeout, &self.tls).await {
             Ok(stream) => stream,
             Err(ConnectError::Tls(reason)) => {
@@ -152,13 +182,13 @@ impl ApiClient {
             }
             Err(ConnectError::Unreachable(reason)) => return Attempt::Next(reason),
         };
-        let request = match self.build(address, method, path, body) {
+        let request = match self.build(address, asked) {
             Ok(request) => request,
             Err(error) => return Attempt::Answered(Err(error)),
         };
         let answer = tokio::time::timeout(self.timeout, exchange(stream, request)).await;
         let failed = |reason: String| {
-            if *method == Method::GET {
+            if asked.method == Method::GET {
                 return Attempt::Next(reason);
             }
             let address = address.to_string();
@@ -174,21 +204,22 @@ impl ApiClient {
     fn build(
         &self,
         address: &Address,
-        method: &Method,
-        path: &str,
-        body: &Bytes,
+        asked: &Asked<'_>,
     ) -> Result<Request<Full<Bytes>>, ClientError> {
         let mut request = Request::builder()
-            .method(method)
-            .uri(format!("/api/v1{path}"))
+            .method(&asked.method)
+            .uri(format!("/api/v1{}", asked.path))
             .header(HOST, address.host_header())
             .header(ACCEPT, "application/json")
             .header(CONTENT_TYPE, "application/json");
         if let Some(key) = &self.api_key {
             request = request.header(AUTHORIZATION, format!("Bearer {}", key.expose()));
         }
+        if let Some(etag) = asked.if_match {
+            request = request.header(IF_MATCH, format!("\"{}\"", etag.trim_matches('"')));
+        }
         request
-            .body(Full::new(body.clone()))
+            .body(Full::new(asked.body.clone()))
             .map_err(|error| ClientError::Refused(format!("the request cannot be made: {error}")))
     }
 }

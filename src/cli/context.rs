@@ -39,6 +39,14 @@ impl<'a, 'b> Context<'a, 'b> {
         Ok(config)
     }
 
+    /// Who runs the command, for the records; nothing when the environment does not say.
+    pub(super) fn user_name(&self) -> Option<String> {
+        let name = ["SUDO_USER", "USER", "LOGNAME"]
+            .into_iter()
+            .find_map(|name| self.environment.variable(name))?;
+        Some(name.to_owned())
+    }
+
     /// The way to a replica; made at the first call.
     pub(super) fn api(&mut self) -> anyhow::Result<&ApiClient> {
         if self.client.is_none() {
@@ -47,6 +55,13 @@ impl<'a, 'b> Context<'a, 'b> {
             self.client = Some(ApiClient::new(config)?);
         }
         self.client.as_ref().context("there is no client")
+    }
+
+    /// Tells the warnings of an answer, if it has any.
+    pub(super) fn warn(&mut self, answer: &Value) {
+        for warning in answer.texts("warnings") {
+            self.out.note(&format!("warning: {warning}"));
+        }
     }
 
     /// Asks, unless `--force` says that nobody wants to be asked; says so when declined.

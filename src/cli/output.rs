@@ -2,9 +2,9 @@
 //! people or machines.
 
 use std::fmt::Display;
-use std::io::{BufRead, Write};
+use std::io::{BufRead, Read as _, Write};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use serde::Serialize;
 use serde_json::ser::PrettyFormatter;
 
@@ -135,6 +135,20 @@ impl<'a> Output<'a> {
         let sentence = lines.map(str::trim).collect::<Vec<_>>().join(" ");
         let sentence = sentence.strip_prefix("error: ").unwrap_or(&sentence);
         self.error(&format!("{sentence}; see --help"));
+    }
+
+    /// All of the input, if it is text of at most `bytes_max` bytes.
+    pub(super) fn read_input(&mut self, bytes_max: usize) -> anyhow::Result<String> {
+        let mut text = String::new();
+        let limit = bytes_max as u64 + 1;
+        let mut input = (&mut *self.input).take(limit);
+        input
+            .read_to_string(&mut text)
+            .context("standard input cannot be read")?;
+        if text.len() > bytes_max {
+            bail!("standard input is longer than {bytes_max} bytes");
+        }
+        Ok(text)
     }
 
     /// Asks a question; only a yes is a yes.

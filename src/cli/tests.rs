@@ -1,8 +1,8 @@
 //! Replays a transcript of commands against a replica in this process, over its local socket.
 //!
 //! `testdata/transcript.txt` holds commands and what they print: lines that begin with `$ ` are
-//! commands, `?` before one means that it fails, `<` gives an answer to its question, `!` marks
-//! lines of the error stream. `UPDATE_GOLDENS=1 cargo test cli::` writes the file anew; the
+//! commands, `?` before one means that it fails, `<` gives a line of its input, `!` marks lines of
+//! the error stream. `UPDATE_GOLDENS=1 cargo test cli::` writes the file anew; the
 //! difference is reviewed.
 
 use std::ffi::OsString;
@@ -115,14 +115,15 @@ fn serve(world: World, socket: &Path) {
 /// Runs the commands of a transcript and writes it anew.
 fn replay(recorded: &str, environment: &Environment) -> String {
     let mut text = String::new();
-    let mut answer = "";
+    let mut input = String::new();
     for line in recorded.lines() {
         if let Some(given) = line.strip_prefix("< ") {
-            answer = given;
+            input.push_str(given);
+            input.push('\n');
             writeln!(text, "{line}").unwrap();
         } else if let Some(command) = line.strip_prefix("$ ").or_else(|| line.strip_prefix("?$ ")) {
-            let (code, out, err) = call(environment, command, &format!("{answer}\n"));
-            answer = "";
+            let (code, out, err) = call(environment, command, &input);
+            input.clear();
             let mark = if code == 0 { "" } else { "?" };
             writeln!(text, "{mark}$ {command}").unwrap();
             for line in out.lines() {

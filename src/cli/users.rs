@@ -24,6 +24,25 @@ pub(super) enum UsersCommand {
     /// Delete a user who owns no nodes
     #[command(visible_alias = "delete")]
     Destroy(Destroy),
+    /// Roles: whom policies mean by autogroup:admin, autogroup:auditor and so on
+    #[command(subcommand, visible_alias = "roles")]
+    Role(RoleCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum RoleCommand {
+    /// Give a user a role; a user has one
+    Set {
+        /// Name or id of the user
+        #[arg(value_name = "USER")]
+        user: String,
+        /// member, owner, admin, network-admin, it-admin, billing-admin or auditor
+        #[arg(value_name = "ROLE")]
+        role: String,
+    },
+    /// List the users who are more than members
+    #[command(visible_alias = "ls")]
+    List,
 }
 
 #[derive(Debug, Args)]
@@ -87,7 +106,32 @@ pub(super) async fn run(
         UsersCommand::List(filter) => list(filter, context).await,
         UsersCommand::Rename(args) => rename(args, context).await,
         UsersCommand::Destroy(args) => destroy(args, context).await,
+        UsersCommand::Role(RoleCommand::Set { user, role }) => {
+            set_role(&user, &role, context).await
+        }
+        UsersCommand::Role(RoleCommand::List) => list_roles(context).await,
     }
+}
+
+async fn set_role(user: &str, role: &str, context: &mut Context<'_, '_>) -> anyhow::Result<()> {
+    let id = find_id(context.api()?, user).await?;
+    let path = format!("/user/{}/role/{}", escape(&id), escape(role));
+    let answer = context.api()?.post(&path, json!({})).await?;
+    context.out.result("Role set", answer.get("user"))
+}
+
+async fn list_roles(context: &mut Context<'_, '_>) -> anyhow::Result<()> {
+    let answer = context.api()?.get("/user").await?;
+    let users = answer.get("users").items().iter();
+    let users: Vec<Value> = users
+        .filter(|user| !user.text("role").is_empty())
+        .cloned()
+        .collect();
+    let mut table = Table::new(&["ID", "Username", "Role"]);
+    for user in &users {
+        table.row(["id", "name", "role"].map(|name| user.text(name).into()));
+    }
+    context.out.list(&table, &Value::List(users))
 }
 
 async fn create(args: Create, context: &mut Context<'_, '_>) -> anyhow::Result<()> {
@@ -133,6 +177,7 @@ async fn rename(args: Rename, context: &mut Context<'_, '_>) -> anyhow::Result<(
     let user = find(context.api()?, args.identifier, old).await?;
     let path = format!("/user/{}/rename/{}", user.text("id"), escape(&new));
     let renamed = context.api()?.post(&path, json!({})).await?;
+    context.warn(&renamed);
     context.out.result("User renamed", renamed.get("user"))
 }
 
@@ -151,6 +196,7 @@ async fn destroy(args: Destroy, context: &mut Context<'_, '_>) -> anyhow::Result
         .api()?
         .delete(&format!("/user/{}", user.text("id")))
         .await?;
+    context.warn(&answer);
     context.out.result("User destroyed", &answer)
 }
 

@@ -55,13 +55,12 @@ const DROPPED: [(&str, &str); 8] = [
 ];
 
 /// Keys without effect: a group, its members, and why.
-const INERT: [(&str, &[&str], &str); 9] = [
+const INERT: [(&str, &[&str], &str); 8] = [
     (
         "database",
         DATABASE_KEYS,
         "the state is kept in cluster.data_dir",
     ),
-    ("policy", &["policy.path", "policy.mode"], POLICY_REASON),
     (
         "oidc",
         OIDC_KEYS,
@@ -110,8 +109,6 @@ const INERT: [(&str, &[&str], &str); 9] = [
         "not supported yet",
     ),
 ];
-
-const POLICY_REASON: &str = "policies are not supported yet: EVERY NODE MAY REACH EVERY OTHER NODE";
 
 const DATABASE_KEYS: &[&str] = &[
     "database.type",
@@ -165,7 +162,7 @@ const TUNING_KEYS: &[&str] = &[
 ];
 
 /// Groups that are silent unless their first key is set: the rest is only its details.
-const QUIET_WITHOUT_FIRST: [&str; 3] = ["policy", "oidc", "tls_letsencrypt"];
+const QUIET_WITHOUT_FIRST: [&str; 2] = ["oidc", "tls_letsencrypt"];
 
 /// Lets 0.22's names count, and says so.
 pub(super) fn translate(reader: &mut Reader<'_>) {
@@ -232,9 +229,8 @@ fn is_set(reader: &mut Reader<'_>, key: &str) -> bool {
 }
 
 fn check_choices(reader: &mut Reader<'_>) {
-    let choices: [(&str, &[&str]); 3] = [
+    let choices: [(&str, &[&str]); 2] = [
         ("database.type", &["sqlite", "sqlite3", "postgres"]),
-        ("policy.mode", &["file", "database"]),
         (
             "tls_letsencrypt_challenge_type",
             &["HTTP-01", "TLS-ALPN-01"],

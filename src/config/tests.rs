@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Config, ConfigErrors, Environment, RelayCertificate};
+use super::{Config, ConfigErrors, Environment, PolicyMode, RelayCertificate};
 
 const EXAMPLE: &str = include_str!("../../deploy/config-example.yaml");
 
@@ -280,12 +280,28 @@ fn a_configuration_of_headscale_0_22_is_translated_with_notices() {
 }
 
 #[test]
-fn an_unenforced_policy_is_announced_loudly() {
+fn the_policy_comes_from_a_file_if_one_is_named() {
     let config = check(&format!(
         "{MINIMAL}policy: {{path: /etc/headscale/acl.hujson}}\n"
     ))
     .unwrap();
-    assert!(notices(&config).contains("EVERY NODE MAY REACH EVERY OTHER NODE"));
+    assert_eq!(config.policy.mode, PolicyMode::File);
+    let path = config.policy.path.unwrap();
+    assert_eq!(path.to_str(), Some("/etc/headscale/acl.hujson"));
+    let mode = |policy: &str| {
+        let config = check(&format!("{MINIMAL}policy: {policy}\n")).unwrap();
+        let ignored = notices(&config).contains("policy.path: no effect");
+        (config.policy.mode, ignored)
+    };
+    assert_eq!(mode("{mode: database}"), (PolicyMode::Database, false));
+    assert_eq!(
+        mode("{mode: database, path: a}"),
+        (PolicyMode::Database, true)
+    );
+    assert_eq!(mode("{mode: file}"), (PolicyMode::File, false));
+    assert_eq!(mode("{mode: '', path: ''}"), (PolicyMode::Database, false));
+    let error = check(&format!("{MINIMAL}policy: {{mode: db}}\n")).unwrap_err();
+    assert!(error.to_string().contains("must be file or database"));
 }
 
 #[test]

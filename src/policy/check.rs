@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use super::document::Document;
 use super::engine::Engine;
-use super::error::{PolicyError, PolicyErrors};
+use super::error::{PolicyError, PolicyErrors, Position};
 use super::facts::Facts;
 use super::roster::Roster;
 use super::selector::{Selector, Spot};
 use crate::state::State;
 
-/// What a policy says that has no effect (yet), in the order of the text. Shown one per line.
+/// What a policy says that has no effect (yet, or any more), in the order of the text. Shown one per
+/// line.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Warnings(Vec<PolicyError>);
 
@@ -42,9 +43,34 @@ impl fmt::Display for Warnings {
 /// Reads a policy, validates it, and runs its tests against the users and nodes of a state.
 ///
 /// # Errors
-/// Everything that is wrong with it.
+/// Everything that is wrong with it. An empty text, which by the rules of the language allows
+/// everything, is more likely an accident.
 pub fn check(text: &str, state: &State) -> Result<Warnings, PolicyErrors> {
+    if text.trim().is_empty() {
+        return Err(general("the policy is empty; to allow everything, write {}").into());
+    }
     check_for(text, Roster::of(state)).map(|(_, warnings)| warnings)
+}
+
+/// What the policy in force in a state says that has no effect: users may have gone since it was
+/// set.
+pub fn warnings_in_force(state: &State) -> Warnings {
+    let Some(policy) = state.policy() else {
+        return Warnings::default();
+    };
+    match Document::parse(&policy.text, &Facts::default()) {
+        Ok(document) => warnings(&document, &Facts::of(state)),
+        Err(errors) => Warnings(vec![general(format!(
+            "this version does not understand the policy and allows nothing: {errors}"
+        ))]),
+    }
+}
+
+fn general(message: impl Into<String>) -> PolicyError {
+    PolicyError {
+        at: Position::default(),
+        message: message.into(),
+    }
 }
 
 pub(super) fn check_for(text: &str, roster: Roster) -> Result<(Engine, Warnings), PolicyErrors> {
@@ -59,13 +85,14 @@ pub(super) fn check_for(text: &str, roster: Roster) -> Result<(Engine, Warnings)
 fn warnings(document: &Document, facts: &Facts) -> Warnings {
     let mut warnings = Vec::new();
     let mut unowned = Vec::new();
+    let mut gone = Vec::new();
     let mut unknown = |at, token: &str| {
-        if facts.named(token).is_empty() {
-            warnings.push(PolicyError {
-                at,
-                message: format!("user {token:?} does not exist and stands for nothing"),
-            });
-        }
+        let message = match facts.named(token).len() {
+            1 => return,
+            0 => format!("user {token:?} does not exist and stands for nothing"),
+            several => format!("user {token:?} means {several} users and stands for nothing"),
+        };
+        warnings.push(PolicyError { at, message });
     };
     for user in document.names.groups.values().flatten() {
         unknown(user.at, &user.text);
@@ -79,6 +106,10 @@ fn warnings(document: &Document, facts: &Facts) -> Warnings {
                     message: format!("{tag:?} has no owners: only an administrator can set it"),
                 });
             }
+            Selector::Domain(domain) if !facts.has_domain(domain) => gone.push(PolicyError {
+                at: spot.at,
+                message: format!("no user has a mail address at {domain:?}"),
+            }),
             Selector::Any
             | Selector::Domain(_)
             | Selector::Group(_)
@@ -90,6 +121,7 @@ fn warnings(document: &Document, facts: &Facts) -> Warnings {
         }
     }
     warnings.append(&mut unowned);
+    warnings.append(&mut gone);
     for attr in &document.node_attrs {
         if let Some(spot) = attr.target.first().filter(|_| !attr.ip_pool.is_empty()) {
             warnings.push(PolicyError {

@@ -30,6 +30,7 @@ use hydrascale_proto::state::v1::{
 };
 use hydrascale_raft::RowWrite;
 
+pub use self::policy::POLICY_BYTES_MAX;
 use self::txn::Txn;
 use super::convert::FieldError;
 use super::{Change, State};

@@ -5,8 +5,9 @@ use hydrascale_proto::state::v1::{RefusalCode, SetPolicy};
 use super::super::PolicyVersion;
 use super::{Txn, Verdict, done, invalid, refuse};
 
-/// A policy of 1,000 rules is about 100 KB; what is larger fits badly into one log entry.
-pub(crate) const POLICY_BYTES_MAX: usize = 512 * 1024;
+/// Longest text of a policy. One of 1,000 rules has about 100 KB; what is larger fits badly into one
+/// log entry.
+pub const POLICY_BYTES_MAX: usize = 512 * 1024;
 /// Longer authors say nothing more.
 const AUTHOR_BYTES_MAX: usize = 256;
 /// Old versions are for looking back and for going back, and lie in memory.
