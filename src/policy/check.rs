@@ -140,6 +140,13 @@ fn warnings(document: &Document, facts: &Facts) -> Warnings {
             warnings.push(PolicyError { at, message });
         }
     }
+    let relays = document.derp_map.as_ref();
+    if relays.is_some_and(|map| map.omit_default && map.regions.values().all(Option::is_none)) {
+        warnings.push(PolicyError {
+            at: Position::default(),
+            message: "derpMap leaves no relay: nodes without a direct path are cut off".to_owned(),
+        });
+    }
     warnings.sort_by_key(|warning| warning.at);
     Warnings(warnings)
 }

@@ -6,3 +6,4 @@ mod posture;
 mod recorder;
 mod tailnet;
 mod walkthrough;
+mod warnings;

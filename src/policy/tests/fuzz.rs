@@ -5,6 +5,7 @@
 
 use std::path::Path;
 
+use super::super::engine::Engine;
 use super::super::hujson::{self, print};
 use super::super::yaml;
 use super::tailnet::{Tailnet, device};
@@ -131,6 +132,10 @@ fn mutate(text: &str, other: &str, dice: &mut Dice) -> String {
 /// Everything that is done with a policy; its answers as one text.
 fn answers(text: &str, tailnet: &Tailnet) -> Result<String, String> {
     let engine = tailnet.try_engine(text)?;
+    Ok(answers_of(&engine, tailnet))
+}
+
+fn answers_of(engine: &Engine, tailnet: &Tailnet) -> String {
     let mut all = String::new();
     for member in &tailnet.members {
         let id = member.id;
@@ -145,7 +150,7 @@ fn answers(text: &str, tailnet: &Tailnet) -> Result<String, String> {
             all += &format!("{} {routes:?}\n", engine.sees(id, peer.id));
         }
     }
-    Ok(all)
+    all
 }
 
 /// The text as the reader understands it, in its canonical form.
