@@ -3,6 +3,8 @@
 //! Every version has an ETag, the SHA-256 of its text. `If-Match` makes a replacement conditional:
 //! it happens only while the named version is in force.
 
+mod explain;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -38,6 +40,7 @@ pub(super) fn routes() -> Router<ApiState> {
         .route("/policy/history", get(history))
         .route("/policy/history/{version}", get(version))
         .route("/policy/rollback", post(roll_back))
+        .route("/policy/explain", get(explain::explain))
 }
 
 #[derive(Serialize)]

@@ -234,3 +234,36 @@ async fn a_role_is_set_and_shown_only_where_it_is_more_than_a_members() {
     );
     assert_eq!(world.call("POST", "/user/7/role/admin", None).await.0, 404);
 }
+
+#[tokio::test]
+async fn a_connection_is_explained_by_the_policy_in_force() {
+    let mut world = World::new().await;
+    world.node("alice", "laptop", &[]).await;
+    world.node("bob", "desk", &[]).await;
+    let policy = r#"{"acls": [{"action": "accept", "src": ["alice@"], "dst": ["bob@:80"]}]}"#;
+    put(&world, policy, None).await;
+    let explain = async |query: &str| {
+        let path = format!("/policy/explain?{query}");
+        world.call("GET", &path, None).await
+    };
+    let (_, open) = explain("src=alice%40&dst=desk:80&proto=tcp").await;
+    assert_eq!(
+        (&open["verdict"], &open["policyVersion"]),
+        (&json!("allowed"), &json!(1))
+    );
+    assert_eq!(open["answers"][0]["rules"][0]["kind"], json!("acl"));
+    let (_, closed) = explain("src=laptop&dst=2:22").await;
+    assert_eq!(closed["verdict"], json!("denied"));
+    assert_eq!(
+        closed["answers"][0]["close"][0]["reason"],
+        json!("source and destination match, port 22 is not among 80")
+    );
+    let (status, problem) = explain("src=carol%40&dst=desk").await;
+    assert_eq!(status, 400);
+    assert_eq!(problem["errors"][0]["location"], json!("query.src"));
+    let (status, problem) = explain("src=laptop").await;
+    assert_eq!(
+        (status, &problem["errors"][0]["location"]),
+        (400, &json!("query.dst"))
+    );
+}

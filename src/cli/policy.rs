@@ -1,5 +1,7 @@
 //! `policy`.
 
+mod explain;
+
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
@@ -46,6 +48,8 @@ pub(super) enum PolicyCommand {
     History,
     /// Show what differs between two versions, or between the policy in force and a file
     Diff(Diff),
+    /// Say which rules allow a connection, and which come close
+    Explain(explain::Explain),
     /// Put an older version into force again
     Rollback {
         /// Which one [default: the one before the present one]
@@ -121,6 +125,7 @@ pub(super) async fn run(
         }
         PolicyCommand::History => history(context).await,
         PolicyCommand::Diff(args) => diff(args, context).await,
+        PolicyCommand::Explain(args) => explain::run(args, context).await,
         PolicyCommand::Rollback { version } => rollback(version, context).await,
     }
 }

@@ -73,7 +73,7 @@ pub struct Answer {
     /// Whether the two nodes are told of each other; null where one end is no node.
     pub visible: Option<bool>,
     /// A rule by which the destination reaches the source, where the other way is closed: by it the
-    /// two see each other.
+    /// two see each other. In its reason the two have changed places.
     pub reverse: Option<RuleReport>,
     /// For an address that is no node's: the nodes that carry it.
     pub routers: Vec<RouterReport>,
