@@ -38,5 +38,6 @@ pub use self::model::{
     ApiKey, Endpoint, Node, PendingLogin, PolicyVersion, PreAuthKey, RegisterMethod, Relay,
     Replica, Session, SessionNo, Settings, User, UserRole,
 };
+pub(crate) use self::names::tags_not_permitted;
 pub use self::store::State;
 pub use self::tailnet::Tailnet;

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::netmap::RouteTable;
 use crate::policy::{PolicyErrors, Rights};
-use crate::state::{Node, State};
+use crate::state::{Node, State, tags_not_permitted};
 use crate::types::{NodeId, Timestamp};
 
 use super::body::{JsonBody, Params, parse_id};
@@ -167,10 +167,8 @@ pub(super) async fn set_tags(
         .map(String::as_str)
         .collect();
     if !unknown.is_empty() {
-        let detail = format!(
-            "requested tags [{}] are invalid or not permitted: the policy's tagOwners must name them",
-            unknown.join(" ")
-        );
+        let refused = tags_not_permitted(&unknown);
+        let detail = format!("{refused}: the policy's tagOwners must name them");
         return Err(ApiError::bad_request(detail).at("body.tags"));
     }
     let op = Op::SetNodeTags(SetNodeTags {

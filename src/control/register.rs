@@ -6,6 +6,7 @@
 mod answer;
 mod limiter;
 mod step;
+mod tags;
 mod watch;
 
 use std::pin::pin;
@@ -19,13 +20,13 @@ use hydrascale_proto::state::v1::{self as pb, RefusalCode, command::Op};
 
 pub(super) use self::limiter::LoginLimiter;
 use self::step::Step;
+use self::tags::Asked;
 pub(super) use self::watch::LoginWatch;
 use super::inner::{Reply, Session};
 use super::metrics::Limit;
 use crate::cluster::ProposeError;
-use crate::policy::{Owner, Rights};
 use crate::state::secret::{AuthId, SecretText};
-use crate::state::{Node, State};
+use crate::state::{Node, State, tags_not_permitted};
 use crate::tailcfg::{RegisterRequest, RegisterResponse};
 
 /// When to come back to a replica that cannot take changes: elections take a second or two.
@@ -85,8 +86,8 @@ impl Registration {
             Step::Known(node) => Ok(answer::authorized(&state, &node)),
             Step::KeyExpired => Ok(answer::key_expired()),
             Step::Refuse(text) => Ok(answer::refused(text)),
-            Step::Refresh(node) => self.register(None, Some(node)).await,
-            Step::Admit(key, known) => self.register(Some(key), known).await,
+            Step::Refresh(node) => self.register(None, Some(node), None).await,
+            Step::Admit(key, known) => self.admit(&state, key, known).await,
             Step::Wait(auth_id) => self.wait(auth_id).await,
             Step::Begin => self.begin().await,
         }
@@ -114,15 +115,43 @@ impl Registration {
         Ok(answer::key_expired())
     }
 
+    /// Lets a node in with an auth key, unless it asks for tags that it cannot have: clients repeat
+    /// that for ever, and it must not cost a log entry each time.
+    async fn admit(
+        &self,
+        state: &State,
+        key: SecretText,
+        known: Option<Arc<Node>>,
+    ) -> Result<RegisterResponse, Reply> {
+        let mut asked = self.asked_tags(state, &key);
+        if known.is_none() && !asked.refused.is_empty() {
+            let newest = self.session.control.cluster().linearizable().await;
+            let newest = newest.map_err(|error| unavailable(error.to_string()))?;
+            asked = self.asked_tags(&newest, &key);
+            if !asked.refused.is_empty() {
+                return Ok(answer::refused(tags_not_permitted(&asked.refused)));
+            }
+        }
+        self.register(Some(key), known, asked.grant).await
+    }
+
+    fn asked_tags(&self, state: &State, key: &SecretText) -> Asked<'_> {
+        let hostinfo = self.request.hostinfo.as_ref();
+        let wanted = hostinfo.map_or(&[][..], |hostinfo| &hostinfo.request_tags);
+        step::proven(state, key).map_or_else(Asked::default, |key| {
+            Asked::of(state, self.session.peer.machine_key, key, wanted)
+        })
+    }
+
     /// Lets a node in with an auth key, or refreshes it. `known` is the node when it is in already:
     /// a cluster that takes no changes still serves it.
     async fn register(
         &self,
         key: Option<SecretText>,
         known: Option<Arc<Node>>,
+        tag_grant: Option<pb::TagGrant>,
     ) -> Result<RegisterResponse, Reply> {
         let cluster = self.session.control.cluster();
-        let tag_grant = key.as_ref().and_then(|key| self.tag_grant(key));
         let op = Op::RegisterNode(pb::RegisterNode {
             machine_key: self.machine_key(),
             node_key: self.node_key(),
@@ -228,28 +257,6 @@ impl Registration {
             prefix: key.prefix().to_owned(),
             secret_hash,
         })
-    }
-
-    /// What the policy gives to the key's owner of the tags that the device asks for.
-    fn tag_grant(&self, key: &SecretText) -> Option<pb::TagGrant> {
-        let wanted = &self.request.hostinfo.as_ref()?.request_tags;
-        if wanted.is_empty() {
-            return None;
-        }
-        let state = self.session.control.cluster().state();
-        let key = step::proven(&state, key)?;
-        let user = key.user_id.and_then(|id| state.user(id));
-        let owner = match user.filter(|_| !key.is_tagged()) {
-            Some(user) => Owner::User(user),
-            None => Owner::Tags(&key.tags),
-        };
-        match Rights::of(&state) {
-            Ok(rights) => Some(rights.grant(owner, wanted)),
-            Err(errors) => {
-                tracing::error!(error = %errors, "the policy in force is not understood");
-                None
-            }
-        }
     }
 
     fn machine_key(&self) -> Bytes {

@@ -173,6 +173,14 @@ pub(super) fn stored_hostname(hostname: &str) -> String {
     text
 }
 
+/// headscale's words for tags that somebody may not set.
+pub(crate) fn tags_not_permitted(tags: &[&str]) -> String {
+    format!(
+        "requested tags [{}] are invalid or not permitted",
+        tags.join(" ")
+    )
+}
+
 /// Checks tags and brings them into their stored form: sorted, each once.
 pub(super) fn checked_tags(tags: &[String]) -> Result<Vec<String>, FieldError> {
     if tags.len() > MAX_TAGS {

@@ -84,6 +84,10 @@ async fn without_a_policy_nobody_owns_a_tag() {
     let response = session.register(&request).await;
     let text = "requested tags [tag:web] are invalid or not permitted";
     assert_eq!(response["Error"], text);
+    // The client asks for ever, which costs no log entry.
+    let index = server.cluster.applied_index();
+    assert_eq!(session.register(&request).await["Error"], text);
+    assert_eq!(server.cluster.applied_index(), index);
     // The key is not spent.
     let plain = client.register_request(asking(&key, &[]));
     assert_eq!(session.register(&plain).await["MachineAuthorized"], true);

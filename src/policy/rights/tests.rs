@@ -99,6 +99,16 @@ fn a_name_that_means_two_users_owns_nothing() {
     assert!(grant.tags.is_empty());
 }
 
+#[test]
+fn under_an_old_policy_an_administrator_sets_any_tag_and_nobody_else_one_without_owners() {
+    let alice = user(1, "alice", UserRole::Member);
+    let text = "tagOwners:\n  tag:web: [alice]\nacls: []\n";
+    let rights = rights(text, vec![alice.clone()]);
+    assert!(rights.defines("tag:test"));
+    let grant = rights.grant(Owner::User(&alice), &texts(&["tag:test", "tag:web"]));
+    assert_eq!(grant.tags, ["tag:web"]);
+}
+
 const APPROVERS: &str = r#"{
     "tagOwners": {"tag:router": []},
     "autoApprovers": {

@@ -106,7 +106,8 @@ impl Txn<'_> {
             .filter(|tag| !granted.iter().any(|granted| granted == tag))
             .collect();
         if !refused.is_empty() {
-            return Err(refuse(RefusalCode::Precondition, not_permitted(&refused)));
+            let message = names::tags_not_permitted(&refused);
+            return Err(refuse(RefusalCode::Precondition, message));
         }
         Ok(names::checked_tags(wanted)?)
     }
@@ -261,14 +262,6 @@ impl Txn<'_> {
         }
         Ok(id)
     }
-}
-
-/// headscale's words for tags that somebody may not set.
-fn not_permitted(tags: &[&str]) -> String {
-    format!(
-        "requested tags [{}] are invalid or not permitted",
-        tags.join(" ")
-    )
 }
 
 pub(super) fn machine_mismatch() -> Refusal {
