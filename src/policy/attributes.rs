@@ -3,9 +3,10 @@
 use serde_json::Value;
 
 use super::document::Document;
-use super::meaning::{Extent, Resolver};
 use super::node_set::NodeSet;
+use super::plan::{Planner, TermNo};
 use super::roster::Roster;
+use super::terms::Terms;
 use crate::state::{User, UserRole};
 use crate::tailcfg::CapMap;
 
@@ -20,32 +21,38 @@ const SUGGEST_EXIT_NODE: &str = "suggest-exit-node";
 const DISABLE_IPV4: &str = "disable-ipv4";
 
 /// Attributes that go to the same nodes.
+#[derive(Debug, PartialEq)]
 pub(super) struct Given {
-    nodes: NodeSet,
-    attributes: CapMap,
+    /// Absent: everybody.
+    pub(super) to: Option<Vec<TermNo>>,
+    pub(super) attributes: CapMap,
+}
+
+impl Given {
+    fn is_for(&self, terms: &Terms, place: usize) -> bool {
+        let to = self.to.as_ref();
+        to.is_none_or(|to| terms.have(to, place))
+    }
+
+    fn hides_ipv4(&self) -> bool {
+        self.attributes.contains_key(DISABLE_IPV4)
+    }
 }
 
 /// The attributes of a document.
-pub(super) fn compile(document: &Document, roster: &Roster) -> Vec<Given> {
-    let mut resolver = Resolver::new(roster, &document.names);
+pub(super) fn plan(document: &Document, planner: &mut Planner<'_>) -> Vec<Given> {
     let mut all = Vec::new();
     for entry in &document.node_attrs {
-        let mut extent = Extent::nodes(roster.none());
-        for spot in &entry.target {
-            extent.add(&resolver.resolve(&spot.selector));
-        }
         let bare = entry.attr.iter().map(|name| (name.clone(), Vec::new()));
         let mut attributes: CapMap = bare.collect();
         attributes.extend(entry.app.clone());
         all.push(Given {
-            nodes: extent.members(roster),
+            to: Some(planner.spots(&entry.target)),
             attributes,
         });
     }
-    let mut everybody = roster.tagged.clone();
-    everybody.add(&roster.untagged);
     all.push(Given {
-        nodes: everybody,
+        to: None,
         attributes: of_tailnet(document),
     });
     all
@@ -69,9 +76,12 @@ fn of_tailnet(document: &Document) -> CapMap {
 }
 
 /// The attributes of the node at this place (`tailcfg.Node.CapMap`).
-pub(super) fn of_node(given: &[Given], roster: &Roster, place: usize) -> CapMap {
+pub(super) fn of_node(given: &[Given], terms: &Terms, roster: &Roster, place: usize) -> CapMap {
+    if roster.member(place).is_none() {
+        return CapMap::new();
+    }
     let mut attributes = by_role(roster, place);
-    for given in given.iter().filter(|given| given.nodes.contains(place)) {
+    for given in given.iter().filter(|given| given.is_for(terms, place)) {
         attributes.extend(given.attributes.clone());
     }
     attributes
@@ -79,30 +89,37 @@ pub(super) fn of_node(given: &[Given], roster: &Roster, place: usize) -> CapMap 
 
 /// Of a node's attributes those that its peers are told (`tailcfg.Node.CapMap` of a peer): they
 /// only matter there if the node can serve as an exit node.
-pub(super) fn for_peers(given: &[Given], roster: &Roster, place: usize) -> CapMap {
-    if !roster.exit_nodes.contains(place) {
+pub(super) fn for_peers(given: &[Given], terms: &Terms, roster: &Roster, place: usize) -> CapMap {
+    if !roster.offers.exit_nodes.contains(place) {
         return CapMap::new();
     }
-    let mut attributes = of_node(given, roster, place);
+    let mut attributes = of_node(given, terms, roster, place);
     attributes.retain(|name, _| name == SUGGEST_EXIT_NODE);
     attributes
 }
 
 /// The nodes whose IPv4 address nobody is told.
-pub(super) fn without_ipv4(given: &[Given], roster: &Roster) -> NodeSet {
-    let mut nodes = roster.none();
-    let mut hiding = given.iter();
-    let hides = |given: &&Given| given.attributes.contains_key(DISABLE_IPV4);
-    while let Some(given) = hiding.find(hides) {
-        nodes.add(&given.nodes);
+pub(super) fn without_ipv4(given: &[Given], terms: &Terms, roster: &Roster) -> NodeSet {
+    let mut nodes = NodeSet::default();
+    for given in given.iter().filter(|given| given.hides_ipv4()) {
+        match &given.to {
+            Some(to) => nodes.add(&terms.members(to)),
+            None => nodes.add(&roster.all()),
+        }
     }
     nodes
+}
+
+/// Whether nobody is told the IPv4 address of the node at this place.
+pub(super) fn hides_ipv4(given: &[Given], terms: &Terms, place: usize) -> bool {
+    let mut hiding = given.iter().filter(|given| given.hides_ipv4());
+    hiding.any(|given| given.is_for(terms, place))
 }
 
 /// Where nobody has a role, everybody is an administrator, as in headscale.
 fn by_role(roster: &Roster, place: usize) -> CapMap {
     let is_admin = |user: &User| matches!(user.role, UserRole::Owner | UserRole::Admin);
-    let owner = roster.members.get(place).and_then(|member| member.owner);
+    let owner = roster.member(place).and_then(|member| member.owner);
     let user = owner.and_then(|owner| roster.facts.user(owner));
     let names: &[&str] = if !roster.facts.users.iter().any(|user| is_admin(user)) {
         &[IS_ADMIN]

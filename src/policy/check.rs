@@ -49,7 +49,7 @@ pub fn check(text: &str, state: &State) -> Result<Warnings, PolicyErrors> {
     if text.trim().is_empty() {
         return Err(general("the policy is empty; to allow everything, write {}").into());
     }
-    check_for(text, Roster::of(state)).map(|(_, warnings)| warnings)
+    check_for(text, Roster::of(state, true)).map(|(_, warnings)| warnings)
 }
 
 /// What the policy in force in a state says that has no effect: users may have gone since it was

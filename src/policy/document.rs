@@ -89,6 +89,22 @@ pub struct Names {
     pub postures: BTreeMap<String, Posture>,
 }
 
+impl Names {
+    /// Whether selectors mean the same by these names as by others.
+    pub(super) fn means(&self, other: &Self) -> bool {
+        let users = |names: &Self| {
+            let groups = names.groups.iter();
+            let users = |users: &Vec<Text>| users.iter().map(|user| user.text.clone()).collect();
+            let users = groups.map(|(name, all)| (name.clone(), users(all)));
+            users.collect::<Vec<(String, Vec<String>)>>()
+        };
+        self.hosts == other.hosts
+            && self.ipsets == other.ipsets
+            && self.postures == other.postures
+            && users(self) == users(other)
+    }
+}
+
 /// A rule of `acls`.
 #[derive(Clone, Debug)]
 pub struct Acl {

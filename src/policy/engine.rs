@@ -6,97 +6,209 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::attributes::{self, Given};
-use super::compile::{self, Rules};
 use super::document::Document;
 use super::error::PolicyErrors;
 use super::facts::Facts;
-use super::login::{self, LoginRule};
 use super::node_set::NodeSet;
 use super::owner::Owner;
-use super::roster::{Member, Roster};
-use super::visibility::{Classes, classify};
-use super::{probe, rights, routing};
-use crate::state::{Change, NodeChange, State};
+use super::plan::Plan;
+use super::roster::{Member, Moved, Roster};
+use super::sources::Sources;
+use super::terms::{Term, Terms};
+use super::visibility::{Class, Classes, Ground};
+use super::{attributes, filter, login, probe, rights, routing};
+use crate::state::{Change, State};
 use crate::tailcfg::{CapMap, FilterRule, SshPolicy};
 use crate::types::NodeId;
 
 /// The class of a node that the engine does not know.
 const UNKNOWN: u64 = u64::MAX;
+/// In a class number: one node alone, not all of an owner.
+const ALONE: u64 = 1 << 31;
+/// Nodes that are followed one by one; of more it is cheaper to look at all.
+const FOLLOWED_MAX: usize = 32;
 
 /// Answers for all nodes of the state that it was made from. A node that came later sees nobody and
 /// is reached by nobody until the engine has followed the state.
+#[derive(Clone)]
 pub struct Engine {
     document: Arc<Document>,
     /// Why the text in force is not the document: it is no policy for this version.
-    fault: Option<PolicyErrors>,
-    roster: Roster,
-    rules: Rules,
-    classes: Classes,
-    logins: Vec<LoginRule>,
-    attributes: Vec<Given>,
-    without_ipv4: NodeSet,
+    fault: Option<Arc<PolicyErrors>>,
+    pub(super) plan: Arc<Plan>,
+    pub(super) roster: Roster,
+    pub(super) terms: Terms,
+    pub(super) sources: Sources,
+    pub(super) classes: Classes,
 }
 
 impl Engine {
     /// Compiles a document for a state.
     pub fn new(document: Arc<Document>, state: &State) -> Self {
-        Self::with_roster(document, Roster::of(state))
+        let roster = Roster::of(state, document.needs_hostinfo());
+        Self::with_roster(document, roster)
     }
 
     /// Compiles the policy in force in a state. It was checked when it was set; that a user or a
     /// mail domain has gone since then breaks nothing. A text that is no policy all the same lets
     /// nobody do anything, and is told by [`Self::fault`].
     pub fn of(state: &State) -> Self {
-        let text = state.policy().map_or("", |policy| policy.text.as_str());
-        match Document::parse(text, &Facts::default()) {
-            Ok(document) => Self::new(Arc::new(document), state),
-            Err(errors) => Self {
-                fault: Some(errors),
-                ..Self::new(Arc::new(Document::closed()), state)
-            },
+        let (document, fault) = in_force(state);
+        Self {
+            fault,
+            ..Self::new(document, state)
         }
+    }
+
+    pub(super) fn with_roster(document: Arc<Document>, roster: Roster) -> Self {
+        let plan = Arc::new(Plan::of(&document));
+        let terms = Terms::of(&plan.terms, &document.names, &roster);
+        Self::assembled(document, plan, roster, terms, None)
+    }
+
+    fn assembled(
+        document: Arc<Document>,
+        plan: Arc<Plan>,
+        roster: Roster,
+        terms: Terms,
+        earlier: Option<&Self>,
+    ) -> Self {
+        let ground = Ground {
+            plan: &plan,
+            terms: &terms,
+            roster: &roster,
+        };
+        let classes = match earlier.filter(|earlier| earlier.has_signatures_of(ground)) {
+            Some(earlier) => earlier.classes.relinked(ground),
+            None => Classes::of(ground, earlier.map(|earlier| &earlier.classes)),
+        };
+        let earlier = earlier.filter(|earlier| earlier.plan.sources == plan.sources);
+        let changed = earlier.map(|earlier| earlier.terms.changed(&terms));
+        let sources = match (earlier, changed) {
+            (Some(earlier), Some(changed)) if earlier.plan.terms == plan.terms => {
+                earlier.sources.after(&changed, &plan, &terms, &roster)
+            }
+            _ => Sources::of(&plan, &terms, &roster),
+        };
+        Self {
+            sources,
+            document,
+            fault: None,
+            plan,
+            roster,
+            terms,
+            classes,
+        }
+    }
+
+    /// Whether every node is in the same of the terms that tell nodes apart.
+    fn has_signatures_of(&self, ground: Ground<'_>) -> bool {
+        let is_same = |term| {
+            let terms = self.terms.standing(term).zip(ground.terms.standing(term));
+            terms.is_some_and(|(one, other)| Arc::ptr_eq(one, other))
+        };
+        self.plan.terms == ground.plan.terms
+            && self.plan.signing == ground.plan.signing
+            && self.plan.ways.is_empty()
+            && ground.plan.ways.is_empty()
+            && self.roster.size() == ground.roster.size()
+            && (0..self.plan.terms.len()).all(is_same)
     }
 
     /// The engine for a later state, itself if nothing of the change concerns it.
     pub fn follow(self: &Arc<Self>, state: &State, change: &Change) -> Arc<Self> {
-        if change.policy {
+        let Some((roster, moved)) = self.roster.follow(state, change) else {
             return Arc::new(Self::of(state));
-        }
-        let concerns = |node: &NodeChange| {
-            let elects = node.online && self.rules.has_via;
-            let conforms = node.hostinfo && self.document.needs_hostinfo();
-            node.added || node.removed || node.full || node.routes || elects || conforms
         };
-        if change.users.is_empty() && !change.nodes.values().any(concerns) {
+        if change.policy {
+            let (document, fault) = in_force(state);
+            let next = if document.needs_hostinfo() == self.document.needs_hostinfo() {
+                self.renewed(document, roster, &moved)
+            } else {
+                Self::new(document, state)
+            };
+            return Arc::new(Self { fault, ..next });
+        }
+        if !change.users.is_empty() || moved.len() > FOLLOWED_MAX {
+            return Arc::new(self.moved(roster, &moved));
+        }
+        if moved.is_empty() {
             return Arc::clone(self);
         }
-        let mut next = Self::new(Arc::clone(&self.document), state);
-        next.fault.clone_from(&self.fault);
-        Arc::new(next)
+        let next = self.stepped(&roster, &moved);
+        Arc::new(next.unwrap_or_else(|| self.moved(roster, &moved)))
+    }
+
+    /// The same document for another roster.
+    fn moved(&self, roster: Roster, moved: &[Moved]) -> Self {
+        Self {
+            fault: self.fault.clone(),
+            ..self.renewed(Arc::clone(&self.document), roster, moved)
+        }
+    }
+
+    /// After a few nodes have moved: only what concerns them is worked out again. `None` when that
+    /// is not enough.
+    fn stepped(&self, roster: &Roster, moved: &[Moved]) -> Option<Self> {
+        if !Arc::ptr_eq(&self.roster.offers, &roster.offers) {
+            return None;
+        }
+        let terms = self.terms.after(moved, roster)?;
+        let ground = Ground {
+            plan: &self.plan,
+            terms: &terms,
+            roster,
+        };
+        let classes = self.classes.after(moved, ground)?;
+        let changed = self.terms.changed(&terms);
+        let sources = self.sources.after(&changed, &self.plan, &terms, roster);
+        Some(Self {
+            document: Arc::clone(&self.document),
+            fault: self.fault.clone(),
+            plan: Arc::clone(&self.plan),
+            roster: roster.clone(),
+            terms,
+            sources,
+            classes,
+        })
+    }
+
+    /// For another document or roster. What is the same as here is shared with it, so that it is
+    /// known to be the same.
+    fn renewed(&self, document: Arc<Document>, roster: Roster, moved: &[Moved]) -> Self {
+        let is_same_text = Arc::ptr_eq(&document, &self.document);
+        let plan = if is_same_text {
+            Arc::clone(&self.plan)
+        } else {
+            Arc::new(Plan::of(&document))
+        };
+        let is_same_tailnet = moved.is_empty() && Arc::ptr_eq(&self.roster.facts, &roster.facts);
+        let is_same_meaning = is_same_text || self.document.names.means(&document.names);
+        if is_same_tailnet && is_same_meaning && plan.terms == self.plan.terms {
+            let terms = self.terms.clone();
+            return Self::assembled(document, plan, roster, terms, Some(self));
+        }
+        let earlier = self.plan.numbers();
+        let standing = |term: &Term| {
+            let number = earlier.get(term)?;
+            self.terms.standing(*number)
+        };
+        let mut terms = Terms::with(&plan.terms, &document.names, &roster, |term| {
+            standing(term)
+                .filter(|_| is_same_tailnet && is_same_meaning)
+                .cloned()
+        });
+        let readdressed = readdressed(moved);
+        terms.share(|number| {
+            let earlier = standing(plan.terms.get(number)?)?;
+            (!earlier.extent.nodes.meets(&readdressed)).then(|| Arc::clone(earlier))
+        });
+        Self::assembled(document, plan, roster, terms, Some(self))
     }
 
     /// Why the text in force is not what the engine answers by.
-    pub const fn fault(&self) -> Option<&PolicyErrors> {
-        self.fault.as_ref()
-    }
-
-    pub(super) fn with_roster(document: Arc<Document>, roster: Roster) -> Self {
-        let rules = compile::compile(&document, &roster);
-        let classes = classify(&rules, &roster);
-        let logins = login::compile(&document, &roster);
-        let attributes = attributes::compile(&document, &roster);
-        let without_ipv4 = attributes::without_ipv4(&attributes, &roster);
-        Self {
-            document,
-            fault: None,
-            roster,
-            rules,
-            classes,
-            logins,
-            attributes,
-            without_ipv4,
-        }
+    pub fn fault(&self) -> Option<&PolicyErrors> {
+        self.fault.as_deref()
     }
 
     pub(super) const fn roster(&self) -> &Roster {
@@ -104,27 +216,55 @@ impl Engine {
     }
 
     /// The document that it was compiled from.
-    pub fn document(&self) -> &Arc<Document> {
+    pub const fn document(&self) -> &Arc<Document> {
         &self.document
+    }
+
+    /// How many sets of peers there are for all nodes together.
+    pub fn class_count(&self) -> usize {
+        self.classes.count()
     }
 
     /// Runs the policy's own tests.
     pub(super) fn probe(&self, errors: &mut PolicyErrors) {
         probe::run(
             &self.document,
+            &self.plan,
+            &self.terms,
             &self.roster,
-            &self.rules,
-            &self.logins,
             errors,
         );
+    }
+
+    fn ground(&self) -> Ground<'_> {
+        Ground {
+            plan: &self.plan,
+            terms: &self.terms,
+            roster: &self.roster,
+        }
     }
 
     /// The class of a node: nodes of one class see the same peers, themselves left out, and are told
     /// the same about them, so that what is encoded for one of them serves all. Classes of different
     /// engines have nothing to do with each other.
     pub fn class(&self, viewer: NodeId) -> u64 {
-        let class = self.class_of(viewer);
-        class.map_or(UNKNOWN, |class| class as u64)
+        let place = self.roster.place(viewer);
+        let class = place.and_then(|place| Some((place, self.classes.number(place)?)));
+        let Some((place, class)) = class else {
+            return UNKNOWN;
+        };
+        let member = self.roster.member(place);
+        // A router also sees the routes that it shares with others.
+        let is_router = member.is_some_and(|member| !member.subnets.is_empty());
+        let owner = member.and_then(|member| member.owner);
+        let owner = owner.filter(|_| !self.plan.own.is_empty());
+        let first = owner.and_then(|owner| self.roster.owned(owner).first());
+        let beside = match first {
+            _ if is_router => place as u64 | ALONE,
+            Some(first) => *first as u64 + 1,
+            None => 0,
+        };
+        u64::from(class) << 32 | beside
     }
 
     /// The nodes that `viewer` may know of, in id order and without itself.
@@ -135,58 +275,102 @@ impl Engine {
     /// The nodes that somebody in the class of `viewer` may know of, in id order: all see the same of
     /// them, but nobody itself.
     pub fn class_peers(&self, viewer: NodeId) -> impl Iterator<Item = NodeId> {
-        let class = self.class_of(viewer);
-        let class = class.and_then(|class| self.classes.classes.get(class));
-        let peers = class.into_iter().flat_map(|class| class.peers.iter());
-        let members = peers.filter_map(|place| self.roster.members.get(place));
-        members.map(|member| member.id)
+        let place = self.roster.place(viewer);
+        let peers = place.map(|place| self.peers_at(place)).unwrap_or_default();
+        let ids = self.roster.ids();
+        let places = peers.iter().collect::<Vec<_>>().into_iter();
+        places.filter_map(|place| ids.get(place).copied())
+    }
+
+    /// Everybody whom the node at this place sees, with itself where others of its class see it.
+    pub(super) fn peers_at(&self, place: usize) -> NodeSet {
+        let class = self.classes.class(place);
+        let mut peers = class.map(|class| class.peers.clone()).unwrap_or_default();
+        for peer in self.owned_with(place) {
+            if self.is_own_peer(place, *peer) {
+                peers.insert(*peer);
+            }
+        }
+        peers
+    }
+
+    /// The nodes of the same owner, where a rule makes these see each other.
+    fn owned_with(&self, place: usize) -> &[usize] {
+        let member = self
+            .roster
+            .member(place)
+            .filter(|_| !self.plan.own.is_empty());
+        let owner = member.and_then(|member| member.owner);
+        owner.map_or(&[], |owner| self.roster.owned(owner))
+    }
+
+    /// Whether `autogroup:self` joins two nodes of one owner.
+    fn is_own_peer(&self, viewer: usize, peer: usize) -> bool {
+        let mut sources = self.plan.own.iter();
+        sources.any(|source| {
+            let source = self.plan.sources.get(*source);
+            source.is_some_and(|source| {
+                self.terms.have(&source.terms, viewer) || self.terms.have(&source.terms, peer)
+            })
+        })
     }
 
     /// The nodes whose IPv4 address nobody is told, in id order (`disable-ipv4`).
     pub fn without_ipv4(&self) -> impl Iterator<Item = NodeId> {
-        let members = self.roster.places(&self.without_ipv4);
-        members.map(|member| member.id)
+        let nodes = attributes::without_ipv4(&self.plan.given, &self.terms, &self.roster);
+        let ids: Vec<NodeId> = self.roster.places(&nodes).map(|member| member.id).collect();
+        ids.into_iter()
     }
 
     /// Whether nobody is told a node's IPv4 address.
     pub fn hides_ipv4(&self, node: NodeId) -> bool {
         let place = self.roster.place(node);
-        place.is_some_and(|place| self.without_ipv4.contains(place))
+        place.is_some_and(|place| attributes::hides_ipv4(&self.plan.given, &self.terms, place))
     }
 
     /// The nodes that others reach more through than the nodes themselves, in id order.
     pub fn carriers(&self) -> impl Iterator<Item = NodeId> {
-        let members = self.roster.members.iter();
-        let carries = |member: &&Member| !member.subnets.is_empty() || !member.exits.is_empty();
-        members.filter(carries).map(|member| member.id)
+        let carriers = self.roster.places(&self.roster.offers.carriers);
+        carriers.map(|member| member.id)
     }
 
     /// Whether `viewer` may know that `peer` exists.
     pub fn sees(&self, viewer: NodeId, peer: NodeId) -> bool {
-        let peer = self.roster.place(peer);
-        let class = self.class_of(viewer);
-        class.zip(peer).is_some_and(|(class, peer)| {
-            let class = self.classes.classes.get(class);
-            class.is_some_and(|class| class.peers.contains(peer))
-        })
+        let places = self.roster.place(viewer).zip(self.roster.place(peer));
+        places.is_some_and(|(viewer, peer)| self.sees_at(viewer, peer))
+    }
+
+    pub(super) fn sees_at(&self, viewer: usize, peer: usize) -> bool {
+        let class = self.classes.class(viewer);
+        let is_owned = || self.owned_with(viewer).binary_search(&peer).is_ok();
+        class.is_some_and(|class| class.peers.contains(peer))
+            || (is_owned() && self.is_own_peer(viewer, peer))
     }
 
     /// The routes of a peer that a viewer is told of beside the peer's addresses
     /// (`tailcfg.Node.AllowedIPs`), sorted; `primary` are those for which the peer is the primary.
     pub fn routes(&self, viewer: NodeId, peer: NodeId, primary: &[IpNet]) -> BTreeSet<IpNet> {
         let places = self.roster.place(viewer).zip(self.roster.place(peer));
-        let class = self.class_of(viewer);
-        let class = class.and_then(|class| self.classes.classes.get(class));
-        let Some((places, class)) = places.zip(class) else {
-            return BTreeSet::new();
-        };
-        routing::routes_of(&self.rules, &self.roster, places, primary, &class.routes)
+        places.map_or_else(BTreeSet::new, |(viewer, peer)| {
+            self.routes_at(viewer, peer, primary)
+        })
+    }
+
+    pub(super) fn routes_at(
+        &self,
+        viewer: usize,
+        peer: usize,
+        primary: &[IpNet],
+    ) -> BTreeSet<IpNet> {
+        let nothing = Class::default();
+        let class = self.classes.class(viewer).map_or(&nothing, |class| class);
+        routing::routes_of(self.ground(), (viewer, peer), primary, class)
     }
 
     /// The routes of the wanted ones that the policy approves without an administrator, sorted.
     pub fn approved_routes(&self, node: NodeId, wanted: &[IpNet]) -> Vec<IpNet> {
         let place = self.roster.place(node);
-        let Some(member) = place.and_then(|place| self.roster.members.get(place)) else {
+        let Some(member) = place.and_then(|place| self.roster.member(place)) else {
             return Vec::new();
         };
         let facts = &self.roster.facts;
@@ -200,30 +384,30 @@ impl Engine {
     /// How long a check of a login from one node to another lasts; absent if no rule asks for one.
     pub fn check_period(&self, src: NodeId, dst: NodeId) -> Option<Duration> {
         let (src, dst) = self.roster.place(src).zip(self.roster.place(dst))?;
-        let mut rules = self.logins.iter();
-        let rule =
-            rules.find(|rule| rule.check_period.is_some() && rule.joins(src, dst, &self.roster));
+        let mut rules = self.plan.logins.iter();
+        let rule = rules.find(|rule| {
+            rule.check_period.is_some() && rule.joins(src, dst, &self.terms, &self.roster)
+        });
         rule.and_then(|rule| rule.check_period)
-    }
-
-    fn class_of(&self, node: NodeId) -> Option<usize> {
-        let place = self.roster.place(node)?;
-        self.classes.of.get(place).copied()
     }
 
     /// What may reach a node.
     pub fn filter(&self, node: NodeId) -> Vec<FilterRule> {
+        let ground = filter::Ground {
+            plan: &self.plan,
+            terms: &self.terms,
+            sources: &self.sources,
+            roster: &self.roster,
+        };
         let place = self.roster.place(node);
-        place.map_or_else(Vec::new, |place| {
-            super::filter::reduce(&self.rules, &self.roster, place)
-        })
+        place.map_or_else(Vec::new, |place| filter::reduce(ground, place))
     }
 
     /// Who may log in to a node.
     pub fn logins(&self, node: NodeId) -> SshPolicy {
         let place = self.roster.place(node);
         place.map_or_else(SshPolicy::default, |place| {
-            login::policy(&self.logins, &self.roster, place)
+            login::policy(&self.plan.logins, &self.terms, &self.roster, place)
         })
     }
 
@@ -231,7 +415,7 @@ impl Engine {
     pub fn peer_attributes(&self, node: NodeId) -> CapMap {
         let place = self.roster.place(node);
         place.map_or_else(CapMap::new, |place| {
-            attributes::for_peers(&self.attributes, &self.roster, place)
+            attributes::for_peers(&self.plan.given, &self.terms, &self.roster, place)
         })
     }
 
@@ -239,7 +423,24 @@ impl Engine {
     pub fn attributes(&self, node: NodeId) -> CapMap {
         let place = self.roster.place(node);
         place.map_or_else(CapMap::new, |place| {
-            attributes::of_node(&self.attributes, &self.roster, place)
+            attributes::of_node(&self.plan.given, &self.terms, &self.roster, place)
         })
     }
+}
+
+/// The policy in force, and why it is not, if it is no policy for this version.
+fn in_force(state: &State) -> (Arc<Document>, Option<Arc<PolicyErrors>>) {
+    let text = state.policy().map_or("", |policy| policy.text.as_str());
+    match Document::parse(text, &Facts::default()) {
+        Ok(document) => (Arc::new(document), None),
+        Err(errors) => (Arc::new(Document::closed()), Some(Arc::new(errors))),
+    }
+}
+
+/// The nodes with other addresses than before.
+fn readdressed(moved: &[Moved]) -> NodeSet {
+    let addresses = |member: &Option<Arc<Member>>| member.as_ref().map(|m| m.addresses.clone());
+    let readdressed = moved.iter();
+    let readdressed = readdressed.filter(|moved| addresses(&moved.old) != addresses(&moved.new));
+    NodeSet::of(readdressed.map(|moved| moved.place))
 }

@@ -22,8 +22,8 @@ use self::end::{End, Finder};
 use self::finding::Finding;
 use self::rules::{Login, Rule};
 use super::Engine;
-use super::meaning::Resolver;
 use super::ports::protocol_name;
+use super::resolver::Resolver;
 use super::roster::Roster;
 use crate::state::State;
 use crate::types::NodeId;
@@ -60,7 +60,7 @@ impl Tailnet<'_> {
             state: self.state,
             document,
             roster,
-            resolver: Resolver::new(roster, &document.names),
+            resolver: Resolver::new(self.engine),
         };
         let at = |part| move |fault| ExplainError { part, fault };
         let sources = finder.ends(&question.src).map_err(at(Part::Src))?;

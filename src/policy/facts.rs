@@ -1,6 +1,6 @@
 //! What validation knows of the tailnet beside the file: its users.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::state::{State, User};
@@ -29,10 +29,9 @@ impl Facts {
         }
     }
 
-    /// The users whom a name in a policy may mean: the one with this identity at its provider, else
-    /// those with this mail address or name. `name@` is `name`, as headscale writes local users.
+    /// As [`Directory::named`], for one name.
     pub(super) fn named(&self, token: &str) -> Vec<&User> {
-        let token = token.strip_suffix('@').unwrap_or(token);
+        let token = local_name(token);
         let provider =
             |user: &&Arc<User>| !user.provider_id.is_empty() && user.provider_id == token;
         if let Some(user) = self.users.iter().find(provider) {
@@ -57,6 +56,48 @@ impl Facts {
     pub(super) fn user(&self, id: UserId) -> Option<&User> {
         let place = self.users.binary_search_by_key(&id, |user| user.id).ok()?;
         self.users.get(place).map(|user| &**user)
+    }
+}
+
+/// `name@` is `name`, as headscale writes local users.
+fn local_name(token: &str) -> &str {
+    token.strip_suffix('@').unwrap_or(token)
+}
+
+/// Users by what a policy may call them, to look up many names.
+pub(super) struct Directory<'a> {
+    by_provider: BTreeMap<&'a str, &'a User>,
+    by_name: BTreeMap<&'a str, Vec<&'a User>>,
+}
+
+impl<'a> Directory<'a> {
+    pub(super) fn of(facts: &'a Facts) -> Self {
+        let mut by_provider = BTreeMap::new();
+        let mut by_name: BTreeMap<&str, Vec<&User>> = BTreeMap::new();
+        for user in &facts.users {
+            if !user.provider_id.is_empty() {
+                let first = by_provider.entry(user.provider_id.as_str());
+                first.or_insert(&**user);
+            }
+            by_name.entry(&user.name).or_default().push(user);
+            if user.email != user.name {
+                by_name.entry(&user.email).or_default().push(user);
+            }
+        }
+        Self {
+            by_provider,
+            by_name,
+        }
+    }
+
+    /// The users whom a name in a policy may mean: the one with this identity at its provider, else
+    /// those with this mail address or name.
+    pub(super) fn named(&self, token: &str) -> Vec<&'a User> {
+        let token = local_name(token);
+        if let Some(user) = self.by_provider.get(token) {
+            return vec![*user];
+        }
+        self.by_name.get(token).cloned().unwrap_or_default()
     }
 }
 

@@ -6,128 +6,210 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::address_set::{Range, prefix_text};
-use super::compile::{Body, Caps, Connections, Rules, SourceId, Target};
-use super::meaning::{Extent, internet};
+use super::meaning::{Extent, covers_internet, internet};
+use super::node_set::NodeSet;
+use super::plan::{Caps, Plan, Rule, SourceNo, Target};
 use super::roster::{Member, Roster};
+use super::sources::{Sources, is_empty, texts};
+use super::terms::{Standing, Terms};
+use super::unit::Connections;
 use crate::tailcfg::{CapGrant, FilterRule, NetPortRange};
 
+/// What filters are made from.
+#[derive(Clone, Copy)]
+pub(super) struct Ground<'a> {
+    pub(super) plan: &'a Plan,
+    pub(super) terms: &'a Terms,
+    pub(super) sources: &'a Sources,
+    pub(super) roster: &'a Roster,
+}
+
 /// The rules of the node at this place (`tailcfg.MapResponse.PacketFilters["base"]`).
-pub(super) fn reduce(rules: &Rules, roster: &Roster, place: usize) -> Vec<FilterRule> {
-    let Some(member) = roster.members.get(place) else {
+pub(super) fn reduce(ground: Ground<'_>, place: usize) -> Vec<FilterRule> {
+    let Some(member) = ground.roster.member(place) else {
         return Vec::new();
     };
     let node = Subject {
-        roster,
+        ground,
         place,
         member,
     };
-    let mut filter = Filter::default();
-    for (number, rule) in rules.rules.iter().enumerate() {
-        if rule.nodes.contains(place) {
-            filter.take(number, &rule.body, &node, rules);
-        }
+    let mut filter = Filter {
+        ground,
+        merged: BTreeMap::new(),
+        grants: BTreeMap::new(),
+    };
+    for (number, rule) in ground.plan.rules.iter().enumerate() {
+        filter.take(number, rule, &node);
     }
-    filter.finish(rules)
+    filter.finish()
 }
 
 /// The node that a filter is for.
 struct Subject<'a> {
-    roster: &'a Roster,
+    ground: Ground<'a>,
     place: usize,
     member: &'a Member,
 }
 
-/// Rules with equal sources and protocol are merged where the first of them stands.
-#[derive(Default)]
-struct Filter {
-    merged: BTreeMap<(SourceId, Option<u8>), (usize, Vec<NetPortRange>)>,
-    grants: BTreeMap<usize, (SourceId, Vec<CapGrant>)>,
+/// Who may do what a rule says.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum From {
+    Source(SourceNo),
+    /// Nodes of the receiver's owner.
+    Own(NodeSet),
 }
 
-impl Filter {
-    fn take(&mut self, number: usize, body: &Body, node: &Subject<'_>, rules: &Rules) {
-        match body {
-            Body::Ports {
+/// Rules with equal sources and protocol are merged where the first of them stands.
+struct Filter<'a> {
+    ground: Ground<'a>,
+    merged: BTreeMap<(From, Option<u8>), (usize, Vec<NetPortRange>)>,
+    grants: BTreeMap<usize, (From, Vec<CapGrant>)>,
+}
+
+impl Filter<'_> {
+    fn take(&mut self, number: usize, rule: &Rule, node: &Subject<'_>) {
+        match rule {
+            Rule::Ports {
                 source,
                 connections,
                 targets,
             } => {
                 let targets = targets.iter();
                 let ports = targets.flat_map(|target| node.ports(target, connections));
-                self.merge(number, *source, connections, ports.collect(), rules);
+                let ports: Vec<NetPortRange> = ports.collect();
+                let Ground { plan, terms, .. } = self.ground;
+                if !ports.is_empty() && !is_empty(plan, terms, *source) {
+                    self.merge(number, *source, connections, ports);
+                }
             }
-            Body::Via {
+            Rule::Via {
                 source,
                 connections,
                 targets,
+                via,
             } => {
-                let targets = targets.iter();
+                if !node.member.has_tag(via) {
+                    return;
+                }
+                let targets = self.ground.terms.each(targets);
                 let ports = targets.flat_map(|target| node.via_ports(target, connections));
-                self.merge(number, *source, connections, ports.collect(), rules);
+                self.merge(number, *source, connections, ports.collect());
             }
-            Body::OwnPorts {
-                sources,
+            Rule::OwnPorts {
+                source,
                 connections,
             } => {
-                let owner = node.member.owner;
-                if let Some(source) = owner.and_then(|owner| sources.get(&owner)) {
-                    let ports = node.own_ports(connections);
-                    self.merge(number, *source, connections, ports, rules);
+                if let Some((from, _)) = node.own(*source) {
+                    let from = self.sources_of(from);
+                    self.merge_from(number, from, connections, node.own_ports(connections));
                 }
             }
-            Body::Caps { source, grants } => {
-                let grants = grants.iter();
-                let grants = grants.filter_map(|(extent, caps)| node.grant(extent, caps));
-                self.grant(number, *source, grants.collect());
+            Rule::Caps {
+                source,
+                targets,
+                caps,
+            } => {
+                let grants = targets.iter();
+                let grants = grants.filter_map(|terms| node.grant(terms, caps));
+                self.grant(number, From::Source(*source), grants.collect());
             }
-            Body::OwnCaps { sources, caps } => {
-                let owner = node.member.owner;
-                if let Some(source) = owner.and_then(|owner| sources.get(&owner)) {
-                    let dsts = node.own_prefixes();
-                    self.grant(number, *source, cap_grant(dsts, caps).into_iter().collect());
+            Rule::OwnCaps { source, caps } => {
+                if let Some((from, _)) = node.own(*source) {
+                    let grant = cap_grant(node.own_prefixes(), caps);
+                    self.grant(number, From::Own(from), grant.into_iter().collect());
+                }
+            }
+            Rule::OwnCompanion { source, caps } => {
+                if let Some((from, owned)) = node.own(*source)
+                    && from.contains(node.place)
+                {
+                    let grant = cap_grant(node.own_prefixes(), caps);
+                    self.grant(number, From::Own(owned), grant.into_iter().collect());
                 }
             }
         }
+    }
+
+    /// The list of sources that comes to these nodes, or the nodes themselves.
+    fn sources_of(&self, nodes: NodeSet) -> From {
+        let Ground {
+            plan,
+            terms,
+            sources,
+            roster,
+        } = self.ground;
+        let source = sources.of_nodes(&nodes, plan, terms, roster);
+        source.map_or(From::Own(nodes), From::Source)
     }
 
     fn merge(
         &mut self,
         number: usize,
-        source: SourceId,
+        source: SourceNo,
         connections: &Connections,
         ports: Vec<NetPortRange>,
-        rules: &Rules,
+    ) {
+        let from = From::Source(self.ground.sources.same(source));
+        self.merge_from(number, from, connections, ports);
+    }
+
+    fn merge_from(
+        &mut self,
+        number: usize,
+        from: From,
+        connections: &Connections,
+        ports: Vec<NetPortRange>,
     ) {
         if ports.is_empty() {
             return;
         }
-        let key = (source, connections.protocol);
-        let first = rules.first.get(&key).copied().unwrap_or(number);
+        let first = match &from {
+            From::Source(source) => self.ground.sources.first(*source, connections.protocol),
+            From::Own(_) => None,
+        };
+        let first = first.unwrap_or(number);
+        let key = (from, connections.protocol);
         let entry = self.merged.entry(key).or_insert((first, Vec::new()));
         entry.0 = entry.0.min(number);
         entry.1.extend(ports);
     }
 
-    fn grant(&mut self, number: usize, source: SourceId, grants: Vec<CapGrant>) {
+    fn grant(&mut self, number: usize, from: From, grants: Vec<CapGrant>) {
         if !grants.is_empty() {
-            self.grants.insert(number, (source, grants));
+            self.grants.insert(number, (from, grants));
         }
     }
 
-    fn finish(self, rules: &Rules) -> Vec<FilterRule> {
-        let texts = |source: SourceId| {
-            let texts = rules.sources.get(source);
-            texts.map(|texts| texts.to_vec()).unwrap_or_default()
+    fn finish(self) -> Vec<FilterRule> {
+        let Ground {
+            plan,
+            terms,
+            roster,
+            ..
+        } = self.ground;
+        let texts = |from: From| match from {
+            From::Source(source) => {
+                let source = plan.sources.get(source);
+                source
+                    .map(|source| texts(source, terms, roster))
+                    .unwrap_or_default()
+            }
+            From::Own(nodes) => {
+                let mut texts = Extent::nodes(nodes).texts(roster);
+                texts.sort_unstable();
+                texts
+            }
         };
         let merged = self.merged.into_iter();
-        let merged = merged.map(|((source, protocol), (number, ports))| {
-            let mut rule = FilterRule::ports(texts(source), ports);
+        let merged = merged.map(|((from, protocol), (number, ports))| {
+            let mut rule = FilterRule::ports(texts(from), ports);
             rule.ip_proto = protocol.map(i32::from).into_iter().collect();
             (number, rule)
         });
         let grants = self.grants.into_iter();
-        let grants = grants
-            .map(|(number, (source, grants))| (number, FilterRule::grant(texts(source), grants)));
+        let grants =
+            grants.map(|(number, (from, grants))| (number, FilterRule::grant(texts(from), grants)));
         let mut all: Vec<_> = merged.chain(grants).collect();
         all.sort_by_key(|(number, _)| *number);
         all.into_iter().map(|(_, rule)| rule).collect()
@@ -171,9 +253,20 @@ impl Subject<'_> {
     fn ports(&self, target: &Target, connections: &Connections) -> Vec<NetPortRange> {
         let texts = match target {
             Target::Any => vec!["*".to_owned()],
-            Target::These(extent) => self.kept(extent),
+            Target::These(term) => {
+                let standing = self.ground.terms.standing(*term);
+                let standing = standing.filter(|standing| self.may_keep(standing));
+                standing
+                    .map(|standing| self.kept(&standing.extent))
+                    .unwrap_or_default()
+            }
         };
         spread(texts.into_iter(), connections).collect()
+    }
+
+    /// Whether anything of a term may concern the node; most do not.
+    fn may_keep(&self, standing: &Standing) -> bool {
+        standing.touches(self.place) || !self.member.exits.is_empty()
     }
 
     /// What of a destination concerns the node: its own addresses, what its subnet routes lead to,
@@ -192,10 +285,13 @@ impl Subject<'_> {
         if extent.nodes.contains(self.place) {
             found.extend(&self.member.addresses);
         }
-        if let Some(inside) = self.roster.routers.get(&self.place) {
-            let mut others = extent.nodes.intersection(inside);
+        if !self.member.subnets.is_empty() {
+            let roster = self.ground.roster;
+            let mut others = extent
+                .nodes
+                .intersection(&roster.offers.behind(self.member));
             others.remove(self.place);
-            let others = self.roster.places(&others);
+            let others = roster.places(&others);
             let others = others.flat_map(|member| &member.addresses);
             let routed = |address: &&std::net::IpAddr| {
                 let mut subnets = self.member.subnets.iter();
@@ -208,16 +304,25 @@ impl Subject<'_> {
         found.map(IpNet::from).collect()
     }
 
-    fn via_ports(&self, target: &Extent, connections: &Connections) -> Vec<NetPortRange> {
-        let exits = !self.member.exits.is_empty() && target.covers_internet();
-        let ranges = target.addresses.ranges();
+    fn via_ports(&self, target: &Standing, connections: &Connections) -> Vec<NetPortRange> {
+        let roster = self.ground.roster;
+        let extent = &target.extent;
+        let exits = !self.member.exits.is_empty() && covers_internet(&extent.addresses);
+        let ranges = extent.addresses.ranges();
         let ranges = ranges.filter(|range| routes_to(self.member, range) || exits);
         let texts = ranges.map(Range::text);
-        let routed = self.roster.routers.get(&self.place);
-        let nodes = routed.map(|inside| Extent::nodes(target.nodes.intersection(inside)));
-        let nodes = nodes.map(|extent| extent.texts(self.roster));
-        let texts = texts.chain(nodes.into_iter().flatten());
-        spread(texts, connections).collect()
+        let behind = roster.offers.behind(self.member);
+        let nodes = Extent::nodes(extent.nodes.intersection(&behind));
+        spread(texts.chain(nodes.texts(roster)), connections).collect()
+    }
+
+    /// Of the owner's nodes those among the sources, and all; absent where there are no such sources.
+    fn own(&self, source: SourceNo) -> Option<(NodeSet, NodeSet)> {
+        let owned = self.ground.roster.owned(self.member.owner?);
+        let source = self.ground.plan.sources.get(source)?;
+        let is_source = |place: &usize| self.ground.terms.have(&source.terms, *place);
+        let from = NodeSet::of(owned.iter().copied().filter(is_source));
+        (!from.is_empty()).then(|| (from, NodeSet::of(owned.iter().copied())))
     }
 
     fn own_ports(&self, connections: &Connections) -> Vec<NetPortRange> {
@@ -240,8 +345,13 @@ impl Subject<'_> {
 
     /// Destinations of a grant narrowed to the node's own addresses; what its subnet routes lead
     /// to stays as it is.
-    fn grant(&self, extent: &Extent, caps: &Arc<Caps>) -> Option<CapGrant> {
-        let mut dsts = self.named_addresses(extent);
+    fn grant(&self, terms: &[usize], caps: &Arc<Caps>) -> Option<CapGrant> {
+        let mut standings = self.ground.terms.each(terms);
+        if !standings.any(|standing| self.may_keep(standing)) {
+            return None;
+        }
+        let extent = self.ground.terms.union(terms);
+        let mut dsts = self.named_addresses(&extent);
         for prefix in extent.addresses.prefixes() {
             let own = self.member.addresses.iter().copied();
             dsts.extend(own.filter(|own| prefix.contains(own)).map(IpNet::from));

@@ -2,15 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::document::{Document, SshRule, localpart_domain};
 use super::facts::domain;
-use super::meaning::{Extent, Resolver};
 use super::node_set::NodeSet;
+use super::plan::{Planner, TermNo};
 use super::roster::{Member, Roster};
 use super::selector::{Autogroup, Selector};
+use super::terms::Terms;
 use crate::tailcfg::{
     SshAction, SshPolicy, SshPrincipal, SshRecorderFailureAction, SshRule as WireRule,
 };
@@ -25,66 +25,106 @@ pub(super) const RECORDER_PORT: u16 = 80;
 /// What users are told when a session must be recorded and cannot be.
 const NOT_RECORDED: &str = "This session must be recorded, and no recorder can be reached.";
 
-/// A rule with what its selectors stand for.
+/// A rule of `ssh`.
+#[derive(Debug, PartialEq)]
 pub(super) struct LoginRule {
-    /// Nodes of users, by user.
-    by_user: BTreeMap<UserId, Vec<SshPrincipal>>,
-    tagged: Vec<SshPrincipal>,
-    pub(super) src: NodeSet,
-    dst: NodeSet,
-    is_self: bool,
+    pub(super) src: Vec<TermNo>,
+    pub(super) dst: Vec<TermNo>,
+    pub(super) recorder: Vec<TermNo>,
+    pub(super) is_self: bool,
     /// Requested user to local user.
     users: BTreeMap<String, String>,
-    /// The login names that single users have from their mail address, if any rule gives them.
-    localparts: Option<BTreeMap<UserId, BTreeSet<String>>>,
+    /// The domains whose users log in by the names of their mail addresses.
+    localpart_domains: BTreeSet<String>,
     pub(super) check_period: Option<Duration>,
     accept_env: Vec<String>,
-    /// Where sessions are recorded, lowest address first: clients try them in this order.
-    recorders: BTreeSet<IpAddr>,
     must_record: bool,
 }
 
 /// The rules of a document, those with a check first.
-pub(super) fn compile(document: &Document, roster: &Roster) -> Vec<LoginRule> {
-    let mut resolver = Resolver::new(roster, &document.names);
+pub(super) fn plan(document: &Document, planner: &mut Planner<'_>) -> Vec<LoginRule> {
     let rules = document.ssh.iter().flatten();
-    let mut rules: Vec<LoginRule> = rules
-        .map(|rule| LoginRule::new(rule, &mut resolver))
-        .filter(|rule| !rule.src.is_empty())
-        .collect();
+    let mut rules: Vec<LoginRule> = rules.map(|rule| LoginRule::of(rule, planner)).collect();
     rules.sort_by_key(|rule| rule.check_period.is_none());
     rules
 }
 
 /// The policy of the node at this place.
-pub(super) fn policy(rules: &[LoginRule], roster: &Roster, place: usize) -> SshPolicy {
-    let Some(member) = roster.members.get(place) else {
+pub(super) fn policy(
+    rules: &[LoginRule],
+    terms: &Terms,
+    roster: &Roster,
+    place: usize,
+) -> SshPolicy {
+    let Some(member) = roster.member(place) else {
         return SshPolicy::default();
     };
-    let rules = rules.iter().flat_map(|rule| rule.on(place, member));
+    let rules = rules
+        .iter()
+        .filter(|rule| rule.concerns(terms, place, member));
+    let rules = rules.filter_map(|rule| Standing::of(rule, terms, roster));
     SshPolicy {
-        rules: rules.collect(),
+        rules: rules.flat_map(|rule| rule.on(place, member)).collect(),
     }
 }
 
 impl LoginRule {
-    fn new(rule: &SshRule, resolver: &mut Resolver<'_>) -> Self {
-        let roster = resolver.roster;
-        let mut union = |spots: &[super::selector::Spot]| {
-            let mut extent = Extent::nodes(roster.none());
-            for spot in spots {
-                let found: Arc<Extent> = resolver.resolve(&spot.selector);
-                extent.add(&found);
-            }
-            extent.members(roster)
-        };
-        let mut src = union(&rule.src);
-        let dst = union(&rule.dst);
-        let recorders = union(&rule.recorder);
-        if let Some(conforming) = resolver.conforming(&rule.src_posture) {
-            src = src.intersection(&conforming);
-        }
+    fn of(rule: &SshRule, planner: &mut Planner<'_>) -> Self {
         let own = Selector::Auto(Autogroup::SelfNodes);
+        let domains = rule.users.iter().filter_map(|user| localpart_domain(user));
+        Self {
+            src: planner.narrowed_spots(&rule.src, &rule.src_posture),
+            dst: planner.spots(&rule.dst),
+            recorder: planner.spots(&rule.recorder),
+            is_self: rule.dst.iter().any(|spot| spot.selector == own),
+            users: login_users(&rule.users),
+            localpart_domains: domains.collect(),
+            check_period: rule.check_period,
+            accept_env: rule.accept_env.clone(),
+            must_record: rule.enforce_recorder,
+        }
+    }
+
+    /// Whether users log in by the names of their mail addresses.
+    pub(super) fn has_localparts(&self) -> bool {
+        !self.localpart_domains.is_empty()
+    }
+
+    /// Whether it may say anything on a node.
+    fn concerns(&self, terms: &Terms, place: usize, member: &Member) -> bool {
+        terms.have(&self.dst, place)
+            || (self.is_self && member.owner.is_some())
+            || (self.has_localparts() && terms.have(&self.src, place))
+    }
+
+    /// Whether it lets nodes at one place log in at the other at all.
+    pub(super) fn joins(&self, src: usize, dst: usize, terms: &Terms, roster: &Roster) -> bool {
+        let owner = |place: usize| roster.member(place).and_then(|member| member.owner);
+        let same_owner = || owner(src).is_some() && owner(src) == owner(dst);
+        terms.have(&self.src, src) && (terms.have(&self.dst, dst) || (self.is_self && same_owner()))
+    }
+}
+
+/// A rule with what its selectors stand for.
+struct Standing<'a> {
+    rule: &'a LoginRule,
+    terms: &'a Terms,
+    /// Nodes of users, by user.
+    by_user: BTreeMap<UserId, Vec<SshPrincipal>>,
+    tagged: Vec<SshPrincipal>,
+    /// The login names that single users have from their mail address, if any rule gives them.
+    localparts: Option<BTreeMap<UserId, BTreeSet<String>>>,
+    /// Where sessions are recorded, lowest address first: clients try them in this order.
+    recorders: BTreeSet<IpAddr>,
+}
+
+impl<'a> Standing<'a> {
+    /// `None` when nobody is among the sources.
+    fn of(rule: &'a LoginRule, terms: &'a Terms, roster: &Roster) -> Option<Self> {
+        let src = terms.members(&rule.src);
+        if src.is_empty() {
+            return None;
+        }
         let mut by_user: BTreeMap<UserId, Vec<SshPrincipal>> = BTreeMap::new();
         let mut tagged = Vec::new();
         for member in roster.places(&src) {
@@ -96,35 +136,31 @@ impl LoginRule {
             }
         }
         let localparts = localparts(rule, roster, by_user.keys());
-        Self {
+        Some(Self {
+            rule,
+            terms,
             by_user,
             tagged,
-            src,
-            dst,
-            is_self: rule.dst.iter().any(|spot| spot.selector == own),
-            users: login_users(&rule.users),
             localparts,
-            check_period: rule.check_period,
-            accept_env: rule.accept_env.clone(),
-            recorders: addresses(roster, &recorders),
-            must_record: rule.enforce_recorder,
-        }
+            recorders: addresses(roster, &terms.members(&rule.recorder)),
+        })
     }
 
     fn on(&self, place: usize, member: &Member) -> Vec<WireRule> {
         let mut rules = Vec::new();
+        let is_self = self.rule.is_self;
         let own = member
             .owner
             .and_then(|owner| self.by_user.get_key_value(&owner));
-        if let Some((owner, principals)) = own.filter(|_| self.is_self) {
+        if let Some((owner, principals)) = own.filter(|_| is_self) {
             self.of_user(*owner, principals, &mut rules);
         }
-        if self.dst.contains(place) {
+        if self.terms.have(&self.rule.dst, place) {
             self.all(&mut rules);
-        } else if self.localparts.is_some() && self.src.contains(place) && !self.is_self {
+        } else if self.localparts.is_some() && self.terms.have(&self.rule.src, place) && !is_self {
             match own {
                 Some((owner, principals)) => self.of_user(*owner, principals, &mut rules),
-                None => rules.push(self.rule(&principals(member), self.users.clone())),
+                None => rules.push(self.rule(&principals(member), self.rule.users.clone())),
             }
         }
         rules
@@ -134,20 +170,20 @@ impl LoginRule {
         if self.localparts.is_none() {
             let of_users = self.by_user.values().flatten();
             let all: Vec<_> = of_users.chain(&self.tagged).cloned().collect();
-            rules.push(self.rule(&all, self.users.clone()));
+            rules.push(self.rule(&all, self.rule.users.clone()));
             return;
         }
         for (user, principals) in &self.by_user {
             self.of_user(*user, principals, rules);
         }
         if !self.tagged.is_empty() {
-            rules.push(self.rule(&self.tagged, self.users.clone()));
+            rules.push(self.rule(&self.tagged, self.rule.users.clone()));
         }
     }
 
     /// The common rule, and one for the user's own login name.
     fn of_user(&self, user: UserId, principals: &[SshPrincipal], rules: &mut Vec<WireRule>) {
-        rules.push(self.rule(principals, self.users.clone()));
+        rules.push(self.rule(principals, self.rule.users.clone()));
         let localparts = self.localparts.as_ref();
         for local in localparts
             .and_then(|all| all.get(&user))
@@ -164,14 +200,15 @@ impl LoginRule {
             principals: principals.to_vec(),
             ssh_users,
             action: Some(self.action()),
-            accept_env: self.accept_env.clone(),
+            accept_env: self.rule.accept_env.clone(),
             ..WireRule::default()
         }
     }
 
     fn action(&self) -> SshAction {
         // Clients take no recorders for none wanted, and would let the session go unrecorded.
-        if self.must_record && self.recorders.is_empty() {
+        let must_record = self.rule.must_record;
+        if must_record && self.recorders.is_empty() {
             return SshAction {
                 message: NOT_RECORDED.to_owned(),
                 reject: true,
@@ -182,14 +219,14 @@ impl LoginRule {
         let recorders = recorders.map(|address| SocketAddr::new(*address, RECORDER_PORT));
         let recorded = SshAction {
             recorders: recorders.map(|recorder| recorder.to_string()).collect(),
-            on_recording_failure: self.must_record.then(|| SshRecorderFailureAction {
+            on_recording_failure: must_record.then(|| SshRecorderFailureAction {
                 reject_session_with_message: NOT_RECORDED.to_owned(),
                 terminate_session_with_message: NOT_RECORDED.to_owned(),
                 ..SshRecorderFailureAction::default()
             }),
             ..SshAction::default()
         };
-        if self.check_period.is_some() {
+        if self.rule.check_period.is_some() {
             return SshAction {
                 hold_and_delegate: CHECK_URL.to_owned(),
                 ..recorded
@@ -202,13 +239,6 @@ impl LoginRule {
             allow_remote_port_forwarding: true,
             ..recorded
         }
-    }
-
-    /// Whether it lets nodes at one place log in at the other at all.
-    pub(super) fn joins(&self, src: usize, dst: usize, roster: &Roster) -> bool {
-        let owner = |place: usize| roster.members.get(place).and_then(|member| member.owner);
-        let same_owner = || owner(src).is_some() && owner(src) == owner(dst);
-        self.src.contains(src) && (self.dst.contains(dst) || (self.is_self && same_owner()))
     }
 }
 
@@ -241,15 +271,11 @@ fn login_users(users: &[String]) -> BTreeMap<String, String> {
 
 /// The login names that `localpart:*@domain` gives to users of the domain.
 fn localparts<'a>(
-    rule: &SshRule,
+    rule: &LoginRule,
     roster: &Roster,
     users: impl Iterator<Item = &'a UserId>,
 ) -> Option<BTreeMap<UserId, BTreeSet<String>>> {
-    let domains: BTreeSet<String> = rule
-        .users
-        .iter()
-        .filter_map(|u| localpart_domain(u))
-        .collect();
+    let domains = &rule.localpart_domains;
     if domains.is_empty() {
         return None;
     }

@@ -2,37 +2,38 @@
 
 use std::sync::Arc;
 
-use super::compile::{self, Body, Rules, Target};
 use super::document::{Document, SshTest, Test, Text};
 use super::error::{PolicyErrors, Position};
-use super::login::{self, LoginRule};
-use super::meaning::{Extent, Resolver};
+use super::login;
+use super::meaning::Extent;
 use super::node_set::NodeSet;
+use super::plan::{Plan, Rule, Target};
 use super::ports::{DEFAULT_PROTOCOLS, SCTP, TCP, UDP, parse_ports, parse_protocol, split_ports};
 use super::posture::Attributes;
 use super::roster::Roster;
 use super::selector::{Autogroup, Selector};
+use super::terms::{Standing, Term, Terms, resolve};
 use crate::tailcfg::SshRule;
 
 /// What every message begins with, as those of the service do.
 const FAILED: &str = "test(s) failed";
-/// Different devices that the tests of a policy suppose: each costs as much as compiling the policy.
+/// Different devices that the tests of a policy suppose: each costs as much as working out what all
+/// selectors stand for.
 const SUPPOSED_MAX: usize = 64;
 
 /// Tries everything; what fails is noted.
 pub(super) fn run(
     document: &Document,
+    plan: &Plan,
+    terms: &Terms,
     roster: &Roster,
-    rules: &Rules,
-    logins: &[LoginRule],
     errors: &mut PolicyErrors,
 ) {
     let mut prober = Prober {
         document,
+        plan,
+        terms,
         roster,
-        rules,
-        logins,
-        resolver: Resolver::new(roster, &document.names),
         errors,
     };
     if document.needs_hostinfo() {
@@ -70,14 +71,12 @@ fn supposing(prober: &mut Prober<'_>) {
     for attributes in devices {
         let mut roster = prober.roster.clone();
         roster.supposed = Some(Arc::new(attributes.clone()));
-        let rules = compile::compile(document, &roster);
-        let logins = login::compile(document, &roster);
+        let terms = Terms::of(&prober.plan.terms, &document.names, &roster);
         let mut prober = Prober {
             document,
+            plan: prober.plan,
+            terms: &terms,
             roster: &roster,
-            rules: &rules,
-            logins: &logins,
-            resolver: Resolver::new(&roster, &document.names),
             errors: prober.errors,
         };
         let tests = document.tests.iter();
@@ -93,16 +92,15 @@ fn supposing(prober: &mut Prober<'_>) {
 
 struct Prober<'a> {
     document: &'a Document,
+    plan: &'a Plan,
+    terms: &'a Terms,
     roster: &'a Roster,
-    rules: &'a Rules,
-    logins: &'a [LoginRule],
-    resolver: Resolver<'a>,
     errors: &'a mut PolicyErrors,
 }
 
 /// A destination of a test.
 struct Destination {
-    extent: Arc<Extent>,
+    standing: Arc<Standing>,
     port: u16,
 }
 
@@ -155,19 +153,20 @@ impl Prober<'_> {
     }
 
     /// What a selector of a test stands for; a test about nothing tests nothing.
-    fn named(&mut self, text: &str) -> Result<Arc<Extent>, String> {
+    fn named(&self, text: &str) -> Result<Arc<Standing>, String> {
         let names = &self.document.names;
         let selector = names
             .read(text)
             .map_err(|_| format!("{text:?} is not a selector"))?;
-        let extent = self.resolver.resolve(&selector);
-        if extent.is_empty() {
+        let term = Term::Named(selector, Vec::new());
+        let standing = resolve(term, &self.document.names, self.roster);
+        if standing.extent.is_empty() {
             return Err(format!("{text:?} stands for no node and no address"));
         }
-        Ok(extent)
+        Ok(standing)
     }
 
-    fn destination(&mut self, text: &str) -> Result<Destination, String> {
+    fn destination(&self, text: &str) -> Result<Destination, String> {
         let (selector, ports) = split_ports(text)?;
         let ports = parse_ports(ports)?;
         let [port] = ports.as_slice() else {
@@ -185,9 +184,9 @@ impl Prober<'_> {
             Ok(Selector::Host(name)) if !self.is_single(&name) => return Err(single.to_owned()),
             _ => {}
         }
-        let extent = self.named(&selector)?;
+        let standing = self.named(&selector)?;
         let port = port.first;
-        Ok(Destination { extent, port })
+        Ok(Destination { standing, port })
     }
 
     /// Whether a name of `hosts` is not wider than one address.
@@ -197,12 +196,12 @@ impl Prober<'_> {
     }
 
     /// Whether every source may reach any of the destination's addresses.
-    fn allows(&self, source: &Extent, protocols: &[i32], dst: &Destination) -> bool {
-        let rules = self.rules.rules.iter();
-        let open: Vec<&Extent> = rules
-            .filter_map(|rule| self.opens(&rule.body, protocols, dst))
+    fn allows(&self, source: &Standing, protocols: &[i32], dst: &Destination) -> bool {
+        let rules = self.plan.rules.iter();
+        let open: Vec<Extent> = rules
+            .filter_map(|rule| self.opens(rule, protocols, dst))
             .collect();
-        let prefixes = source.prefixes(self.roster);
+        let prefixes = source.extent.prefixes(self.roster);
         let reaches = |prefix: &ipnet::IpNet| {
             let mut open = open.iter();
             open.any(|extent| extent.overlaps(self.roster, prefix))
@@ -211,12 +210,12 @@ impl Prober<'_> {
     }
 
     /// The sources of a rule that opens the destination's port.
-    fn opens(&self, body: &Body, protocols: &[i32], dst: &Destination) -> Option<&Extent> {
-        let Body::Ports {
+    fn opens(&self, rule: &Rule, protocols: &[i32], dst: &Destination) -> Option<Extent> {
+        let Rule::Ports {
             source,
             connections,
             targets,
-        } = body
+        } = rule
         else {
             return None;
         };
@@ -231,26 +230,23 @@ impl Prober<'_> {
         };
         let reaches = |target: &Target| match target {
             Target::Any => true,
-            Target::These(extent) => self.meets(extent, &dst.extent),
+            Target::These(term) => {
+                let standing = self.terms.standing(*term);
+                standing.is_some_and(|standing| self.meets(standing, &dst.standing))
+            }
         };
         let opens = has_port && has_protocol && targets.iter().any(reaches);
-        self.rules
-            .extents
-            .get(source)
-            .filter(|_| opens)
-            .map(|extent| &**extent)
+        let source = self.plan.sources.get(*source).filter(|_| opens)?;
+        Some(self.terms.union(&source.terms))
     }
 
-    fn meets(&self, one: &Extent, other: &Extent) -> bool {
-        let prefixes = other.addresses.prefixes();
-        one.nodes.meets(&other.nodes)
+    fn meets(&self, one: &Standing, other: &Standing) -> bool {
+        let prefixes = other.extent.addresses.prefixes();
+        let mut members = one.members();
+        members.any(|members| members.meets(&other.extent.nodes))
             || prefixes
                 .iter()
-                .any(|prefix| one.overlaps(self.roster, prefix))
-            || self
-                .roster
-                .with_address_in(&one.addresses)
-                .meets(&other.nodes)
+                .any(|prefix| one.extent.overlaps(self.roster, prefix))
     }
 
     fn ssh_test(&mut self, test: &SshTest) {
@@ -276,16 +272,16 @@ impl Prober<'_> {
         }
     }
 
-    fn ssh_dst(&mut self, source: &Extent, dst: &Text, test: &SshTest) -> Result<(), String> {
+    fn ssh_dst(&self, source: &Standing, dst: &Text, test: &SshTest) -> Result<(), String> {
         let nodes = self.ssh_nodes(source, &dst.text)?;
         let wanted = test.accept.iter().map(|user| (user, Wanted::Accept));
         let wanted = wanted.chain(test.check.iter().map(|user| (user, Wanted::Check)));
         let wanted = wanted.chain(test.deny.iter().map(|user| (user, Wanted::Deny)));
         let wanted: Vec<_> = wanted.collect();
-        let sources = source.prefixes(self.roster);
+        let sources = source.extent.prefixes(self.roster);
         let sources: Vec<String> = sources.iter().map(|p| p.addr().to_string()).collect();
         for place in nodes.iter() {
-            let policy = login::policy(self.logins, self.roster, place);
+            let policy = login::policy(&self.plan.logins, self.terms, self.roster, place);
             for (user, wanted) in &wanted {
                 if !sources
                     .iter()
@@ -303,7 +299,7 @@ impl Prober<'_> {
         Ok(())
     }
 
-    fn ssh_nodes(&mut self, source: &Extent, text: &str) -> Result<NodeSet, String> {
+    fn ssh_nodes(&self, source: &Standing, text: &str) -> Result<NodeSet, String> {
         let disallowed = || format!("SSH tests dst contains disallowed element {text:?}");
         match self.document.names.read(text) {
             Ok(Selector::Auto(Autogroup::Internet) | Selector::Any) => return Err(disallowed()),
@@ -323,7 +319,7 @@ impl Prober<'_> {
             }
             _ => {}
         }
-        let nodes = self.named(text)?.members(self.roster);
+        let nodes = members(&*self.named(text)?);
         if nodes.is_empty() {
             return Err(format!("{text:?} stands for no node"));
         }
@@ -331,18 +327,22 @@ impl Prober<'_> {
     }
 
     /// The nodes of the sources' owners.
-    fn owned_with(&self, source: &Extent) -> NodeSet {
-        let mut nodes = self.roster.none();
-        for member in self.roster.places(&source.members(self.roster)) {
-            let owned = member
-                .owner
-                .and_then(|owner| self.roster.by_owner.get(&owner));
-            if let Some(owned) = owned {
-                nodes.add(owned);
+    fn owned_with(&self, source: &Standing) -> NodeSet {
+        let mut nodes = NodeSet::default();
+        for member in self.roster.places(&members(source)) {
+            let owned = member.owner.map(|owner| self.roster.owned(owner));
+            for place in owned.into_iter().flatten() {
+                nodes.insert(*place);
             }
         }
         nodes
     }
+}
+
+fn members(standing: &Standing) -> NodeSet {
+    let mut members = NodeSet::default();
+    standing.members().for_each(|nodes| members.add(nodes));
+    members
 }
 
 /// What a login must come to.

@@ -4,26 +4,44 @@ use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 
-use super::compile::{Rules, Steer};
+use super::meaning::covers_internet;
+use super::plan::Steer;
 use super::roster::{Member, Roster};
+use super::terms::{Standing, Terms};
+use super::visibility::{Class, Ground};
+
+/// Whether a router's routes lead to a destination.
+pub(super) fn leads_to(roster: &Roster, member: &Member, target: &Standing) -> bool {
+    let subnets = member.subnets.iter();
+    let mut numbers = subnets.filter_map(|route| roster.offers.number(route));
+    numbers.any(|number| target.routes.contains(number))
+        || (!member.exits.is_empty() && covers_internet(&target.extent.addresses))
+}
 
 /// The routes of a peer beside its addresses: those that lead somewhere the viewer may go, steered
 /// by the grants that lead through certain routers. `primary` are the routes for which the peer is
-/// the primary of the tailnet, `visible` those that the viewer may use at all.
+/// the primary of the tailnet, `class` is the viewer's.
 pub(super) fn routes_of(
-    rules: &Rules,
-    roster: &Roster,
+    ground: Ground<'_>,
     (viewer, peer): (usize, usize),
     primary: &[IpNet],
-    visible: &BTreeSet<IpNet>,
+    class: &Class,
 ) -> BTreeSet<IpNet> {
-    let (Some(own), Some(other)) = (roster.members.get(viewer), roster.members.get(peer)) else {
+    let roster = ground.roster;
+    let (Some(own), Some(other)) = (roster.member(viewer), roster.member(peer)) else {
         return BTreeSet::new();
     };
-    let steered = Steered::of(rules, roster, viewer, peer, other);
+    if !other.is_carrier() {
+        return BTreeSet::new();
+    }
+    let steered = Steered::of(ground, viewer, peer, other);
+    let visible = |route: &IpNet| {
+        let number = roster.offers.number(route);
+        number.is_some_and(|number| class.routes.contains(number))
+    };
     let carried = primary.iter().chain(&other.exits).copied();
     let mut routes: BTreeSet<IpNet> = carried
-        .filter(|route| visible.contains(route) && !steered.exclude.contains(route))
+        .filter(|route| visible(route) && !steered.exclude.contains(route))
         .collect();
     let included = steered.include.into_iter();
     routes.extend(
@@ -44,16 +62,19 @@ struct Steered {
 }
 
 impl Steered {
-    fn of(rules: &Rules, roster: &Roster, viewer: usize, peer: usize, other: &Member) -> Self {
+    fn of(ground: Ground<'_>, viewer: usize, peer: usize, other: &Member) -> Self {
         let mut steered = Self::default();
-        let is_router = !other.subnets.is_empty() || !other.exits.is_empty();
-        if !rules.has_via || !is_router {
+        if !ground.plan.has_via {
             return steered;
         }
-        let concerns = |steer: &&Steer| steer.from.contains(viewer);
-        let grants: Vec<&Steer> = rules.steering.iter().filter(concerns).collect();
+        let (terms, roster) = (ground.terms, ground.roster);
+        let concerns = |steer: &&Steer| {
+            let source = ground.plan.sources.get(steer.from);
+            source.is_some_and(|source| terms.have(&source.terms, viewer))
+        };
+        let grants: Vec<&Steer> = ground.plan.steering.iter().filter(concerns).collect();
         for steer in grants.iter().filter(|steer| !steer.via.is_empty()) {
-            let matched = matched(steer, roster, other);
+            let matched = matched(steer, terms, roster, other);
             if !other.has_tag(&steer.via) {
                 steered.exclude.extend(matched);
                 continue;
@@ -67,7 +88,7 @@ impl Steered {
             }
         }
         for steer in grants.iter().filter(|steer| steer.via.is_empty()) {
-            for route in matched(steer, roster, other) {
+            for route in matched(steer, terms, roster, other) {
                 steered.exclude.remove(&route);
                 if steered.include.contains(&route) {
                     steered.use_primary.insert(route);
@@ -79,9 +100,13 @@ impl Steered {
 }
 
 /// The routes of a router that lead to the destinations of a grant.
-fn matched(steer: &Steer, roster: &Roster, router: &Member) -> Vec<IpNet> {
-    let subnets = router.subnets.iter();
-    let subnets = subnets.filter(|route| steer.dst.overlaps(roster, route));
+fn matched(steer: &Steer, terms: &Terms, roster: &Roster, router: &Member) -> Vec<IpNet> {
+    let leads = |route: &&IpNet| {
+        let number = roster.offers.number(route);
+        let mut dst = terms.each(&steer.dst);
+        number.is_some_and(|number| dst.any(|standing| standing.routes.contains(number)))
+    };
+    let subnets = router.subnets.iter().filter(leads);
     let exits = router.exits.iter().filter(|_| steer.is_internet);
     subnets.chain(exits).copied().collect()
 }
@@ -89,12 +114,9 @@ fn matched(steer: &Steer, roster: &Roster, router: &Member) -> Vec<IpNet> {
 /// Of the routers with a tag of the grant and this route the one that is used: the first that is
 /// online, or the first when none is. Exit routes have no such election: clients choose.
 fn elected(steer: &Steer, roster: &Roster, route: &IpNet) -> Option<usize> {
-    let carries = |member: &Member| {
-        member.has_tag(&steer.via)
-            && (member.subnets.contains(route) || member.exits.contains(route))
-    };
-    let members = roster.members.iter().enumerate();
-    let candidates = members.filter(|(_, member)| carries(member));
+    let carriers = roster.offers.carriers_of(route).iter();
+    let carriers = carriers.filter_map(|place| Some((*place, roster.member(*place)?)));
+    let candidates = carriers.filter(|(_, member)| member.has_tag(&steer.via));
     let best = candidates.min_by_key(|(place, member)| (!member.is_online, *place));
     best.map(|(place, _)| place)
 }

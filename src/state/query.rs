@@ -3,6 +3,8 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use imbl::OrdMap;
+
 use super::{
     ApiKey, Node, PendingLogin, PolicyVersion, PreAuthKey, Replica, Session, Settings, State,
     Tailnet, User, hostinfo,
@@ -143,6 +145,11 @@ impl State {
             .node_by_ip
             .get(&ip)
             .and_then(|id| self.nodes.get(id))
+    }
+
+    /// All addresses of nodes, with whose they are.
+    pub(crate) const fn addresses(&self) -> &OrdMap<IpAddr, NodeId> {
+        &self.index.node_by_ip
     }
 
     /// All pre-auth keys in id order.

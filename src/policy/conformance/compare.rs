@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::super::check::check_for;
 use super::super::engine::Engine;
+use super::super::roster::Roster;
 use super::case::{Case, prefixes};
 use crate::types::NodeId;
 
@@ -178,7 +179,7 @@ impl<'a> Scene<'a> {
     ) -> Self {
         let roster = case.roster_with(approve);
         Self {
-            primaries: primaries(&roster.members),
+            primaries: primaries(&roster),
             engine: Engine::with_roster(Arc::clone(engine.document()), roster),
             names: case.names().collect(),
         }
@@ -223,10 +224,10 @@ fn short(node: &Value) -> String {
 }
 
 /// In a tailnet that has just come up the oldest router of a route carries it.
-fn primaries(members: &[super::super::roster::Member]) -> BTreeMap<NodeId, Vec<IpNet>> {
+fn primaries(roster: &Roster) -> BTreeMap<NodeId, Vec<IpNet>> {
     let mut taken = BTreeSet::new();
     let mut primaries: BTreeMap<NodeId, Vec<IpNet>> = BTreeMap::new();
-    for member in members {
+    for (_, member) in roster.members() {
         for route in &member.subnets {
             if taken.insert(*route) {
                 primaries.entry(member.id).or_default().push(*route);

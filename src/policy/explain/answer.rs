@@ -53,7 +53,7 @@ impl Explainer<'_> {
     }
 
     fn end(&self, end: &End) -> EndReport {
-        let member = end.place.and_then(|place| self.roster.members.get(place));
+        let member = end.place.and_then(|place| self.roster.member(place));
         let owner = member.and_then(|member| member.owner);
         let owner = owner.and_then(|owner| self.roster.facts.user(owner));
         let addresses: Vec<String> = end.addresses.iter().map(ToString::to_string).collect();
@@ -67,7 +67,7 @@ impl Explainer<'_> {
     }
 
     fn router(&self, router: &Router) -> RouterReport {
-        let id = self.roster.members.get(router.place).map(|m| m.id);
+        let id = self.roster.member(router.place).map(|m| m.id);
         RouterReport {
             id,
             name: id.map_or_else(String::new, |id| self.name(id)),

@@ -7,7 +7,8 @@ use ipnet::IpNet;
 
 use super::super::address_set::AddressSet;
 use super::super::document::Document;
-use super::super::meaning::{Extent, Resolver, internet};
+use super::super::meaning::{Extent, internet};
+use super::super::resolver::Resolver;
 use super::super::roster::{Member, Roster};
 use super::super::selector::{Autogroup, Selector};
 use super::question::Fault;
@@ -27,7 +28,7 @@ pub(super) struct End {
 
 impl End {
     pub(super) fn of_node(roster: &Roster, place: usize) -> Self {
-        let member = roster.members.get(place);
+        let member = roster.member(place);
         Self {
             place: Some(place),
             addresses: member.map_or_else(Vec::new, |member| member.addresses.clone()),
@@ -48,7 +49,7 @@ impl End {
         };
         match other.place {
             Some(other) => place == other,
-            None => roster.members.get(place).is_some_and(carries),
+            None => roster.member(place).is_some_and(carries),
         }
     }
 }
@@ -97,7 +98,13 @@ impl Finder<'_> {
     }
 
     fn is_unknown_tag(&self, tag: &str) -> bool {
-        !self.document.names.tag_owners.contains_key(tag) && !self.roster.by_tag.contains_key(tag)
+        !self.document.names.tag_owners.contains_key(tag) && !self.is_a_tag(tag)
+    }
+
+    /// Whether a node has the tag.
+    fn is_a_tag(&self, tag: &str) -> bool {
+        let mut members = self.roster.members();
+        members.any(|(_, member)| member.tags.iter().any(|own| own == tag))
     }
 
     fn nodes(&mut self, text: &str, selector: &Selector) -> Result<Vec<End>, Fault> {
@@ -163,7 +170,7 @@ impl Finder<'_> {
         let users = self.roster.facts.named(word).len();
         let mut remedies: Vec<String> = Vec::new();
         for place in &nodes {
-            let id = self.roster.members.get(*place).map(|member| member.id);
+            let id = self.roster.member(*place).map(|member| member.id);
             remedies.extend(id.map(|id| format!("{id} (the node)")));
         }
         remedies.extend(host.map(|_| format!("host:{word}")));
@@ -199,7 +206,7 @@ impl Finder<'_> {
     }
 
     fn is_address_of(&self, nodes: &[usize], prefix: IpNet) -> bool {
-        let mut members = nodes.iter().filter_map(|n| self.roster.members.get(*n));
+        let mut members = nodes.iter().filter_map(|n| self.roster.member(*n));
         members.any(|member| member.addresses.contains(&prefix.addr()))
     }
 }

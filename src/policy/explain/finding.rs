@@ -100,8 +100,8 @@ impl Explainer<'_> {
     }
 
     fn sees(&self, viewer: usize, peer: usize) -> Option<bool> {
-        let viewer = self.roster.members.get(viewer)?.id;
-        let peer = self.roster.members.get(peer)?.id;
+        let viewer = self.roster.member(viewer)?.id;
+        let peer = self.roster.member(peer)?.id;
         Some(self.tailnet.engine.sees(viewer, peer))
     }
 
@@ -129,7 +129,7 @@ impl Explainer<'_> {
         let Some((src, dst)) = nodes.filter(|_| self.question.wanted.is_ssh()) else {
             return Vec::new();
         };
-        let owner = |place: usize| self.roster.members.get(place).and_then(|m| m.owner);
+        let owner = |place: usize| self.roster.member(place).and_then(|m| m.owner);
         let same_owner = owner(src).is_some() && owner(src) == owner(dst);
         let joins = |login: &&Login<'_>| {
             login.src.contains(src) && (login.dst.contains(dst) || (login.is_self && same_owner))
@@ -144,12 +144,11 @@ impl Explainer<'_> {
         let (None, Some(address)) = (dst.place, dst.addresses.first()) else {
             return Vec::new();
         };
-        let subnets = self.roster.routers.keys().copied();
-        let mut places: BTreeSet<usize> = subnets.chain(self.roster.exit_nodes.iter()).collect();
+        let mut places: BTreeSet<usize> = self.roster.offers.carriers.iter().collect();
         src.place.map(|own| places.remove(&own));
         let mut routers: Vec<Router> = Vec::new();
         for place in places {
-            let Some(member) = self.roster.members.get(place) else {
+            let Some(member) = self.roster.member(place) else {
                 continue;
             };
             let routes = member.subnets.iter().chain(&member.exits);
@@ -176,8 +175,8 @@ impl Explainer<'_> {
 
     /// Whether a node is told to send to another what is in a route.
     fn is_told(&self, src: usize, router: usize, route: IpNet) -> bool {
-        let members = &self.roster.members;
-        let Some((src, router)) = members.get(src).zip(members.get(router)) else {
+        let (src, router) = (self.roster.member(src), self.roster.member(router));
+        let Some((src, router)) = src.zip(router) else {
             return false;
         };
         let engine = self.tailnet.engine;

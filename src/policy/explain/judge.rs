@@ -5,9 +5,8 @@
 
 use std::net::IpAddr;
 
-use super::super::compile::leads_to;
 use super::super::filter::{keeps, routes_to};
-use super::super::meaning::Extent;
+use super::super::meaning::{Extent, covers_internet};
 use super::super::ports::{DEFAULT_PROTOCOLS, SCTP, TCP, UDP};
 use super::super::roster::{Member, Roster};
 use super::super::selector::{Autogroup, Selector};
@@ -105,7 +104,7 @@ pub(super) struct Judge<'a> {
 
 impl Judge<'_> {
     pub(super) fn outcome(&self, rule: &Rule<'_>, pair: Pair<'_>) -> Outcome {
-        let Some(keeper) = self.roster.members.get(pair.keeper) else {
+        let Some(keeper) = self.roster.member(pair.keeper) else {
             return Outcome::UNRELATED;
         };
         let mut best = Outcome::UNRELATED;
@@ -208,7 +207,7 @@ impl Judge<'_> {
             (None, _) | (_, None) => true,
         };
         let routed = || {
-            let mut subnets = self.roster.subnets.iter();
+            let mut subnets = self.roster.offers.subnet_routes();
             named.is_any() && subnets.any(|route| route.contains(&ip))
         };
         let extent = if conforming {
@@ -221,7 +220,7 @@ impl Judge<'_> {
 
     /// `autogroup:self`: a source that matches by any of its addresses does so by all.
     fn own(&self, rule: &Rule<'_>, pair: Pair<'_>, keeper: &Member, conforming: bool) -> Ends {
-        let source = pair.src.place.and_then(|n| self.roster.members.get(n));
+        let source = pair.src.place.and_then(|n| self.roster.member(n));
         let is_member = |named: &Named<'_>| {
             let mut addresses = source.into_iter().flat_map(|member| &member.addresses);
             addresses.any(|ip| self.is_source(rule, named, pair.src.place, *ip, conforming))
@@ -247,8 +246,7 @@ impl Judge<'_> {
     ) -> Families {
         let extent = &destination.named.extent;
         if !rule.via.is_empty() {
-            let leads =
-                |other: &Destination<'_>| leads_to(self.roster, keeper, &other.named.extent);
+            let leads = |other: &Destination<'_>| self.leads_to(keeper, &other.named.extent);
             if !keeper.has_tag(rule.via) || !rule.dst.iter().any(leads) {
                 return 0;
             }
@@ -264,6 +262,13 @@ impl Judge<'_> {
         })
     }
 
+    /// Whether a router's routes lead to a destination.
+    fn leads_to(&self, keeper: &Member, extent: &Extent) -> bool {
+        let mut subnets = keeper.subnets.iter();
+        subnets.any(|route| extent.overlaps(self.roster, route))
+            || (!keeper.exits.is_empty() && covers_internet(&extent.addresses))
+    }
+
     /// Whether the filter of a node has an address because of these destinations. Addresses of other
     /// nodes are not asked about: packets for them go there.
     fn is_kept(keeper: &Member, place: usize, extent: &Extent, ip: IpAddr) -> bool {
@@ -274,9 +279,8 @@ impl Judge<'_> {
 
     /// The same for a grant that leads through the node.
     fn is_behind(&self, keeper: &Member, place: usize, extent: &Extent, ip: IpAddr) -> bool {
-        let exits = !keeper.exits.is_empty() && extent.covers_internet();
-        let inside = self.roster.routers.get(&place);
-        let is_inside = || inside.is_some_and(|inside| inside.contains(place));
+        let exits = !keeper.exits.is_empty() && covers_internet(&extent.addresses);
+        let is_inside = || self.roster.offers.behind(keeper).contains(place);
         let mut ranges = extent.addresses.ranges();
         ranges.any(|range| range.contains(ip) && (routes_to(keeper, range) || exits))
             || (extent.nodes.contains(place) && keeper.addresses.contains(&ip) && is_inside())

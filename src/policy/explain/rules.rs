@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use super::super::compile::Caps;
 use super::super::document::{Acl, Document, Grant, SshRule};
 use super::super::error::Position;
 use super::super::login::RECORDER_PORT;
-use super::super::meaning::{Extent, Resolver};
+use super::super::meaning::Extent;
 use super::super::node_set::NodeSet;
+use super::super::plan::Caps;
 use super::super::ports::TCP;
+use super::super::resolver::Resolver;
 use super::super::selector::{Autogroup, Selector, Spot};
 use super::report::RuleKind;
 use crate::tailcfg::PortRange;
@@ -124,9 +125,9 @@ fn is_self(spot: &Spot) -> bool {
 }
 
 fn members(spots: &[Spot], resolver: &mut Resolver<'_>) -> NodeSet {
-    let mut nodes = resolver.roster.none();
+    let mut nodes = NodeSet::default();
     for spot in spots {
-        nodes.add(&resolver.resolve(&spot.selector).members(resolver.roster));
+        nodes.add(&resolver.resolve(&spot.selector).members(resolver.roster()));
     }
     nodes
 }

@@ -1,0 +1,229 @@
+//! Engines that followed changes answer as engines that were made anew.
+
+mod world;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use self::world::{POLICIES, ROUTES, Step, World, step};
+use super::{Difference, Engine, Sight};
+use crate::state::State;
+use crate::types::NodeId;
+
+/// Changes of one run.
+const CHANGES: usize = 1_000;
+
+/// Everything that an engine answers about the nodes of a state.
+fn answers(engine: &Engine, state: &State) -> BTreeMap<String, String> {
+    let mut answers = BTreeMap::new();
+    let ids: Vec<NodeId> = state.nodes().map(|node| node.id).collect();
+    let all: Vec<ipnet::IpNet> = ROUTES.iter().map(|route| route.parse().unwrap()).collect();
+    let carriers: Vec<NodeId> = engine.carriers().collect();
+    answers.insert("carriers".to_owned(), format!("{carriers:?}"));
+    for id in &ids {
+        let own = (
+            serde_json::to_string(&engine.filter(*id)).unwrap(),
+            serde_json::to_string(&engine.logins(*id)).unwrap(),
+            engine.attributes(*id),
+            engine.peer_attributes(*id),
+            engine.hides_ipv4(*id),
+            engine.approved_routes(*id, &all),
+            engine.peers(*id).collect::<Vec<_>>(),
+        );
+        answers.insert(format!("{id:?}"), format!("{own:?}"));
+        for peer in &ids {
+            let primary = routes_of(state, *peer);
+            let pair = (
+                engine.sees(*id, *peer),
+                engine.routes(*id, *peer, &primary),
+                engine.check_period(*id, *peer),
+            );
+            answers.insert(format!("{id:?} {peer:?}"), format!("{pair:?}"));
+        }
+    }
+    answers
+}
+
+/// The subnet routes of a node.
+fn routes_of(state: &State, id: NodeId) -> Vec<ipnet::IpNet> {
+    let node = state.node(id).unwrap();
+    let routes = node.approved_routes.iter();
+    let routes = routes.filter(|route| node.hostinfo.routable_ips.contains(route));
+    routes
+        .filter(|route| route.prefix_len() > 0)
+        .copied()
+        .collect()
+}
+
+/// Nodes of one class are told the same.
+fn check_classes(engine: &Engine, state: &State) {
+    let mut told: BTreeMap<u64, Vec<NodeId>> = BTreeMap::new();
+    for node in state.nodes() {
+        let peers: Vec<NodeId> = engine.class_peers(node.id).collect();
+        let of_class = told
+            .entry(engine.class(node.id))
+            .or_insert_with(|| peers.clone());
+        assert_eq!(*of_class, peers, "class of {:?}", node.id);
+    }
+}
+
+/// Who is not in doubt has equal answers, and what comes into sight is what was not seen.
+fn check_difference(before: &Engine, after: &Engine, state: &State) {
+    let difference = Difference::of(before, after);
+    for node in state.nodes() {
+        let id = node.id;
+        let filter = before.filter(id) == after.filter(id);
+        assert!(
+            filter || difference.may_change_filter(after, id),
+            "filter of {id:?}"
+        );
+        let logins = before.logins(id) == after.logins(id);
+        assert!(
+            logins || difference.may_change_logins(after, id),
+            "logins of {id:?}"
+        );
+        let attributes = before.attributes(id) == after.attributes(id);
+        assert!(
+            attributes || difference.may_change_attributes(after, id),
+            "attributes of {id:?}"
+        );
+        let told = before.peer_attributes(id) != after.peer_attributes(id)
+            || before.hides_ipv4(id) != after.hides_ipv4(id);
+        assert_eq!(told, difference.told().contains(&id));
+        if !difference.may_change_routes(before, after, id) {
+            for peer in state.nodes().map(|peer| peer.id) {
+                let routes = |engine: &Engine| engine.routes(id, peer, &routes_of(state, peer));
+                assert!(!before.sees(id, peer) || routes(before) == routes(after));
+            }
+        }
+        let old: BTreeSet<NodeId> = before.class_peers(id).collect();
+        let new: BTreeSet<NodeId> = after.class_peers(id).collect();
+        let sight = Sight::of(before, after, id);
+        assert!(sight.came.iter().eq(new.difference(&old)));
+        assert!(sight.went.iter().eq(old.difference(&new)));
+    }
+}
+
+fn run(steps: &[Step]) {
+    let mut world = World::new();
+    let mut engine = Arc::new(Engine::of(&world.state));
+    for (number, step) in steps.iter().enumerate() {
+        let change = world.take(step);
+        let before = Arc::clone(&engine);
+        engine = engine.follow(&world.state, &change);
+        let anew = answers(&Engine::of(&world.state), &world.state);
+        assert_eq!(
+            answers(&engine, &world.state),
+            anew,
+            "step {number}: {step:?}"
+        );
+        check_classes(&engine, &world.state);
+        check_difference(&before, &engine, &world.state);
+        if Arc::ptr_eq(&before, &engine) {
+            assert_eq!(answers(&before, &world.state), anew);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 3,
+        failure_persistence: None,
+        max_shrink_iters: 2_000,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn following_any_changes_answers_as_looking_anew(
+        steps in prop::collection::vec(step(), CHANGES)
+    ) {
+        run(&steps);
+    }
+}
+
+#[test]
+fn a_node_that_comes_and_goes_leaves_no_trace() {
+    let mut world = World::new();
+    for number in 0..5 {
+        world.take(&Step::AddUser);
+        let (owner, tags, routes) = (number, 4, 0);
+        world.take(&Step::AddNode {
+            owner,
+            tags,
+            routes,
+        });
+        let (tags, routes) = (u8::try_from(number).unwrap(), 0b1_0011);
+        world.take(&Step::AddNode {
+            owner,
+            tags,
+            routes,
+        });
+    }
+    for policy in 0..POLICIES.len() {
+        world.take(&Step::SetPolicy(policy));
+        let before = Arc::new(Engine::of(&world.state));
+        let mut told = before.clone();
+        let known = answers(&before, &world.state);
+        let owner = 2;
+        for tags in [1, 2, 3, 4] {
+            let routes = 0b11_0001;
+            let added = world.take(&Step::AddNode {
+                owner,
+                tags,
+                routes,
+            });
+            told = told.follow(&world.state, &added);
+            let last = world.state.node_count() - 1;
+            let removed = world.take(&Step::RemoveNode(last));
+            assert!(!removed.is_empty());
+            told = told.follow(&world.state, &removed);
+            assert_eq!(answers(&told, &world.state), known);
+        }
+    }
+}
+
+#[test]
+fn a_rule_that_comes_and_goes_leaves_no_trace() {
+    let mut world = World::new();
+    for number in 0..6 {
+        world.take(&Step::AddUser);
+        let (owner, tags, routes) = (number, 4 + u8::try_from(number % 2).unwrap(), 0);
+        world.take(&Step::AddNode {
+            owner,
+            tags,
+            routes,
+        });
+    }
+    for policy in 0..POLICIES.len() {
+        for other in 0..POLICIES.len() {
+            world.take(&Step::SetPolicy(policy));
+            let before = Arc::new(Engine::of(&world.state));
+            let known = answers(&before, &world.state);
+            let there = world.take(&Step::SetPolicy(other));
+            let between = before.follow(&world.state, &there);
+            let back = world.take(&Step::SetPolicy(policy));
+            let after = between.follow(&world.state, &back);
+            assert_eq!(answers(&after, &world.state), known);
+        }
+    }
+}
+
+#[test]
+fn what_does_not_concern_the_policy_gives_the_same_engine() {
+    let mut world = World::new();
+    world.take(&Step::AddUser);
+    let added = Step::AddNode {
+        owner: 0,
+        tags: 4,
+        routes: 0,
+    };
+    world.take(&added);
+    let engine = Arc::new(Engine::of(&world.state));
+    for step in [Step::Report(0), Step::Open(0)] {
+        let change = world.take(&step);
+        assert!(!change.is_empty(), "{step:?}");
+        assert!(Arc::ptr_eq(&engine, &engine.follow(&world.state, &change)));
+    }
+}
