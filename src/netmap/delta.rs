@@ -15,6 +15,7 @@ use super::profile::{owner, user_profile};
 use super::shift::Shift;
 use super::{BASE_FILTER, Basis, NetmapConfig, Wire, encode};
 use crate::dns::dns_config;
+use crate::policy::Difference;
 use crate::state::{Change, Node, NodeChange, State};
 use crate::tailcfg::{MapResponse, PeerChange};
 use crate::types::{NodeId, RegionId, Timestamp, UserId};
@@ -30,6 +31,8 @@ pub struct Delta {
     after: Arc<Basis>,
     change: Change,
     now: Timestamp,
+    /// Whose answers of the policy may differ; absent when no answer does.
+    difference: Option<Difference>,
     /// By the classes of a viewer, before and after.
     shifts: Mutex<BTreeMap<Classes, Arc<Shift>>>,
     /// Frames by classes and wire form; `None` for nothing to say.
@@ -71,7 +74,10 @@ impl Delta {
     /// A change that led from one basis to another. `now` is the local clock's.
     pub fn new(before: Arc<Basis>, after: Arc<Basis>, change: Change, now: Timestamp) -> Self {
         let now = after.state.present(now);
+        let (old, new) = (&before.engine, &after.engine);
+        let difference = (!Arc::ptr_eq(old, new)).then(|| Difference::of(old, new));
         Self {
+            difference,
             before,
             after,
             change,
@@ -94,7 +100,7 @@ impl Delta {
             derp_map,
             ..
         } = &self.change;
-        !nodes.is_empty() || !users.is_empty() || *derp_map || self.shifts_policy()
+        !nodes.is_empty() || !users.is_empty() || *derp_map || self.difference.is_some()
     }
 
     /// What a viewer is told.
@@ -134,9 +140,7 @@ impl Delta {
 
     /// What the policy changes for the viewer alone.
     fn own_message(&self, config: &NetmapConfig, viewer: &Node) -> Option<MapResponse> {
-        if !self.shifts_policy() {
-            return None;
-        }
+        self.difference.as_ref()?;
         let mut draft = Draft::default();
         self.add_policy(&mut draft, config, viewer);
         draft.finish(&self.after.state)
@@ -181,26 +185,26 @@ impl Delta {
 
     /// The viewer's own filter, logins and attributes, where they differ.
     fn add_policy(&self, draft: &mut Draft, config: &NetmapConfig, viewer: &Node) {
-        if !self.shifts_policy() {
+        let Some(difference) = &self.difference else {
             return;
+        };
+        let (old, new, id) = (&self.before.engine, &self.after.engine, viewer.id);
+        if difference.may_change_filter(new, id) {
+            let filter = new.filter(id);
+            if old.filter(id) != filter {
+                let filters = [(BASE_FILTER.to_owned(), Some(filter))];
+                draft.message.packet_filters = filters.into();
+            }
         }
-        let (old, new) = (&self.before.engine, &self.after.engine);
-        let filter = new.filter(viewer.id);
-        if old.filter(viewer.id) != filter {
-            let filters = [(BASE_FILTER.to_owned(), Some(filter))];
-            draft.message.packet_filters = filters.into();
+        if difference.may_change_logins(new, id) {
+            let logins = new.logins(id);
+            if old.logins(id) != logins {
+                draft.message.ssh_policy = Some(logins);
+            }
         }
-        let logins = new.logins(viewer.id);
-        if old.logins(viewer.id) != logins {
-            draft.message.ssh_policy = Some(logins);
-        }
-        if old.attributes(viewer.id) != new.attributes(viewer.id) {
+        if difference.may_change_attributes(new, id) && old.attributes(id) != new.attributes(id) {
             draft.message.node = Some(self.scene(config).own(viewer));
         }
-    }
-
-    fn shifts_policy(&self) -> bool {
-        !Arc::ptr_eq(&self.before.engine, &self.after.engine)
     }
 
     fn classes(&self, viewer: &Node) -> Classes {
@@ -211,9 +215,9 @@ impl Delta {
     fn shift(&self, viewer: &Node) -> Arc<Shift> {
         let mut shifts = self.shifts.lock();
         let shift = shifts.entry(self.classes(viewer)).or_insert_with(|| {
-            Arc::new(match self.shifts_policy() {
-                true => Shift::of(&self.before, &self.after, viewer.id),
-                false => Shift::default(),
+            Arc::new(match &self.difference {
+                Some(difference) => Shift::of(&self.before, &self.after, difference, viewer.id),
+                None => Shift::default(),
             })
         });
         Arc::clone(shift)

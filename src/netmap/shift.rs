@@ -1,12 +1,11 @@
 //! What another policy, or another place of some nodes in it, changes for those who see them.
 
-use std::cmp::Ordering;
 use std::collections::BTreeSet;
-use std::iter::Peekable;
 
 use ipnet::IpNet;
 
 use super::Basis;
+use crate::policy::{Difference, Sight};
 use crate::tailcfg::CapMap;
 use crate::types::NodeId;
 
@@ -24,42 +23,27 @@ pub(super) struct Shift {
 
 impl Shift {
     /// What differs for all who are in the classes of `viewer`, before and after.
-    pub(super) fn of(before: &Basis, after: &Basis, viewer: NodeId) -> Self {
-        let mut shift = Self::default();
-        let (mut old, mut new) = (peers(before, viewer), peers(after, viewer));
-        loop {
-            let order = match (old.peek(), new.peek()) {
-                (Some(old), Some(new)) => old.cmp(new),
-                (Some(_), None) => Ordering::Less,
-                (None, Some(_)) => Ordering::Greater,
-                (None, None) => break,
-            };
-            if order.is_le() {
-                let id = old.next();
-                shift.went.extend(id.filter(|_| order.is_lt()));
-            }
-            if order.is_ge() {
-                let id = new.next();
-                shift.came.extend(id.filter(|_| order.is_gt()));
-            }
+    pub(super) fn of(
+        before: &Basis,
+        after: &Basis,
+        difference: &Difference,
+        viewer: NodeId,
+    ) -> Self {
+        let (old, new) = (&before.engine, &after.engine);
+        let Sight { came, went } = Sight::of(old, new, viewer);
+        let routes = difference.may_change_routes(old, new, viewer);
+        let carriers = old.carriers().chain(new.carriers()).filter(|_| routes);
+        let others = difference.told().iter().copied();
+        let known = carriers.chain(others);
+        let known = known.filter(|id| old.sees(viewer, *id) && new.sees(viewer, *id));
+        let altered =
+            known.filter(|id| Told::of(before, viewer, *id) != Told::of(after, viewer, *id));
+        Self {
+            altered: altered.collect(),
+            came,
+            went,
         }
-        let carriers = before.engine.carriers().chain(after.engine.carriers());
-        let hidden = before
-            .engine
-            .without_ipv4()
-            .chain(after.engine.without_ipv4());
-        let sees = |basis: &Basis, id| basis.engine.sees(viewer, id);
-        let known = carriers.chain(hidden);
-        let known = known.filter(|id| sees(before, *id) && sees(after, *id));
-        shift.altered.extend(
-            known.filter(|id| Told::of(before, viewer, *id) != Told::of(after, viewer, *id)),
-        );
-        shift
     }
-}
-
-fn peers(basis: &Basis, viewer: NodeId) -> Peekable<impl Iterator<Item = NodeId>> {
-    basis.engine.class_peers(viewer).peekable()
 }
 
 /// What the policy decides about a peer that a viewer sees.
