@@ -3,6 +3,7 @@
 # make conformance   the policy engine against captures of Tailscale's service
 # make run     three replicas on loopback behind one port
 # make bench   the figures of the README, from a release build
+# make bench-policy  times, instructions and memory of the policy engine
 #
 # Whatever is missing is installed first, on Debian as root; elsewhere the line to run is printed.
 # HYDRASCALE_TEST_CACHE holds the build, tools and client wheels, so that checkouts share them.
@@ -22,10 +23,10 @@ CARGO_DENY := $(HYDRASCALE_TEST_CACHE)/tools/bin/cargo-deny
 SERVER := $(CARGO_TARGET_DIR)/debug/hydrascale
 
 .DEFAULT_GOAL := help
-.PHONY: help check test conformance run bench crash-loop build setup-build setup-test setup-tools
+.PHONY: help check test conformance run bench bench-policy crash-loop build setup-build setup-test setup-tools
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 8
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 9
 
 check: setup-build setup-tools
 	@$(STAGE) format cargo fmt --all --check
@@ -54,6 +55,9 @@ bench: setup-build
 	@.ci/packages test
 	@$(STAGE) bench-build cargo build --locked --release --bin hydrascale -p hydrascale -p hydrascale-chaos-tests --bin hs-figures
 	@$(STAGE) bench $(CARGO_TARGET_DIR)/release/hs-figures
+
+bench-policy: setup-build
+	@.ci/bench-policy
 
 build: setup-build
 	@$(STAGE) build cargo build --locked --bin hydrascale
