@@ -33,7 +33,7 @@ mod tests;
 mod tls;
 
 pub use self::admission::{Admission, DenyReason, OpenAdmission, Verdict};
-pub use self::bootstrap::{BootstrapDns, Names, ResolvedNames, StaticNames};
+pub use self::bootstrap::{BootstrapDns, NameSource, Names, ResolvedNames, StaticNames};
 pub use self::handle::{RelayHandle, RelayStats};
 pub use self::health::RelayHealth;
 pub use self::key::{RelayKeyError, RelayPrivateKey};

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use tokio::net::lookup_host;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 use tokio::time::{interval, timeout};
 
 use super::limits::{BOOTSTRAP_REFRESH_INTERVAL, BOOTSTRAP_RESOLVE_TIMEOUT};
@@ -40,24 +40,33 @@ impl BootstrapDns for StaticNames {
     }
 }
 
-/// Addresses by name, in lower case and without the final dot. Names without addresses are yet to be
-/// resolved.
-pub type Names = BTreeMap<String, Vec<IpAddr>>;
+/// Where the addresses of names come from, by name in lower case and without the final dot.
+pub type Names = BTreeMap<String, NameSource>;
 
-/// Names that are resolved every ten minutes, and at once when they change. A name that cannot be
-/// resolved keeps its last addresses. Dropping this ends the resolving.
-#[derive(Debug)]
-pub struct ResolvedNames {
-    known: Arc<ArcSwap<Names>>,
-    task: JoinHandle<()>,
+/// Where the addresses of a name come from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NameSource {
+    /// Known already.
+    pub given: Vec<IpAddr>,
+    /// Whether others are asked of the resolver.
+    pub resolve: bool,
 }
 
+/// Names that are resolved every ten minutes, and at once when they change. A name that cannot be
+/// resolved keeps its last addresses.
+#[derive(Debug)]
+pub struct ResolvedNames {
+    known: Arc<ArcSwap<Known>>,
+}
+
+type Known = BTreeMap<String, Vec<IpAddr>>;
+
 impl ResolvedNames {
-    /// Starts to resolve those of `names` for which no addresses are given.
-    pub fn spawn(names: watch::Receiver<Names>) -> Self {
-        let known = Arc::new(ArcSwap::from_pointee(BTreeMap::new()));
-        let task = tokio::spawn(refresh_forever(names, Arc::clone(&known)));
-        Self { known, task }
+    /// Starts to resolve those of `names` that ask for it.
+    pub fn spawn(names: watch::Receiver<Names>, tasks: &mut JoinSet<()>) -> Self {
+        let known = Arc::new(ArcSwap::default());
+        tasks.spawn(refresh_forever(names, Arc::clone(&known)));
+        Self { known }
     }
 }
 
@@ -67,18 +76,13 @@ impl BootstrapDns for ResolvedNames {
     }
 }
 
-impl Drop for ResolvedNames {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-async fn refresh_forever(mut wanted: watch::Receiver<Names>, known: Arc<ArcSwap<Names>>) {
+async fn refresh_forever(mut wanted: watch::Receiver<Names>, known: Arc<ArcSwap<Known>>) {
     let mut ticks = interval(BOOTSTRAP_REFRESH_INTERVAL);
     ticks.tick().await; // the first is at once
+    let mut resolved = Known::new();
     loop {
         let names = wanted.borrow_and_update().clone();
-        refresh(names, &known).await;
+        refresh(&names, &mut resolved, &known).await;
         tokio::select! {
             _ = ticks.tick() => {}
             Ok(()) = wanted.changed() => {}
@@ -87,24 +91,30 @@ async fn refresh_forever(mut wanted: watch::Receiver<Names>, known: Arc<ArcSwap<
 }
 
 /// Tells what is known first: resolving takes time, or never ends well.
-async fn refresh(mut names: Names, known: &ArcSwap<Names>) {
-    let unresolved =
-        |(name, given): (&String, &Vec<IpAddr>)| given.is_empty().then(|| name.clone());
-    let asked: Vec<String> = names.iter().filter_map(unresolved).collect();
-    let before = known.load_full();
-    for name in &asked {
-        if let Some(old) = before.get(name) {
-            names.insert(name.clone(), old.clone());
+async fn refresh(names: &Names, resolved: &mut Known, known: &ArcSwap<Known>) {
+    let asked = |name: &str| names.get(name).is_some_and(|source| source.resolve);
+    resolved.retain(|name, _| asked(name));
+    known.store(Arc::new(all_addresses(names, resolved)));
+    for name in names.keys().filter(|name| asked(name)) {
+        if let Some(found) = resolve(name).await {
+            resolved.insert(name.clone(), found);
         }
     }
-    let publish = |names: &Names| known.store(Arc::new(StaticNames::from_iter(names.clone()).0));
-    publish(&names);
-    for name in asked {
-        if let Some(found) = resolve(&name).await {
-            names.insert(name, found);
+    known.store(Arc::new(all_addresses(names, resolved)));
+}
+
+/// What is given for each name, then what else was found.
+fn all_addresses(names: &Names, resolved: &Known) -> Known {
+    let all = |(name, source): (&String, &NameSource)| {
+        let mut addresses = source.given.clone();
+        for found in resolved.get(name).into_iter().flatten() {
+            if !addresses.contains(found) {
+                addresses.push(*found);
+            }
         }
-    }
-    publish(&names);
+        (name.clone(), addresses)
+    };
+    StaticNames::from_iter(names.iter().map(all)).0
 }
 
 async fn resolve(name: &str) -> Option<Vec<IpAddr>> {
@@ -137,13 +147,36 @@ mod tests {
         );
     }
 
+    fn source(given: &str, resolve: bool) -> NameSource {
+        NameSource {
+            given: vec![given.parse().unwrap()],
+            resolve,
+        }
+    }
+
     #[tokio::test]
     async fn given_addresses_are_told_and_names_that_left_are_forgotten() {
-        let names =
-            |text: &str| Names::from([(text.to_owned(), vec!["192.0.2.7".parse().unwrap()])]);
-        let known = ArcSwap::from_pointee(names("gone.example"));
-        refresh(names("relay.example"), &known).await;
-        assert_eq!(**known.load(), names("relay.example"));
+        let known = ArcSwap::default();
+        let mut resolved = Known::new();
+        for name in ["gone.example", "relay.example"] {
+            let names = Names::from([(name.to_owned(), source("192.0.2.7", false))]);
+            refresh(&names, &mut resolved, &known).await;
+        }
+        let expected = [(
+            "relay.example".to_owned(),
+            vec!["192.0.2.7".parse().unwrap()],
+        )];
+        assert_eq!(**known.load(), expected.into());
+    }
+
+    #[tokio::test]
+    async fn a_name_with_given_addresses_is_told_with_those_that_it_resolves_to_as_well() {
+        let known = ArcSwap::default();
+        // A literal is the one name that resolves everywhere.
+        let names = Names::from([("192.0.2.1".to_owned(), source("192.0.2.7", true))]);
+        refresh(&names, &mut Known::new(), &known).await;
+        let expected = ["192.0.2.7", "192.0.2.1"].map(|text| text.parse::<IpAddr>().unwrap());
+        assert_eq!(known.load()["192.0.2.1"], expected);
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! Names and addresses for `/bootstrap-dns`, on the client port and on the relay alike: the control
 //! plane's and those of every relay in the DERP map.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -10,7 +9,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::cluster::{Applied, Cluster, What};
-use crate::derp::{Names, ResolvedNames};
+use crate::derp::{NameSource, Names, ResolvedNames};
 use crate::state::State;
 
 /// Starts to follow the DERP map and to resolve the names without literal addresses.
@@ -38,7 +37,7 @@ pub(super) fn spawn(
             }
         }
     });
-    Arc::new(ResolvedNames::spawn(names))
+    Arc::new(ResolvedNames::spawn(names, tasks))
 }
 
 fn matters(applied: &Applied) -> bool {
@@ -48,16 +47,26 @@ fn matters(applied: &Applied) -> bool {
     }
 }
 
-/// Every name that a client may have to find, with the addresses that the map gives for it.
+/// Every name that a client may have to find, with the addresses that the map gives for it. The map
+/// speaks for relays alone: the control plane's name is resolved also where a relay has the same.
 fn names(state: &State, server_host: &str) -> Names {
-    let mut names: Names = BTreeMap::from([(lower(server_host), Vec::new())]);
+    let mut names = Names::new();
     let regions = state.derp_map().regions.unwrap_or_default();
     for relay in regions.values().flat_map(|region| &region.nodes) {
-        let given = names.entry(lower(&relay.host_name)).or_default();
+        let source = names.entry(lower(&relay.host_name)).or_default();
         // The map says "none" where a family is off.
         let literals = [&relay.ipv4, &relay.ipv6].map(|text| text.parse::<IpAddr>().ok());
-        given.extend(literals.into_iter().flatten());
+        for literal in literals.into_iter().flatten() {
+            if !source.given.contains(&literal) {
+                source.given.push(literal);
+            }
+        }
     }
+    for source in names.values_mut() {
+        source.resolve = source.given.is_empty();
+    }
+    let control: &mut NameSource = names.entry(lower(server_host)).or_default();
+    control.resolve = true;
     names
 }
 
@@ -77,17 +86,27 @@ mod tests {
         world.replica_up(2);
         let found = names(&world.state, "Hydra.Example.");
         let expected: Names = [
-            ("hydra.example".to_owned(), vec![]),
-            (
-                "r1.example.com".to_owned(),
-                vec!["192.0.2.1".parse().unwrap()],
-            ),
-            (
-                "r2.example.com".to_owned(),
-                vec!["192.0.2.2".parse().unwrap()],
-            ),
+            ("hydra.example".to_owned(), source(&[], true)),
+            ("r1.example.com".to_owned(), source(&["192.0.2.1"], false)),
+            ("r2.example.com".to_owned(), source(&["192.0.2.2"], false)),
         ]
         .into();
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn a_relay_under_the_control_planes_name_does_not_hide_the_control_plane() {
+        let mut world = World::new();
+        world.replica_up(1);
+        let found = names(&world.state, "r1.example.com");
+        let expected: Names = [("r1.example.com".to_owned(), source(&["192.0.2.1"], true))].into();
+        assert_eq!(found, expected);
+    }
+
+    fn source(given: &[&str], resolve: bool) -> NameSource {
+        NameSource {
+            given: given.iter().map(|text| text.parse().unwrap()).collect(),
+            resolve,
+        }
     }
 }
