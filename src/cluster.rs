@@ -35,6 +35,7 @@ use self::proposals::Proposals;
 pub use self::route_approval::spawn_route_approval;
 use self::soft::SoftState;
 use crate::state::{SessionNo, State};
+use crate::tasks::Tasks;
 use crate::types::{NodeId, ReplicaId};
 
 /// Why a proposal has no result.
@@ -86,8 +87,8 @@ struct Inner {
     caught_up: CaughtUp,
     replica: ReplicaId,
     incarnation: u64,
-    /// Owns the background tasks: they end with the last handle.
-    _tasks: JoinSet<()>,
+    /// They end with the last handle.
+    tasks: Tasks,
 }
 
 impl Cluster {
@@ -111,11 +112,16 @@ impl Cluster {
             caught_up,
             replica,
             incarnation,
-            _tasks: tasks,
+            tasks: Tasks::new("the cluster", tasks),
         };
         Self {
             inner: Arc::new(inner),
         }
+    }
+
+    /// Resolves when a background task of this handle has ended, which only a fault does; tells how.
+    pub async fn ended(&self) -> String {
+        self.inner.tasks.ended().await
     }
 
     /// The newest state that this replica has applied.

@@ -88,6 +88,11 @@ impl Control {
         }
     }
 
+    /// Resolves when a task that all sessions share has ended, which only a fault does; tells how.
+    pub async fn ended(&self) -> String {
+        self.inner.logins.ended().await
+    }
+
     /// Stops accepting, asks every client to go elsewhere, spread over some seconds, and waits
     /// until they have left, or for [`limits::SHUT_DOWN_MAX`].
     pub async fn shut_down(&self) {

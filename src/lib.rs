@@ -23,5 +23,6 @@ pub mod session;
 pub mod state;
 pub mod stun;
 pub mod tailcfg;
+pub mod tasks;
 pub mod telemetry;
 pub mod types;

@@ -40,6 +40,7 @@ use crate::derp::{BootstrapDns, RelayHandle, RelayKeyError, RelayListener, Relay
 use crate::netmap::NetmapConfig;
 use crate::session::MapStreams;
 use crate::stun::{StunServer, StunSockets};
+use crate::tasks::Tasks;
 use crate::telemetry::{MetricsSources, metrics_router};
 use crate::types::ReplicaId;
 
@@ -179,6 +180,8 @@ pub async fn serve(
     }
     tracing::info!(replica.id = replica.id().0, "replica serves");
 
+    let tasks = Tasks::new("the replica", tasks);
+    let first_end = first_end(&tasks, &cluster, &streams, &control);
     let outcome = tokio::select! {
         // Tells more than the end of the task does that found out.
         biased;
@@ -186,7 +189,7 @@ pub async fn serve(
         fatal = replica.fatal() => Err(ServeError::Fatal(fatal.to_string())),
         Ok(fatal) = unwelcome => Err(ServeError::Fatal(fatal.to_string())),
         Ok(refused) = refused => Err(refused.into()),
-        fatal = first_end(&mut tasks) => Err(fatal),
+        reason = first_end => Err(ServeError::Fatal(reason)),
         () = relay.ended() => Err(ServeError::Fatal("the relay's listener ended".to_owned())),
         () = stun.ended() => Err(ServeError::Fatal("a STUN listener ended".to_owned())),
     };
@@ -197,12 +200,18 @@ pub async fn serve(
 
 /// Waits for a task to end that should run as long as the replica: a replica that has lost one must
 /// not look alive.
-async fn first_end(tasks: &mut JoinSet<()>) -> ServeError {
-    let reason = match tasks.join_next().await {
-        Some(Err(error)) => error.to_string(),
-        Some(Ok(())) | None => "a background task ended".to_owned(),
-    };
-    ServeError::Fatal(reason)
+async fn first_end(
+    tasks: &Tasks,
+    cluster: &Cluster,
+    streams: &MapStreams,
+    control: &Control,
+) -> String {
+    tokio::select! {
+        reason = tasks.ended() => reason,
+        reason = cluster.ended() => reason,
+        reason = streams.ended() => reason,
+        reason = control.ended() => reason,
+    }
 }
 
 async fn bind(config: &Config) -> Result<Bound, ServeError> {
@@ -303,21 +312,4 @@ async fn drain(control: Control, relay: RelayServer, replica: &Replica) {
     relay.shutdown(RELAY_END).await;
     replica.shutdown().await;
     tracing::info!("replica stopped");
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_background_task_that_panics_ends_the_replica() {
-        let mut tasks = JoinSet::new();
-        tasks.spawn(std::future::pending());
-        tasks.spawn(async { panic!("no more connections") });
-        let error = first_end(&mut tasks).await;
-        assert!(error.to_string().contains("no more connections"), "{error}");
-        tasks.spawn(async {});
-        let error = first_end(&mut tasks).await;
-        assert!(error.to_string().contains("ended"), "{error}");
-    }
 }

@@ -40,6 +40,7 @@ use self::whole_maps::WholeMaps;
 use crate::cluster::Cluster;
 use crate::netmap::{KeepAlive, NetmapConfig};
 use crate::state::State;
+use crate::tasks::Tasks;
 use crate::types::Timestamp;
 
 /// Where a stream's frames go.
@@ -81,7 +82,7 @@ struct Inner {
     whole_maps: WholeMaps,
     metrics: MapMetrics,
     keep_alive: KeepAlive,
-    _tasks: JoinSet<()>,
+    tasks: Tasks,
 }
 
 impl MapStreams {
@@ -103,7 +104,7 @@ impl MapStreams {
             whole_maps: WholeMaps::new(metrics.clone()),
             metrics,
             keep_alive: KeepAlive::default(),
-            _tasks: tasks,
+            tasks: Tasks::new("map streams", tasks),
         };
         Self {
             inner: Arc::new(inner),
@@ -122,6 +123,11 @@ impl MapStreams {
         sink: &mut impl FrameSink,
     ) -> StreamEnd {
         driver::run(&self.inner, request, found, sink).await
+    }
+
+    /// Resolves when a task that all streams share has ended, which only a fault does; tells how.
+    pub async fn ended(&self) -> String {
+        self.inner.tasks.ended().await
     }
 
     /// Streams that are open here.

@@ -15,6 +15,7 @@ use tracing::{Instrument, Span};
 
 use super::metrics::{Bound, ClusterMetrics};
 use super::{Consensus, ProposeError};
+use crate::tasks::joined;
 
 /// Proposals that may wait: more than a herd of clients makes in a second; the rest is told to
 /// come back.
@@ -131,7 +132,18 @@ impl Gatherer {
     async fn run(mut self, consensus: Arc<dyn Consensus>) {
         let slots = Arc::new(Semaphore::new(IN_FLIGHT_MAX));
         let mut flights = JoinSet::new();
-        while let Some(first) = self.first().await {
+        loop {
+            let first = tokio::select! {
+                biased;
+                Some(landed) = flights.join_next() => {
+                    joined(landed);
+                    continue;
+                }
+                first = self.first() => first,
+            };
+            let Some(first) = first else {
+                return;
+            };
             let acquiring = Arc::clone(&slots).acquire_owned();
             let slot = match timeout_at(first.deadline, acquiring).await {
                 Ok(Ok(slot)) => slot,
@@ -141,7 +153,6 @@ impl Gatherer {
                     continue;
                 }
             };
-            while flights.try_join_next().is_some() {}
             if first.done.is_closed() {
                 continue;
             }
@@ -157,6 +168,9 @@ impl Gatherer {
     }
 
     /// The next change that somebody still waits for; `None` when there will be no more.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost that somebody waits for.
     async fn first(&mut self) -> Option<Waiting> {
         loop {
             let waiting = match self.next.take() {

@@ -15,6 +15,7 @@ use super::metrics::{Bound, MapMetrics};
 use super::registry::{Live, Registry};
 use crate::cluster::{Cluster, ProposeError};
 use crate::state::{Session, SessionNo, State};
+use crate::tasks::joined;
 use crate::types::{NodeId, ReplicaId};
 
 /// How often everything is compared. Beginnings and ends are looked at when they come.
@@ -115,7 +116,11 @@ impl Recorder {
         loop {
             tokio::select! {
                 touched = self.registry.touched() => self.due.extend(touched),
-                Some(Ok(opened)) = self.openings.join_next() => self.take(opened),
+                Some(opened) = self.openings.join_next() => {
+                    if let Some(opened) = joined(opened) {
+                        self.take(opened);
+                    }
+                }
                 _ = ticks.tick() => self.compare_all(),
             }
             self.act();

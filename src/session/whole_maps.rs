@@ -14,6 +14,7 @@ use tokio::task::spawn_blocking;
 use super::held::{Fresh, Held, Slow};
 use super::metrics::{Bound, MapMetrics};
 use crate::netmap::{Basis, Whole};
+use crate::tasks::joined;
 use crate::types::Timestamp;
 
 /// Whole netmaps that are made or sent at once. What they take is bounded by their bytes
@@ -77,13 +78,7 @@ impl WholeMaps {
         let turn = Arc::clone(&self.builders).acquire_owned().await.ok()?;
         // The turn lasts as long as the build, also when nobody waits for it any more.
         let building = spawn_blocking(move || (build(), turn));
-        match building.await {
-            Ok(built) => Some(built),
-            Err(error) => match error.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                Err(_) => None,
-            },
-        }
+        joined(building.await)
     }
 
     /// What to make netmaps from, applied up to `needed` at least; `basis` is.

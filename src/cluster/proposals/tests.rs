@@ -105,6 +105,18 @@ async fn occupy(cluster: &Cluster, log: &Gated, tasks: &mut JoinSet<()>) {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_cluster_whose_gathering_task_panics_is_noticed_and_one_that_has_caught_up_is_not() {
+    let log = Gated::new(1);
+    let cluster = cluster(&log);
+    let alive = tokio::time::timeout(Duration::from_secs(60), cluster.ended()).await;
+    assert!(alive.is_err() && cluster.has_caught_up());
+    log.gate.close();
+    let proposed = cluster.propose(tick()).await;
+    assert!(proposed.is_err());
+    assert!(cluster.ended().await.contains("of the cluster failed"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn without_a_leader_a_change_is_refused_at_once() {
     let log = Gated::new(0);
     let cluster = cluster(&log);

@@ -12,12 +12,12 @@ use tokio::sync::{Notify, futures::Notified};
 use tokio::task::JoinSet;
 
 use crate::cluster::{Applied, Cluster, What};
+use crate::tasks::Tasks;
 
 /// Who waits for which login.
 pub(in crate::control) struct LoginWatch {
     waiting: Arc<Waiting>,
-    /// Ends with the watch.
-    _task: JoinSet<()>,
+    tasks: Tasks,
 }
 
 #[derive(Default)]
@@ -36,12 +36,17 @@ impl LoginWatch {
     /// Starts to follow the cluster.
     pub(in crate::control) fn spawn(cluster: &Cluster) -> Self {
         let waiting = Arc::new(Waiting::default());
-        let mut task = JoinSet::new();
-        task.spawn(follow(cluster.subscribe(), Arc::clone(&waiting)));
+        let mut tasks = JoinSet::new();
+        tasks.spawn(follow(cluster.subscribe(), Arc::clone(&waiting)));
         Self {
             waiting,
-            _task: task,
+            tasks: Tasks::new("the login watch", tasks),
         }
+    }
+
+    /// Resolves when logins are no longer followed, which only a fault does; tells how.
+    pub(in crate::control) async fn ended(&self) -> String {
+        self.tasks.ended().await
     }
 
     /// Waits for one login.
