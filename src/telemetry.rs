@@ -12,4 +12,4 @@ pub use self::logs::{Telemetry, TelemetryError, init};
 pub use self::metrics::{MetricsSources, metrics_router};
 #[cfg(test)]
 pub(crate) use self::traces::testing;
-pub(crate) use self::traces::traceparent;
+pub(crate) use self::traces::{TRACEPARENT, continue_trace, traceparent};

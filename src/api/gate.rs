@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use axum::extract::{FromRequestParts, Request, State as AxumState};
 use axum::http::request::Parts;
-use axum::http::{HeaderName, HeaderValue, Uri};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use tracing::Instrument;
 
 use crate::cluster::Cluster;
 use crate::state::State;
+use crate::telemetry::{TRACEPARENT, continue_trace};
 
 use super::auth::PresentedKey;
 use super::{Access, ApiError, ApiState, Kind};
@@ -57,6 +58,9 @@ pub(super) async fn gate(
         http.method = %request.method(),
         url.path = request.uri().path(),
     );
+    if let Some(parent) = known_parent(&api, request.headers()) {
+        continue_trace(&span, parent);
+    }
     let cluster = api.cluster.clone();
     let (mut parts, body) = request.into_parts();
     let answer = async {
@@ -78,6 +82,20 @@ pub(super) async fn gate(
         .headers_mut()
         .insert(APPLIED_INDEX, HeaderValue::from(cluster.applied_index()));
     response
+}
+
+/// The span that the request names as its own parent. Strangers name none: it would decide for them
+/// what is exported.
+fn known_parent<'a>(api: &ApiState, headers: &'a HeaderMap) -> Option<&'a str> {
+    let parent = headers.get(TRACEPARENT)?.to_str().ok()?;
+    let is_known = match api.access {
+        Access::LocalTrust => true,
+        Access::ApiKey => {
+            let key = PresentedKey::from_headers(headers).ok()?;
+            key.verify(&api.cluster.state(), api.clock.now()).is_ok()
+        }
+    };
+    is_known.then_some(parent)
 }
 
 /// Checks the key and finds the state to read. A key that the local state does not accept is

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::Access;
 use super::testing::World;
+use crate::telemetry::testing::Exports;
 use crate::types::Timestamp;
 
 async fn with_key(world: &World, path: &str, authorization: &str) -> u16 {
@@ -18,6 +19,22 @@ async fn with_key(world: &World, path: &str, authorization: &str) -> u16 {
         .0
         .status()
         .as_u16()
+}
+
+#[tokio::test]
+async fn a_request_belongs_to_the_trace_that_its_caller_names_and_a_strangers_does_not() {
+    const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let world = World::new().await;
+    let key = format!("Bearer {}", world.api_key(1, None).await);
+    for (key, is_known) in [(key.as_str(), true), ("Bearer x", false)] {
+        let exports = Exports::collect();
+        let headers = [("authorization", key), ("traceparent", PARENT)];
+        world
+            .send(Access::ApiKey, "GET", "/user", &headers, None)
+            .await;
+        let parent = exports.parent_of("api_request").unwrap();
+        assert_eq!(parent == PARENT[3..52], is_known, "{parent}");
+    }
 }
 
 #[tokio::test]

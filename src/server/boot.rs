@@ -14,6 +14,7 @@ use rand::RngCore;
 use tokio::net::TcpListener;
 
 use crate::config::{ClusterConfig, Config};
+use crate::telemetry::continue_trace;
 use crate::types::{KeyParseError, MachinePrivateKey};
 
 /// Why a replica could not take its place.
@@ -76,6 +77,7 @@ pub(crate) fn raft_config(config: &ClusterConfig) -> ReplicaConfig {
     raft.sync_append = config.sync_append;
     raft.snapshot_every = config.snapshot_every;
     raft.log_kept = config.log_kept;
+    raft.continue_trace = continue_trace;
     raft
 }
 

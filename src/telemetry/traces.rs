@@ -1,10 +1,12 @@
 //! Spans on their way to OTLP: which ones, and what ties those of several replicas together.
 
+use opentelemetry::propagation::{Extractor, TextMapPropagator};
 use opentelemetry::trace::{TraceContextExt, TracerProvider as _};
 use opentelemetry_otlp::{SpanExporter, WithExportConfig};
 use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
-use tracing::{Metadata, Subscriber};
+use tracing::{Metadata, Span, Subscriber};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::{FilterFn, LevelFilter};
@@ -12,6 +14,9 @@ use tracing_subscriber::registry::LookupSpan;
 
 use super::TelemetryError;
 use crate::config::OtlpConfig;
+
+/// Name of the header, and of the field between replicas.
+pub(crate) const TRACEPARENT: &str = "traceparent";
 
 /// Sends the spans of our own code to `provider`, whatever the level of the log lines. Libraries
 /// have spans for every frame and poll, and log lines have a place of their own.
@@ -31,13 +36,40 @@ where
 
 /// The present span as a W3C `traceparent`; empty when it is not traced.
 pub(crate) fn traceparent() -> String {
-    let context = tracing::Span::current().context();
+    let context = Span::current().context();
     let span = context.span().span_context().clone();
     if !span.is_valid() {
         return String::new();
     }
     let (trace, id, flags) = (span.trace_id(), span.span_id(), span.trace_flags().to_u8());
     format!("00-{trace}-{id}-{flags:02x}")
+}
+
+/// Makes `span`, which nobody has entered yet, a child of the one that a W3C `traceparent` names. A
+/// text that is none leaves it alone.
+///
+/// The parent decides whether the span is exported: take it from those who may come in.
+pub(crate) fn continue_trace(span: &Span, traceparent: &str) {
+    let parent = TraceContextPropagator::new().extract(&Header(traceparent));
+    // Nothing to tie when spans are not exported.
+    if parent.span().span_context().is_valid()
+        && let Err(error) = span.set_parent(parent)
+    {
+        tracing::trace!(%error, "span has no parent elsewhere");
+    }
+}
+
+/// A carrier of nothing else.
+struct Header<'a>(&'a str);
+
+impl Extractor for Header<'_> {
+    fn get(&self, key: &str) -> Option<&str> {
+        (key == TRACEPARENT).then_some(self.0)
+    }
+
+    fn keys(&self) -> Vec<&str> {
+        vec![TRACEPARENT]
+    }
 }
 
 pub(super) fn exporter(
@@ -91,14 +123,13 @@ pub(crate) mod testing {
         _second: Dispatch,
     }
 
-    /// Keeps the names of what is exported.
+    /// Keeps what is exported.
     #[derive(Clone, Debug, Default)]
-    struct Exported(Arc<Mutex<Vec<String>>>);
+    struct Exported(Arc<Mutex<Vec<SpanData>>>);
 
     impl SpanExporter for Exported {
         async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
-            let names = batch.into_iter().map(|span| span.name.into_owned());
-            self.0.lock().extend(names);
+            self.0.lock().extend(batch);
             Ok(())
         }
     }
@@ -120,7 +151,16 @@ pub(crate) mod testing {
 
         /// Names of the spans that have ended, in that order.
         pub(crate) fn names(&self) -> Vec<String> {
-            self.exported.0.lock().clone()
+            let exported = self.exported.0.lock();
+            exported.iter().map(|span| span.name.to_string()).collect()
+        }
+
+        /// Trace and parent of a span that has ended, as in a `traceparent`.
+        pub(crate) fn parent_of(&self, name: &str) -> Option<String> {
+            let exported = self.exported.0.lock();
+            let span = exported.iter().find(|span| span.name == name)?;
+            let trace = span.span_context.trace_id();
+            Some(format!("{trace}-{}", span.parent_span_id))
         }
     }
 }
@@ -160,6 +200,33 @@ mod tests {
         tracing::debug_span!(target: "hydrascale_raft::network", "propose").in_scope(|| {});
         assert_eq!(exports.names(), ["propose"]);
     }
+
+    #[test]
+    fn a_change_that_another_replica_forwards_belongs_to_the_trace_there() {
+        let exports = Exports::collect();
+        let span = tracing::debug_span!("propose");
+        continue_trace(&span, PARENT);
+        span.in_scope(|| assert!(traceparent().starts_with(&PARENT[..36])));
+        drop(span);
+        assert_eq!(
+            exports.parent_of("propose").as_deref(),
+            Some(&PARENT[3..52])
+        );
+    }
+
+    #[test]
+    fn a_malformed_traceparent_is_no_parent() {
+        let exports = Exports::collect();
+        let zero = PARENT.replace(char::is_alphanumeric, "0");
+        for text in ["", "nonsense", &PARENT[..35], zero.as_str()] {
+            let span = tracing::debug_span!("propose");
+            continue_trace(&span, text);
+            span.in_scope(|| assert!(!traceparent().contains(&PARENT[3..35])));
+        }
+        assert_eq!(exports.names().len(), 4);
+    }
+
+    const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
     #[test]
     fn the_traceparent_names_the_span_that_it_is_asked_in() {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use futures::future::join_all;
+use parking_lot::Mutex;
 
 use super::harness::{TestCluster, add, voters};
 use crate::{ProposeError, ReadError};
@@ -27,6 +28,20 @@ async fn every_replica_takes_writes_and_reads_them_back_at_once() {
         .map(|r| r.replica().metrics().forwards_sent)
         .max();
     assert!(forwarded > Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_leader_continues_the_trace_of_a_change_that_is_forwarded_to_it() {
+    static CONTINUED: Mutex<Vec<String>> = Mutex::new(Vec::new());
+    let cluster = TestCluster::three_with(|config| {
+        config.continue_trace = |_, parent| CONTINUED.lock().push(parent.to_owned());
+    })
+    .await;
+    for replica in &cluster.replicas {
+        let proposed = replica.replica().propose_traced(add("k", 1), "its span");
+        proposed.await.unwrap();
+    }
+    assert!(CONTINUED.lock().iter().any(|parent| parent == "its span"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

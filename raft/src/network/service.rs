@@ -90,6 +90,7 @@ impl PeerService {
             return Appended::Refused("the proposal is incomplete".to_owned());
         };
         let span = tracing::debug_span!("propose", traceparent = request.traceparent);
+        (self.core.config.continue_trace)(&span, &request.traceparent);
         self.core
             .append_here(proposal, patience)
             .instrument(span)

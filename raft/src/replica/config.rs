@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use parking_lot::RwLock;
+use tracing::Span;
 
 /// Everything a replica needs to be told. Its identity is not among it: that lives in the data
 /// folder and is given once, by `init_cluster` or `join_cluster`.
@@ -31,6 +32,9 @@ pub struct ReplicaConfig {
     pub dial_overrides: DialOverrides,
     /// The wall clock that stamps commands.
     pub clock: Clock,
+    /// Ties the span of a change that another replica forwards to the one there, which a W3C
+    /// `traceparent` names.
+    pub continue_trace: fn(&Span, &str),
     /// What a failed disk does to the process.
     pub disk_failure: DiskFailure,
 }
@@ -53,6 +57,7 @@ impl ReplicaConfig {
             request_timeout: Duration::from_secs(10),
             dial_overrides: DialOverrides::default(),
             clock: Clock::default(),
+            continue_trace: |_, _| {},
             disk_failure: DiskFailure::ExitProcess,
         }
     }
