@@ -206,7 +206,7 @@ impl Consensus for LocalLog {
         let cut_off = self.cut_off.load(Ordering::Relaxed);
         let member = |id: &ReplicaId| MemberStatus {
             id: id.0,
-            name: format!("local-{id}"),
+            name: "local".to_owned(),
             voter: true,
             reachable: id.0 == 1 || !cut_off,
             ..Default::default()
