@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use super::routes::RouteTable;
 use crate::policy::Engine;
 use crate::state::{Change, Node, State};
+use crate::tailcfg::DerpMap;
 use crate::types::NodeId;
 
 /// A state with what follows from it for all netmaps. Cloning is cheap.
@@ -40,19 +41,31 @@ impl Basis {
         }
     }
 
-    /// The basis of a later state, and the change with the nodes added whose routes moved.
+    /// The basis of a later state, and the change with what follows from it: nodes whose routes
+    /// moved, and another map of relays.
     pub fn follow(&self, index: u64, state: Arc<State>, mut change: Change) -> (Self, Change) {
         let mut routes = Arc::clone(&self.routes);
         if RouteTable::concerns(&change) {
             Arc::make_mut(&mut routes).follow(&state, &mut change);
         }
+        let engine = self.engine.follow(&state, &change);
+        change.derp_map |= self.engine.document().derp_map != engine.document().derp_map;
         let next = Self {
             index,
-            engine: self.engine.follow(&state, &change),
+            engine,
             routes,
             state,
         };
         (next, change)
+    }
+
+    /// The map of relays: those of the replicas, as the policy adds to them and leaves them out.
+    pub fn derp_map(&self) -> DerpMap {
+        let mut map = self.state.derp_map();
+        if let Some(regions) = &self.engine.document().derp_map {
+            regions.merge_into(&mut map);
+        }
+        map
     }
 
     /// The nodes that a viewer knows, in id order and without itself.

@@ -177,7 +177,7 @@ impl Delta {
         draft.add_shift(scene, &shift, viewer, audience, &self.change);
         if self.change.derp_map {
             let state = &self.after.state;
-            draft.message.derp_map = Some(state.derp_map());
+            draft.message.derp_map = Some(self.after.derp_map());
             draft.message.control_dial_plan = dial_plan(state, config);
         }
         draft

@@ -24,7 +24,7 @@ pub(super) fn own_parts(
     owners.insert(owner(viewer));
     MapResponse {
         node: Some(scene.own(viewer)),
-        derp_map: Some(state.derp_map()),
+        derp_map: Some(basis.derp_map()),
         dns_config: Some(dns_config(&config.dns, state.settings(), viewer, now)),
         domain: config.domain().to_owned(),
         collect_services: Some(false),

@@ -145,6 +145,35 @@ fn a_device_that_ceases_to_conform_ceases_to_be_let_in() {
 }
 
 #[test]
+fn the_policys_relays_join_the_map_of_relays() {
+    let mut world = world(ALICE_ONLY);
+    world.replica_up(1);
+    world.take_delta();
+    let regions = |world: &mut World, policy: &str| -> Vec<u16> {
+        world.set_policy(policy);
+        let delta = world.take_delta();
+        let told = messages(tell(world, &delta, ALICE));
+        let map = told.into_iter().find_map(|message| message.derp_map);
+        map.unwrap()
+            .regions
+            .unwrap()
+            .keys()
+            .map(|id| id.0)
+            .collect()
+    };
+    let own = r#"{"derpMap": {"Regions": {"7": {"Nodes": [{"Name": "a", "HostName": "b"}]}}},"#;
+    let with = ALICE_ONLY.replacen('{', own, 1);
+    assert_eq!(regions(&mut world, &with), [7, 900]);
+    let alone = with.replacen(
+        "\"Regions\"",
+        "\"OmitDefaultRegions\": true, \"Regions\"",
+        1,
+    );
+    assert_eq!(regions(&mut world, &alone), [7]);
+    assert_eq!(regions(&mut world, ALICE_ONLY), [900]);
+}
+
+#[test]
 fn many_peers_that_come_into_sight_at_once_are_told_as_a_whole_netmap() {
     let mut world = World::new();
     for device in 1..=100 {
