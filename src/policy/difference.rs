@@ -103,14 +103,6 @@ impl Difference {
     pub const fn told(&self) -> &BTreeSet<NodeId> {
         &self.told
     }
-
-    /// How many nodes of the later engine may have another filter.
-    pub fn filters_in_doubt(&self, after: &Engine) -> usize {
-        match &self.filters {
-            Suspects::Everybody => after.roster.members().count(),
-            Suspects::These(places) => after.roster.places(places).count(),
-        }
-    }
 }
 
 impl Sight {

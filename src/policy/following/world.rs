@@ -265,7 +265,14 @@ impl World {
                     session_no: Some(session.no.into()),
                 }))
             }
-            _ => None,
+            Step::AddUser
+            | Step::RemoveUser(_)
+            | Step::RenameUser(_)
+            | Step::AddNode { .. }
+            | Step::Advertise(..)
+            | Step::SetPolicy(_)
+            | Step::Report(_)
+            | Step::Reinstall(..) => None,
         }
     }
 
