@@ -92,6 +92,14 @@ impl<'a> Output<'a> {
         }
     }
 
+    /// Prints text for people, the value for machines.
+    pub(super) fn text_or(&mut self, text: &str, value: &Value) -> anyhow::Result<()> {
+        match self.format {
+            Format::Human => self.text(text),
+            Format::Json | Format::JsonLine | Format::Yaml => self.machine(value),
+        }
+    }
+
     /// Prints a list: a table for people, the value for machines.
     pub(super) fn list(&mut self, table: &Table, value: &Value) -> anyhow::Result<()> {
         match self.format {

@@ -12,6 +12,7 @@ use similar::TextDiff;
 use super::context::Context;
 use super::table::Table;
 use super::time;
+use super::value::Value;
 use crate::state::POLICY_BYTES_MAX;
 
 #[derive(Debug, Subcommand)]
@@ -193,14 +194,14 @@ async fn diff(args: Diff, context: &mut Context<'_, '_>) -> anyhow::Result<()> {
         return show(context, ("in force", &old), (file, &new));
     }
     let kept = versions(context).await?;
-    let to = match args.to.or(kept.first().map(|(version, _)| *version)) {
-        Some(version) => version,
-        None => bail!("no policy has been set yet"),
+    let newest = || kept.first().map(|(version, _)| *version);
+    let Some(to) = args.to.or_else(newest) else {
+        bail!("no policy has been set yet");
     };
-    let before = kept.iter().map(|(version, _)| *version);
-    let from = match args.from.or(before.filter(|version| *version < to).max()) {
-        Some(version) => version,
-        None => bail!("version {to} is the oldest one that is kept"),
+    let versions = kept.iter().map(|(version, _)| *version);
+    let before = || versions.filter(|version| *version < to).max();
+    let Some(from) = args.from.or_else(before) else {
+        bail!("version {to} is the oldest one that is kept");
     };
     let old = fetch(context, Some(from)).await?;
     let new = fetch(context, Some(to)).await?;
@@ -211,7 +212,9 @@ async fn diff(args: Diff, context: &mut Context<'_, '_>) -> anyhow::Result<()> {
 /// Prints what differs between two named texts; nothing where nothing does.
 fn show(context: &mut Context<'_, '_>, old: (&str, &str), new: (&str, &str)) -> anyhow::Result<()> {
     let diff = TextDiff::from_lines(old.1, new.1);
-    context.out.text(diff.unified_diff().header(old.0, new.0))
+    let text = diff.unified_diff().header(old.0, new.0).to_string();
+    let value = Value::object(&[("from", old.0), ("to", new.0), ("diff", &text)]);
+    context.out.text_or(&text, &value)
 }
 
 async fn rollback(version: Option<u64>, context: &mut Context<'_, '_>) -> anyhow::Result<()> {
@@ -219,7 +222,7 @@ async fn rollback(version: Option<u64>, context: &mut Context<'_, '_>) -> anyhow
     let Some((present, etag)) = kept.first() else {
         bail!("no policy has been set yet");
     };
-    let Some(version) = version.or(kept.get(1).map(|(version, _)| *version)) else {
+    let Some(version) = version.or_else(|| kept.get(1).map(|(version, _)| *version)) else {
         bail!("version {present} is the only one that is kept");
     };
     let body = json!({ "version": version, "author": context.user_name() });

@@ -32,11 +32,11 @@ impl PolicyConfig {
             "database" => Ok(PolicyMode::Database),
             _ => Err("must be file or database"),
         });
-        let mode = given.unwrap_or(if path.is_some() {
-            PolicyMode::File
-        } else {
-            PolicyMode::Database
-        });
+        let named = match path {
+            Some(_) => PolicyMode::File,
+            None => PolicyMode::Database,
+        };
+        let mode = given.unwrap_or(named);
         if mode == PolicyMode::Database && path.is_some() {
             reader.notice("policy.path: no effect: policy.mode is database");
         }

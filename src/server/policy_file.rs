@@ -154,7 +154,14 @@ impl PolicyFile {
         })?;
         let warnings = checked.map_err(|errors| self.invalid(&errors))?;
         for warning in warnings.iter() {
-            tracing::warn!(%warning, "policy file says what has no effect");
+            tracing::debug!(%warning, "policy file says what has no effect");
+        }
+        if !warnings.is_empty() {
+            let entries = warnings.iter().count();
+            tracing::warn!(
+                entries,
+                "policy file says what has no effect; see `policy check`"
+            );
         }
         Ok(())
     }
