@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result};
 use tokio::process::Command;
 
 pub use ark::Ark;
-pub use caddy::Caddy;
+pub use caddy::{Caddy, SINGLE_PORT};
 pub use forwarder::Forwarder;
 pub use go_log::{direct_path_found, netmap_received, poll_loops, registered, stream_opened};
 

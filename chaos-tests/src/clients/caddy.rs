@@ -23,6 +23,10 @@ const UP_LIMIT: Duration = Duration::from_secs(30);
 /// The first request over a relay takes seconds, the client's own timers included.
 const REQUEST_LIMIT: Duration = Duration::from_secs(10);
 
+/// Besides the usual one a node's server has this port, where it ends each connection after its
+/// answer, so that every request opens one.
+pub const SINGLE_PORT: u16 = 81;
+
 /// A running Caddy.
 pub struct Caddy {
     process: Process,
@@ -31,8 +35,8 @@ pub struct Caddy {
 }
 
 impl Caddy {
-    /// Starts it. Each of `dials` is a peer's name with the local port through which its HTTP
-    /// server is reached.
+    /// Starts it. Each of `dials` is a peer's name, with a port of it that is not the usual one
+    /// behind a colon, and the local port through which its HTTP server is reached.
     ///
     /// # Errors
     /// When it cannot be started.
@@ -166,16 +170,25 @@ fn configuration(launch: &Launch, state: &impl std::fmt::Display, dials: &[(&str
 \tbind tailscale/{hostname}
 \trespond \"{greeting}\"
 }}
+:{SINGLE_PORT} {{
+\tbind tailscale/{hostname}
+\theader Connection close
+\trespond \"{greeting}\"
+}}
 ",
         greeting = greeting(hostname)
     );
     for (peer, port) in dials {
+        let server = match peer.contains(':') {
+            true => (*peer).to_owned(),
+            false => format!("{peer}:80"),
+        };
         // Writing to a string cannot fail.
         let _ = write!(
             text,
             ":{port} {{
 \tbind 127.0.0.1
-\treverse_proxy http://{peer}:80 {{
+\treverse_proxy http://{server} {{
 \t\ttransport tailscale {hostname}
 \t}}
 }}
