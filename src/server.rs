@@ -6,6 +6,7 @@ mod bootstrap;
 mod clock;
 mod http;
 mod local_socket;
+mod metrics;
 mod policy_file;
 mod relay;
 mod tls;
@@ -26,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 pub use self::boot::BootError;
 pub(crate) use self::boot::raft_config;
 pub(crate) use self::clock::now;
+use self::metrics::{MetricsSources, metrics_router};
 use self::policy_file::PolicyFile;
 pub use self::policy_file::PolicyFileError;
 pub use self::tls::ClientTlsError;
@@ -41,7 +43,6 @@ use crate::netmap::NetmapConfig;
 use crate::session::MapStreams;
 use crate::stun::{StunServer, StunSockets};
 use crate::tasks::Tasks;
-use crate::telemetry::{MetricsSources, metrics_router};
 use crate::types::ReplicaId;
 
 /// Feature levels of commands, snapshots and RPCs that this program speaks.

@@ -26,23 +26,23 @@ use crate::stun::StunMetrics;
 type Sampler = Box<dyn Fn() -> Vec<Sample> + Send + Sync>;
 
 /// The parts of a replica that count something.
-pub struct MetricsSources {
+pub(super) struct MetricsSources {
     /// Role, indexes, nodes.
-    pub cluster: Cluster,
+    pub(super) cluster: Cluster,
     /// Consensus and storage.
-    pub replica: Replica,
+    pub(super) replica: Replica,
     /// Relay traffic.
-    pub relay: Arc<RelayMetrics>,
+    pub(super) relay: Arc<RelayMetrics>,
     /// STUN answers.
-    pub stun: Arc<StunMetrics>,
+    pub(super) stun: Arc<StunMetrics>,
     /// Open map streams.
-    pub streams: MapStreams,
+    pub(super) streams: MapStreams,
     /// The client's side.
-    pub control: ControlMetrics,
+    pub(super) control: ControlMetrics,
 }
 
 /// The routes of the metrics listener.
-pub fn metrics_router(sources: MetricsSources) -> Router {
+pub(super) fn metrics_router(sources: MetricsSources) -> Router {
     let MetricsSources {
         cluster,
         replica,
