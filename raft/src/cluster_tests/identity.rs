@@ -51,7 +51,10 @@ async fn tokens_admit_once_and_say_why_not() {
         .replica()
         .create_join_token(Duration::from_millis(1))
         .await;
-    cluster.replicas[0].add("k", 1).await;
+    // One entry after another takes far longer than the token lives.
+    for value in 1..=50 {
+        cluster.replicas[0].add("k", value).await;
+    }
     let reason = refused(Replica::join_cluster(&other.config, &short.unwrap()).await);
     assert!(reason.contains("expired"), "{reason}");
     let endless = cluster.replicas[0]
