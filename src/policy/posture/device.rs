@@ -1,14 +1,23 @@
 //! What a device says of itself, as far as postures look at it.
 
 use std::cmp::Ordering;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use super::Literal;
 use crate::tailcfg::Hostinfo;
 
 /// A device's Hostinfo; two devices are equal when no posture can tell them apart.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(in crate::policy) struct Device(Arc<Hostinfo>);
+
+/// Stands for every device where no posture looks at them, so that these cost a pointer each.
+static UNKNOWN: LazyLock<Arc<Hostinfo>> = LazyLock::new(Arc::default);
+
+impl Default for Device {
+    fn default() -> Self {
+        Self(Arc::clone(&UNKNOWN))
+    }
+}
 
 impl Device {
     pub(in crate::policy) fn of(hostinfo: &Arc<Hostinfo>) -> Self {
