@@ -26,3 +26,4 @@ pub mod tailcfg;
 pub mod tasks;
 pub mod telemetry;
 pub mod types;
+mod yaml;

@@ -3,10 +3,9 @@
 //! Scalars stay text: the type that a key wants decides how its value is read, so that `0770` is a
 //! file mode and `1.10` a name where those are wanted.
 
-use std::fmt;
-
-use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::Spanned;
+
+use crate::yaml::{Raw, written};
 
 /// A value and the line that it stands in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,23 +102,15 @@ fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// What serde sees; scalars that it takes for numbers or booleans get their text back from the
-/// span.
-enum Raw {
-    Null,
-    Typed(String),
-    Text(String),
-    List(Vec<Spanned<Self>>),
-    Map(Vec<(Spanned<String>, Spanned<Self>)>),
-}
-
 fn build(raw: Spanned<Raw>, source: &str, path: &str) -> Result<Tree, TreeError> {
     let line = to_line(raw.referenced.line());
-    let span = raw.defined.span();
+    let as_written = |shown: String| written(source, &raw.defined).unwrap_or(shown);
     let value = match raw.value {
         Raw::Null => Value::Null,
         Raw::Text(text) => Value::Scalar(text),
-        Raw::Typed(shown) => Value::Scalar(written(source, span).unwrap_or(shown)),
+        // A scalar that serde takes for another type gets its text back.
+        Raw::Bool(flag) => Value::Scalar(as_written(flag.to_string())),
+        Raw::Number(shown) => Value::Scalar(as_written(shown)),
         Raw::List(items) => Value::List(
             items
                 .into_iter()
@@ -160,82 +151,6 @@ fn build_map(
         entries.push(Entry { key, line, tree });
     }
     Ok(entries)
-}
-
-/// The scalar as it was written, when the span leads to it.
-fn written(source: &str, span: serde_saphyr::Span) -> Option<String> {
-    let start = usize::try_from(span.byte_offset()?).ok()?;
-    let length = usize::try_from(span.byte_len()?).ok()?;
-    let text = source.get(start..start.checked_add(length)?)?.trim();
-    (!text.is_empty()).then(|| text.to_owned())
-}
-
-impl<'de> Deserialize<'de> for Raw {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(RawVisitor)
-    }
-}
-
-struct RawVisitor;
-
-impl<'de> Visitor<'de> for RawVisitor {
-    type Value = Raw;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a YAML value")
-    }
-
-    fn visit_unit<E>(self) -> Result<Raw, E> {
-        Ok(Raw::Null)
-    }
-
-    fn visit_none<E>(self) -> Result<Raw, E> {
-        Ok(Raw::Null)
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<Raw, E> {
-        Ok(Raw::Typed(value.to_string()))
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<Raw, E> {
-        Ok(Raw::Typed(value.to_string()))
-    }
-
-    fn visit_i128<E>(self, value: i128) -> Result<Raw, E> {
-        Ok(Raw::Typed(value.to_string()))
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Raw, E> {
-        Ok(Raw::Typed(value.to_string()))
-    }
-
-    fn visit_u128<E>(self, value: u128) -> Result<Raw, E> {
-        Ok(Raw::Typed(value.to_string()))
-    }
-
-    fn visit_f64<E>(self, value: f64) -> Result<Raw, E> {
-        Ok(Raw::Typed(value.to_string()))
-    }
-
-    fn visit_str<E>(self, value: &str) -> Result<Raw, E> {
-        Ok(Raw::Text(value.to_owned()))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Raw, A::Error> {
-        let mut items = Vec::new();
-        while let Some(item) = access.next_element()? {
-            items.push(item);
-        }
-        Ok(Raw::List(items))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Raw, A::Error> {
-        let mut pairs = Vec::new();
-        while let Some(pair) = access.next_entry()? {
-            pairs.push(pair);
-        }
-        Ok(Raw::Map(pairs))
-    }
 }
 
 #[cfg(test)]

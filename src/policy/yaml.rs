@@ -1,12 +1,12 @@
 //! YAML policies, as headscale took them up to 0.22, read into the values of HuJSON.
 
-use std::fmt;
+use std::collections::BTreeSet;
 
-use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::{Location, Spanned};
 
 use super::error::{PolicyError, Position};
 use super::hujson::{Kind, Member, TEXT_BYTES_MAX, Value};
+use crate::yaml::{Raw, written};
 
 /// Values that stand for others (`*alias`) and are copied: a small text could otherwise grow into
 /// more than there is memory.
@@ -35,7 +35,7 @@ pub(super) fn parse(text: &str) -> Result<Option<Value>, PolicyError> {
         let message = format!("parsing YAML: {}", words.join(" "));
         PolicyError { at, message }
     })?;
-    let value = build(raw, text);
+    let value = build(raw, text)?;
     Ok(matches!(value.kind, Kind::Object(_)).then_some(value))
 }
 
@@ -47,18 +47,7 @@ fn position(location: Location) -> Position {
     }
 }
 
-/// What serde sees.
-enum Raw {
-    Null,
-    Bool(bool),
-    /// As serde shows it; the span has it as written.
-    Number(String),
-    Text(String),
-    List(Vec<Spanned<Self>>),
-    Map(Vec<(Spanned<String>, Spanned<Self>)>),
-}
-
-fn build(raw: Spanned<Raw>, source: &str) -> Value {
+fn build(raw: Spanned<Raw>, source: &str) -> Result<Value, PolicyError> {
     let at = position(raw.referenced);
     let kind = match raw.value {
         Raw::Null => Kind::Null,
@@ -66,19 +55,33 @@ fn build(raw: Spanned<Raw>, source: &str) -> Value {
         Raw::Number(shown) => number(written(source, &raw.defined).unwrap_or(shown)),
         Raw::Text(text) => Kind::String(text),
         Raw::List(items) => {
-            let items = items.into_iter();
-            Kind::Array(items.map(|item| build(item, source)).collect())
+            let items = items.into_iter().map(|item| build(item, source));
+            Kind::Array(items.collect::<Result<_, _>>()?)
         }
-        Raw::Map(pairs) => {
-            let member = |(key, value): (Spanned<String>, Spanned<Raw>)| Member {
-                at: position(key.referenced),
-                key: key.value,
-                value: build(value, source),
-            };
-            Kind::Object(pairs.into_iter().map(member).collect())
-        }
+        Raw::Map(pairs) => Kind::Object(members(pairs, source)?),
     };
-    Value { at, kind }
+    Ok(Value { at, kind })
+}
+
+fn members(
+    pairs: Vec<(Spanned<String>, Spanned<Raw>)>,
+    source: &str,
+) -> Result<Vec<Member>, PolicyError> {
+    let mut seen = BTreeSet::new();
+    let mut members = Vec::with_capacity(pairs.len());
+    for (key, value) in pairs {
+        let at = position(key.referenced);
+        if !seen.insert(key.value.clone()) {
+            let message = format!("parsing YAML: duplicate object key {:?}", key.value);
+            return Err(PolicyError { at, message });
+        }
+        members.push(Member {
+            at,
+            key: key.value,
+            value: build(value, source)?,
+        });
+    }
+    Ok(members)
 }
 
 /// YAML has numbers that JSON cannot write (`0x1f`, `1.`, `1_000`); whoever wants a text gets them as
@@ -87,88 +90,6 @@ fn number(text: String) -> Kind {
     match serde_json::from_str::<serde_json::Number>(&text) {
         Ok(_) => Kind::Number(text),
         Err(_) => Kind::String(text),
-    }
-}
-
-/// The scalar as it was written, when the span leads to it.
-fn written(source: &str, location: &Location) -> Option<String> {
-    let span = location.span();
-    let start = usize::try_from(span.byte_offset()?).ok()?;
-    let length = usize::try_from(span.byte_len()?).ok()?;
-    let text = source.get(start..start.checked_add(length)?)?.trim();
-    (!text.is_empty()).then(|| text.to_owned())
-}
-
-impl<'de> Deserialize<'de> for Raw {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(RawVisitor)
-    }
-}
-
-struct RawVisitor;
-
-impl<'de> Visitor<'de> for RawVisitor {
-    type Value = Raw;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a YAML value")
-    }
-
-    fn visit_unit<E>(self) -> Result<Raw, E> {
-        Ok(Raw::Null)
-    }
-
-    fn visit_none<E>(self) -> Result<Raw, E> {
-        Ok(Raw::Null)
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<Raw, E> {
-        Ok(Raw::Bool(value))
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<Raw, E> {
-        Ok(Raw::Number(value.to_string()))
-    }
-
-    fn visit_i128<E>(self, value: i128) -> Result<Raw, E> {
-        Ok(Raw::Number(value.to_string()))
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Raw, E> {
-        Ok(Raw::Number(value.to_string()))
-    }
-
-    fn visit_u128<E>(self, value: u128) -> Result<Raw, E> {
-        Ok(Raw::Number(value.to_string()))
-    }
-
-    fn visit_f64<E>(self, value: f64) -> Result<Raw, E> {
-        Ok(Raw::Number(value.to_string()))
-    }
-
-    fn visit_str<E>(self, value: &str) -> Result<Raw, E> {
-        Ok(Raw::Text(value.to_owned()))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Raw, A::Error> {
-        let mut items = Vec::new();
-        while let Some(item) = access.next_element()? {
-            items.push(item);
-        }
-        Ok(Raw::List(items))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Raw, A::Error> {
-        let mut pairs: Vec<(Spanned<String>, Spanned<Raw>)> = Vec::new();
-        let mut seen = std::collections::BTreeSet::new();
-        while let Some((key, value)) = access.next_entry::<Spanned<String>, _>()? {
-            if !seen.insert(key.value.clone()) {
-                let message = format!("duplicate object key {:?}", key.value);
-                return Err(A::Error::custom(message));
-            }
-            pairs.push((key, value));
-        }
-        Ok(Raw::Map(pairs))
     }
 }
 
