@@ -243,12 +243,13 @@ impl Names {
 
 impl Document {
     /// Reads a policy, in HuJSON or in headscale's old YAML, and checks all that can be known without
-    /// nodes. White space and comments
-    /// alone are the policy without rules, which allows everything.
+    /// nodes. White space and comments alone are the policy without rules, which allows everything.
     ///
     /// # Errors
     /// Everything that is wrong, or the one thing that keeps the text from being read.
     pub fn parse(text: &str, facts: &Facts) -> Result<Self, PolicyErrors> {
+        // Some editors begin every file with a byte order mark.
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         if !hujson::begins(text)
             && let Some(value) = yaml::parse(text)?
         {
@@ -266,6 +267,22 @@ impl Document {
             acls: Some(Vec::new()),
             ..Self::default()
         }
+    }
+
+    /// How many pairs of sources, destinations and ports the rules spell out: what compiling costs.
+    pub(super) fn pairs(&self) -> usize {
+        let pairs = |one: usize, other: usize| one.saturating_mul(other);
+        let acls = self.acls.iter().flatten();
+        let acls = acls.map(|acl| pairs(acl.src.len(), acl.dst.len()));
+        let grants = self.grants.iter().flatten();
+        let grants = grants.map(|grant| {
+            let dst = grant.dst.len();
+            pairs(grant.src.len(), dst).saturating_add(pairs(grant.ip.len(), dst))
+        });
+        let ssh = self.ssh.iter().flatten();
+        let ssh = ssh.map(|rule| pairs(rule.src.len(), rule.dst.len()));
+        let all = acls.chain(grants).chain(ssh);
+        all.fold(0, usize::saturating_add)
     }
 
     /// Whether there are no rules at all, so that everything is allowed.

@@ -32,6 +32,9 @@ impl Facts {
     /// As [`Directory::named`], for one name.
     pub(super) fn named(&self, token: &str) -> Vec<&User> {
         let token = local_name(token);
+        if token.is_empty() {
+            return Vec::new();
+        }
         let provider =
             |user: &&Arc<User>| !user.provider_id.is_empty() && user.provider_id == token;
         if let Some(user) = self.users.iter().find(provider) {
@@ -94,6 +97,10 @@ impl<'a> Directory<'a> {
     /// those with this mail address or name.
     pub(super) fn named(&self, token: &str) -> Vec<&'a User> {
         let token = local_name(token);
+        // Many users have no mail address: nothing names none of them.
+        if token.is_empty() {
+            return Vec::new();
+        }
         if let Some(user) = self.by_provider.get(token) {
             return vec![*user];
         }

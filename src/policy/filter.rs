@@ -94,7 +94,11 @@ impl Filter<'_> {
                 }
                 let targets = self.ground.terms.each(targets);
                 let ports = targets.flat_map(|target| node.via_ports(target, connections));
-                self.merge(number, *source, connections, ports.collect());
+                let ports: Vec<NetPortRange> = ports.collect();
+                let Ground { plan, terms, .. } = self.ground;
+                if !is_empty(plan, terms, *source) {
+                    self.merge(number, *source, connections, ports);
+                }
             }
             Rule::OwnPorts {
                 source,

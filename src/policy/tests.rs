@@ -1,5 +1,6 @@
 //! Policies at work: whole files on small tailnets.
 
+mod bounds;
 mod fuzz;
 mod old_names;
 mod posture;

@@ -62,16 +62,23 @@ impl<'a> Pair<'a> {
         pair.is_none_or(|(one, other)| one.extent.is_empty() != other.extent.is_empty())
     }
 
-    /// The nodes that are in one of these terms in one of both only.
+    /// The nodes that one of these terms names, or that lead there, in one of both only. Term by term,
+    /// and both ways apart: a node may go from one term to another, or from leading to a place to
+    /// being there.
     pub(super) fn turned(&self, terms: &[TermNo]) -> NodeSet {
-        let later: Vec<TermNo> = terms
-            .iter()
-            .filter_map(|term| self.later.get(*term).copied().flatten())
-            .collect();
-        let old = self.before.terms.touched(terms);
-        let new = self.after.terms.touched(&later);
-        let mut turned = old.without(&new);
-        turned.add(&new.without(&old));
+        let mut turned = NodeSet::default();
+        for term in terms.iter().filter(|term| !self.is_same(**term)) {
+            let later = self.later.get(*term).copied().flatten();
+            let (old, new) = (&[*term][..], later.as_slice());
+            let (before, after) = (&self.before.terms, &self.after.terms);
+            for (old, new) in [
+                (before.touched(old), after.touched(new)),
+                (before.members(old), after.members(new)),
+            ] {
+                turned.add(&old.without(&new));
+                turned.add(&new.without(&old));
+            }
+        }
         turned
     }
 
@@ -199,6 +206,12 @@ impl<'a> Pair<'a> {
             }
         }
         if rule.is_self {
+            // Another recorder concerns all to whom the rule leads: the sources' own nodes.
+            if !self.are_same(&rule.recorder) {
+                for engine in self.both() {
+                    moved.add(&engine.terms.members(&rule.src));
+                }
+            }
             doubt.add(&self.owned_with(&moved));
         }
     }

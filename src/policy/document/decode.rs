@@ -17,8 +17,14 @@ pub(super) struct Decoder<'a> {
     pub(super) bare_users: BTreeSet<String>,
     /// The file is in YAML, and so of headscale 0.22 at the latest.
     pub(super) is_old: bool,
+    /// Ranges of all ipsets so far.
+    pub(super) ipset_ranges: usize,
     pub(super) errors: PolicyErrors,
 }
+
+/// Pairs of sources, destinations and ports in all rules together: each takes some tens of bytes when
+/// it is compiled. A thousand rules of ten by ten are a tenth of this.
+pub(super) const PAIRS_MAX: usize = 1_000_000;
 
 /// The known fields of an object; those that are null are left out.
 pub(super) type Fields<'v> = BTreeMap<&'static str, &'v Value>;
@@ -54,6 +60,7 @@ impl<'a> Decoder<'a> {
             default_posture: Vec::new(),
             bare_users: BTreeSet::new(),
             is_old: false,
+            ipset_ranges: 0,
             errors: PolicyErrors::default(),
         }
     }
@@ -100,6 +107,14 @@ impl<'a> Decoder<'a> {
         document.is_old = self.is_old;
         document.default_src_posture = self.default_posture;
         document.names = self.names;
+        let pairs = document.pairs();
+        if pairs > PAIRS_MAX {
+            let message = format!(
+                "the rules pair {pairs} sources, destinations and ports, at most {PAIRS_MAX} are \
+                 allowed; gather some in groups, tags or ipsets"
+            );
+            self.errors.push(value.at, message);
+        }
         self.errors.or(document)
     }
 

@@ -11,6 +11,8 @@ use super::Text;
 use super::decode::{Decoder, Fields};
 use super::lookup::{Place, unambiguous};
 
+/// Ranges of addresses in all ipsets together, about 5 MB: a set that names another holds all of its.
+const IPSET_RANGES_MAX: usize = 100_000;
 /// Longest chain of ipsets that name each other; each link costs stack.
 const IPSET_DEPTH_MAX: usize = 32;
 
@@ -192,6 +194,15 @@ impl Decoder<'_> {
             } else {
                 set.union(&addresses)
             };
+        }
+        self.ipset_ranges = self.ipset_ranges.saturating_add(set.ranges().count());
+        if self.ipset_ranges > IPSET_RANGES_MAX {
+            let message = format!(
+                "ipsets have more than {IPSET_RANGES_MAX} ranges of addresses in all, each set \
+                 counted with those that it names"
+            );
+            self.error(member.at, message);
+            return AddressSet::default();
         }
         set
     }

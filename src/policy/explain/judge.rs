@@ -320,11 +320,11 @@ impl Destination<'_> {
 impl Opening<'_> {
     /// Whether it is about a protocol that is wanted.
     pub(super) fn speaks(&self, wanted: Wanted) -> bool {
-        let has_ports = |protocol: u8| [TCP, UDP, SCTP].contains(&protocol);
         match (self.protocol, wanted.protocol) {
             (None, Some(wanted)) => DEFAULT_PROTOCOLS.contains(&wanted.into()),
             (Some(own), Some(wanted)) => own == wanted,
-            (Some(own), None) => wanted.port.is_none() || has_ports(own),
+            // Who names a port and no protocol means one of these two.
+            (Some(own), None) => wanted.port.is_none() || [TCP, UDP].contains(&own),
             (None, None) => true,
         }
     }
@@ -332,7 +332,7 @@ impl Opening<'_> {
     /// Clients let protocols without ports in only where all ports are open.
     fn has_port(&self, wanted: Wanted) -> bool {
         let has_ports = |protocol: u8| [TCP, UDP, SCTP].contains(&protocol);
-        match (wanted.port, wanted.protocol) {
+        match (wanted.port, wanted.protocol.or(self.protocol)) {
             (Some(port), _) => {
                 let mut ports = self.ports.iter();
                 ports.any(|range| (range.first..=range.last).contains(&port))

@@ -38,7 +38,10 @@ pub(super) fn login_report(login: &Login<'_>) -> RuleReport {
     let reason = if login.is_refusal {
         format!("it refuses logins as {users}: they must be recorded, and no node records them")
     } else if login.rule.check_period.is_some() {
-        format!("after a check the source logs in as {users}, where port 22 is open to it")
+        format!(
+            "a check would let the source log in as {users}, but this server checks nobody yet, and \
+             such logins are refused"
+        )
     } else {
         format!("the source logs in as {users}, where port 22 is open to it")
     };

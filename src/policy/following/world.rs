@@ -11,7 +11,7 @@ use crate::types::{NodeId, Timestamp};
 const NODES_MAX: usize = 24;
 const USERS_MAX: usize = 6;
 
-pub(super) const POLICIES: [&str; 9] = [
+pub(super) const POLICIES: [&str; 11] = [
     "",
     r#"{"acls":[{"action":"accept","src":["*"],"dst":["*:*"]}]}"#,
     r#"{"groups":{"group:a":["u1@","u2@"],"group:b":["u2@","u3@"]},"tagOwners":{"tag:x":[],"tag:y":[]},
@@ -43,6 +43,18 @@ pub(super) const POLICIES: [&str; 9] = [
                 {"action":"accept","src":["autogroup:danger-all"],"dst":["100.64.0.2:53","fd7a:115c:a1e0::2:53"]},
                 {"action":"accept","src":["100.64.0.2","fd7a:115c:a1e0::2"],"dst":["u3@:7"]},
                 {"action":"accept","src":["u1@"],"dst":["u3@:8"]}]}"#,
+    r#"{"groups":{"group:a":["u1@","u2@"]},"hosts":{"h":"192.168.0.0/24"},"tagOwners":{"tag:x":[],"tag:y":[]},
+        "postures":{"posture:new":["node:os == 'linux'"]},
+        "acls":[{"action":"accept","src":["group:a"],"srcPosture":["posture:new"],"dst":["autogroup:self:*"]},
+                {"action":"accept","src":["u3@"],"dst":["h:1"]}],
+        "ssh":[{"action":"accept","src":["autogroup:member"],"dst":["autogroup:self"],"users":["root"],"recorder":["tag:x"]}],
+        "nodeAttrs":[{"target":["h"],"attr":["funnel"]}]}"#,
+    r#"{"groups":{"group:a":["u1@"]},"hosts":{"h":"100.64.0.3"},"tagOwners":{"tag:x":[],"tag:y":[]},
+        "postures":{"posture:new":["node:os == 'linux'"]},
+        "acls":[{"action":"accept","src":["group:a"],"srcPosture":["posture:new"],"dst":["autogroup:self:*"]},
+                {"action":"accept","src":["u3@"],"dst":["h:1"]}],
+        "ssh":[{"action":"accept","src":["autogroup:member"],"dst":["autogroup:self"],"users":["root"],"recorder":["tag:x"]}],
+        "nodeAttrs":[{"target":["h"],"attr":["funnel"]}]}"#,
 ];
 
 pub(super) const ROUTES: [&str; 6] = [
