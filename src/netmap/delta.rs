@@ -20,9 +20,9 @@ use crate::state::{Change, Node, NodeChange, State};
 use crate::tailcfg::{MapResponse, PeerChange};
 use crate::types::{NodeId, RegionId, Timestamp, UserId};
 
-/// Peers that come into sight at once and are told one by one, each receiver for itself. Beyond that a
-/// whole netmap costs less, because its pages are shared.
-const CAME_MAX: usize = 64;
+/// Peers that come into sight, or are shown otherwise, at once and are told one by one. Beyond that a
+/// whole netmap costs less: its pages are shared, and made off the reactor.
+const SHIFTED_MAX: usize = 64;
 
 /// What leads from one basis to a later one, with its encodings, made when first asked for.
 #[derive(Debug)]
@@ -49,8 +49,9 @@ pub enum Told {
     Nothing,
     /// One or more frames in a row.
     Frame(Bytes),
-    /// So much that a whole netmap is better.
-    Whole,
+    /// So much that a whole netmap is better. It may have to wait, so whatever closes something goes
+    /// ahead of it, as frames.
+    Whole(Option<Bytes>),
 }
 
 /// Whom a message is for.
@@ -111,14 +112,15 @@ impl Delta {
     /// for the viewer alone follows in a frame of its own.
     pub fn tell(&self, config: &NetmapConfig, viewer: &Node, wire: Wire) -> Told {
         let shift = self.shift(viewer);
+        if shift.came.len().saturating_add(shift.altered.len()) > SHIFTED_MAX {
+            let closing = self.closing_message(config, viewer, &shift);
+            return Told::Whole(closing.map(|message| encode(&message, wire)));
+        }
         let own = self.change.nodes.get(&viewer.id);
         let touched = own.is_some_and(|change| {
             goes_whole(&self.after.state, viewer, change) || concerns_itself(change)
         });
         if touched || shift.came.contains(&viewer.id) || shift.altered.contains(&viewer.id) {
-            if shift.came.len() > CAME_MAX {
-                return Told::Whole;
-            }
             let message = self.message(config, viewer);
             return Told::of(message.map(|message| encode(&message, wire)));
         }
@@ -140,9 +142,21 @@ impl Delta {
 
     /// What the policy changes for the viewer alone.
     fn own_message(&self, config: &NetmapConfig, viewer: &Node) -> Option<MapResponse> {
-        self.difference.as_ref()?;
         let mut draft = Draft::default();
         self.add_policy(&mut draft, config, viewer);
+        draft.finish(&self.after.state)
+    }
+
+    /// What must not wait for a whole netmap: the viewer's own filter and logins, and who is gone.
+    fn closing_message(
+        &self,
+        config: &NetmapConfig,
+        viewer: &Node,
+        shift: &Shift,
+    ) -> Option<MapResponse> {
+        let mut draft = Draft::default();
+        self.add_policy(&mut draft, config, viewer);
+        draft.message.peers_removed = shift.went.iter().copied().collect();
         draft.finish(&self.after.state)
     }
 
@@ -161,8 +175,9 @@ impl Delta {
     fn draft(&self, config: &NetmapConfig, viewer: &Node, audience: Audience) -> Draft {
         let scene = self.scene(config);
         let shift = self.shift(viewer);
+        let changed = self.change.users.iter().copied();
         let mut draft = Draft {
-            owners: self.change.users.clone(),
+            owners: changed.filter(|user| self.knows(viewer, *user)).collect(),
             ..Draft::default()
         };
         for (id, change) in &self.change.nodes {
@@ -183,8 +198,17 @@ impl Delta {
         draft
     }
 
-    /// The viewer's own filter, logins and attributes, where they differ.
+    /// Whether a viewer, or others of its class, are told about a user at all: as the owner of a node
+    /// that they see.
+    fn knows(&self, viewer: &Node, user: UserId) -> bool {
+        let mut nodes = self.after.state.nodes_by_user(user);
+        nodes.any(|node| self.after.engine.sees(viewer.id, node.id))
+    }
+
+    /// The viewer's own filter, logins and attributes, where they differ, and its own user.
     fn add_policy(&self, draft: &mut Draft, config: &NetmapConfig, viewer: &Node) {
+        let own = Some(owner(viewer)).filter(|user| self.change.users.contains(user));
+        draft.owners.extend(own);
         let Some(difference) = &self.difference else {
             return;
         };

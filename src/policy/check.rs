@@ -9,7 +9,7 @@ use super::error::{PolicyError, PolicyErrors, Position};
 use super::facts::Facts;
 use super::roster::Roster;
 use super::selector::{Selector, Spot};
-use crate::state::State;
+use crate::state::{POLICY_BYTES_MAX, State};
 
 /// What a policy says that has no effect (yet, or any more), in the order of the text. Shown one per
 /// line.
@@ -48,6 +48,10 @@ impl fmt::Display for Warnings {
 pub fn check(text: &str, state: &State) -> Result<Warnings, PolicyErrors> {
     if text.trim().is_empty() {
         return Err(general("the policy is empty; to allow everything, write {}").into());
+    }
+    if text.len() > POLICY_BYTES_MAX {
+        let message = format!("the policy is longer than {POLICY_BYTES_MAX} bytes");
+        return Err(general(message).into());
     }
     check_for(text, Roster::of(state, true)).map(|(_, warnings)| warnings)
 }

@@ -46,12 +46,6 @@ impl Rights {
         self.document.is_old || self.document.names.tag_owners.contains_key(tag)
     }
 
-    /// Whether any route is approved for anybody.
-    pub const fn approves_routes(&self) -> bool {
-        let approvers = &self.document.auto_approvers;
-        !approvers.routes.is_empty() || !approvers.exit_node.is_empty()
-    }
-
     /// Those of the tags that somebody may give to a device of theirs.
     pub fn grant(&self, owner: Owner<'_>, wanted: &[String]) -> TagGrant {
         let owned = self.owned_tags(owner);

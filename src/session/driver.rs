@@ -169,7 +169,10 @@ impl Driver<'_> {
             }
             Event::KeepAlive => Step::Send(self.inner.keep_alive.frame(self.stream.wire())),
         };
-        if step == Step::SendWhole {
+        if let Step::SendWhole(first) = step {
+            if let Some(frame) = first {
+                self.send(frame, sink).await?;
+            }
             return self.send_full(sink).await;
         }
         self.take(step, sink).await
@@ -230,7 +233,7 @@ impl Driver<'_> {
 
     async fn take(&mut self, step: Step, sink: &mut impl FrameSink) -> Result<(), StreamEnd> {
         match step {
-            Step::Idle | Step::SendWhole => Ok(()),
+            Step::Idle | Step::SendWhole(_) => Ok(()),
             Step::Send(frame) => self.send(frame, sink).await,
             Step::SendLast(frame) => {
                 self.send(frame, sink).await?;

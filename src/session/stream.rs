@@ -55,8 +55,8 @@ pub(super) struct MapStream {
 pub(super) enum Step {
     /// Send this frame.
     Send(Bytes),
-    /// Send a whole netmap.
-    SendWhole,
+    /// Send a whole netmap, and this frame before.
+    SendWhole(Option<Bytes>),
     /// Nothing to tell.
     Idle,
     /// The node is gone: send this frame, then the stream is over.
@@ -70,7 +70,8 @@ impl Step {
     pub(super) fn len(&self) -> usize {
         match self {
             Self::Send(frame) | Self::SendLast(frame) => frame.len(),
-            Self::Idle | Self::SendWhole | Self::End => 0,
+            Self::SendWhole(first) => first.as_ref().map_or(0, Bytes::len),
+            Self::Idle | Self::End => 0,
         }
     }
 }
@@ -135,8 +136,8 @@ impl MapStream {
         let step = match delta.tell(config, viewer, self.wire()) {
             Told::Nothing => Step::Idle,
             Told::Frame(frames) => Step::Send(frames),
-            // Nothing was told yet.
-            Told::Whole => return Step::SendWhole,
+            // The index stays: the whole netmap tells it.
+            Told::Whole(first) => return Step::SendWhole(first),
         };
         self.served = basis.index;
         self.known = Some(Arc::clone(basis));

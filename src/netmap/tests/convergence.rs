@@ -248,7 +248,7 @@ impl Tailnet {
             match delta.tell(&self.world.config, viewer, Wire::Raw) {
                 Told::Nothing => {}
                 Told::Frame(frames) => client.take_frames(&frames),
-                Told::Whole => panic!("a few nodes are never told as a whole"),
+                Told::Whole(_) => panic!("a few nodes are never told as a whole"),
             }
         }
         for (id, client) in &self.streams {

@@ -34,7 +34,7 @@ fn frame(world: &World, delta: &Delta, viewer: NodeId, wire: Wire) -> bytes::Byt
     let viewer = delta.basis().state.node(viewer).unwrap();
     match delta.tell(&world.config, viewer, wire) {
         Told::Frame(frame) => frame,
-        other @ (Told::Nothing | Told::Whole) => panic!("expected a frame, got {other:?}"),
+        other @ (Told::Nothing | Told::Whole(_)) => panic!("expected a frame, got {other:?}"),
     }
 }
 

@@ -183,7 +183,17 @@ fn many_peers_that_come_into_sight_at_once_are_told_as_a_whole_netmap() {
     world.take_delta();
     world.set_policy("");
     let delta = world.take_delta();
-    assert_eq!(tell(&world, &delta, ALICE), Told::Whole);
+    let told = tell(&world, &delta, ALICE);
+    let Told::Whole(Some(first)) = told else {
+        panic!("expected a whole netmap, got {told:?}");
+    };
+    let first = messages(Told::Frame(first));
+    assert!(first.iter().all(|message| message.peers_changed.is_empty()));
+    assert!(
+        first
+            .iter()
+            .any(|message| !message.packet_filters.is_empty())
+    );
 }
 
 #[test]
@@ -194,4 +204,28 @@ fn a_policy_that_this_version_cannot_read_lets_nobody_reach_anybody() {
     assert!(delta.basis().engine.fault().is_some());
     assert_eq!(delta.basis().engine.peers(ALICE).count(), 0);
     assert_eq!(delta.basis().engine.filter(ALICE), []);
+}
+
+#[test]
+fn addresses_that_are_hidden_from_everybody_are_told_as_a_whole_netmap() {
+    let mut world = World::new();
+    for device in 1..=100 {
+        world.register(device, device + 100, "alice").unwrap();
+    }
+    world.take_delta();
+    world.set_policy(r#"{"disableIPv4": true}"#);
+    let delta = world.take_delta();
+    assert!(matches!(tell(&world, &delta, ALICE), Told::Whole(_)));
+}
+
+#[test]
+fn a_renamed_user_is_told_to_those_alone_who_see_nodes_of_theirs() {
+    let mut world = world(ALICE_AND_BOB);
+    world.rename_user(1, "alina");
+    let delta = world.take_delta();
+    assert_eq!(tell(&world, &delta, BOB), Told::Nothing);
+    let told = messages(tell(&world, &delta, ALICE));
+    let names = told.iter().flat_map(|message| &message.user_profiles);
+    let names: Vec<&str> = names.map(|profile| &*profile.login_name).collect();
+    assert!(names.contains(&"alina"), "{names:?}");
 }
