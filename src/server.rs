@@ -3,10 +3,12 @@
 
 mod boot;
 mod bootstrap;
+mod client_port;
 mod clock;
 mod http;
 mod local_socket;
 mod metrics;
+mod open_files;
 mod policy_file;
 mod relay;
 mod tls;
@@ -22,10 +24,12 @@ use hydrascale_raft::Replica;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 pub use self::boot::BootError;
 pub(crate) use self::boot::raft_config;
+use self::client_port::ClientPort;
 pub(crate) use self::clock::now;
 use self::metrics::{MetricsSources, metrics_router};
 use self::policy_file::PolicyFile;
@@ -38,7 +42,9 @@ use crate::cluster::{
 };
 use crate::config::Config;
 use crate::control::{self, Control, ControlMetrics, ControlOptions, ToolchainInfo, VersionInfo};
-use crate::derp::{BootstrapDns, RelayHandle, RelayKeyError, RelayListener, RelayServer, TlsError};
+use crate::derp::{
+    BootstrapDns, RelayHandle, RelayKeyError, RelayListener, RelayServer, ResolvedNames, TlsError,
+};
 use crate::netmap::NetmapConfig;
 use crate::session::MapStreams;
 use crate::stun::{StunServer, StunSockets};
@@ -107,7 +113,7 @@ pub enum ServeError {
 
 /// Ports and the socket, bound before anything else so that a mistake shows at once.
 struct Bound {
-    client: TcpListener,
+    client: ClientPort,
     peer: TcpListener,
     metrics: Option<TcpListener>,
     relay: RelayListener,
@@ -125,6 +131,7 @@ pub async fn serve(
     stop: CancellationToken,
     reload: Arc<Notify>,
 ) -> Result<(), ServeError> {
+    open_files::raise_limit();
     for notice in &config.notices {
         tracing::warn!("{}", notice.0);
     }
@@ -148,41 +155,27 @@ pub async fn serve(
 
     let refused = policy_file::spawn(policy_file, &cluster, reload, &mut tasks);
 
-    let netmap = NetmapConfig::from(&config);
-    let streams = MapStreams::new(cluster.clone(), netmap, now);
-    let metrics = ControlMetrics::default();
-    let options = ControlOptions {
-        bootstrap_names: Arc::new(move || names.addresses()),
-        ..ControlOptions::new(config.server_url.as_str(), version())
-    };
-    let control = Control::new(cluster.clone(), streams.clone(), options, metrics.clone());
-    let policy_mode = config.policy.mode;
-    let remote = ApiState::remote(&cluster, policy_mode);
-    let router = control::router(control.clone()).merge(api::router(remote));
-    tasks.spawn(control::serve(
-        control.clone(),
-        bound.client,
+    let doors = Doors {
+        client: bound.client,
         tls,
-        control::with_security_headers(router),
-    ));
-    let local = ApiState::local(&cluster, policy_mode);
-    let local = control::router(control.clone()).merge(api::router(local));
-    tasks.spawn(http::serve(bound.socket, local));
+        socket: bound.socket,
+    };
+    let clients = serve_clients(&config, doors, &cluster, names, &mut tasks)?;
     if let Some(listener) = bound.metrics {
         let sources = MetricsSources {
             cluster: cluster.clone(),
             replica: replica.clone(),
             relay: relay.handle().metrics(),
             stun: stun.metrics(),
-            streams: streams.clone(),
-            control: metrics,
+            streams: clients.streams.clone(),
+            control: clients.metrics.clone(),
         };
         tasks.spawn(http::serve(listener, metrics_router(sources)));
     }
     tracing::info!(replica.id = replica.id().0, "replica serves");
 
     let tasks = Tasks::new("the replica", tasks);
-    let first_end = first_end(&tasks, &cluster, &streams, &control);
+    let first_end = first_end(&tasks, &cluster, &clients);
     let outcome = tokio::select! {
         // Tells more than the end of the task does that found out.
         biased;
@@ -194,24 +187,69 @@ pub async fn serve(
         () = relay.ended() => Err(ServeError::Fatal("the relay's listener ended".to_owned())),
         () = stun.ended() => Err(ServeError::Fatal("a STUN listener ended".to_owned())),
     };
-    drain(control, relay, &replica).await;
+    drain(clients.control, relay, &replica).await;
     stun.shutdown().await;
     outcome
 }
 
+/// Where clients and administrators come in.
+struct Doors {
+    client: ClientPort,
+    tls: Option<TlsAcceptor>,
+    socket: UnixListener,
+}
+
+/// What serves them.
+struct ClientSide {
+    control: Control,
+    streams: MapStreams,
+    metrics: ControlMetrics,
+}
+
+fn serve_clients(
+    config: &Config,
+    doors: Doors,
+    cluster: &Cluster,
+    names: Arc<ResolvedNames>,
+    tasks: &mut JoinSet<()>,
+) -> Result<ClientSide, ServeError> {
+    let streams = MapStreams::new(cluster.clone(), NetmapConfig::from(config), now);
+    let metrics = ControlMetrics::default();
+    let options = ControlOptions {
+        bootstrap_names: Arc::new(move || names.addresses()),
+        ..ControlOptions::new(config.server_url.as_str(), version())
+    };
+    let control = Control::new(cluster.clone(), streams.clone(), options, metrics.clone());
+    let remote = ApiState::remote(cluster, config.policy.mode);
+    let router = control::router(control.clone()).merge(api::router(remote));
+    let addr = config.listeners.client;
+    let client_port = doors.client.open();
+    let client_port =
+        client_port.map_err(|source| cannot_listen("the client port", addr, source))?;
+    tasks.spawn(control::serve(
+        control.clone(),
+        client_port,
+        doors.tls,
+        control::with_security_headers(router),
+    ));
+    let local = ApiState::local(cluster, config.policy.mode);
+    let local = control::router(control.clone()).merge(api::router(local));
+    tasks.spawn(http::serve(doors.socket, local));
+    Ok(ClientSide {
+        control,
+        streams,
+        metrics,
+    })
+}
+
 /// Waits for a task to end that should run as long as the replica: a replica that has lost one must
 /// not look alive.
-async fn first_end(
-    tasks: &Tasks,
-    cluster: &Cluster,
-    streams: &MapStreams,
-    control: &Control,
-) -> String {
+async fn first_end(tasks: &Tasks, cluster: &Cluster, clients: &ClientSide) -> String {
     tokio::select! {
         reason = tasks.ended() => reason,
         reason = cluster.ended() => reason,
-        reason = streams.ended() => reason,
-        reason = control.ended() => reason,
+        reason = clients.streams.ended() => reason,
+        reason = clients.control.ended() => reason,
     }
 }
 
@@ -224,19 +262,14 @@ async fn bind(config: &Config) -> Result<Bound, ServeError> {
     let relay_addr = config.derp.listen;
     let stun_addr = config.derp.stun_listen;
     Ok(Bound {
-        client: listen("the client port", listeners.client).await?,
+        client: ClientPort::claim(listeners.client)
+            .map_err(|source| cannot_listen("the client port", listeners.client, source))?,
         peer: listen("the replica port", config.cluster.peer_listen).await?,
         metrics,
-        relay: RelayListener::bind(relay_addr).map_err(|source| ServeError::Listen {
-            what: "the relay",
-            addr: relay_addr,
-            source,
-        })?,
-        stun: StunSockets::bind(stun_addr).map_err(|source| ServeError::Listen {
-            what: "STUN",
-            addr: stun_addr,
-            source,
-        })?,
+        relay: RelayListener::bind(relay_addr)
+            .map_err(|source| cannot_listen("the relay", relay_addr, source))?,
+        stun: StunSockets::bind(stun_addr)
+            .map_err(|source| cannot_listen("STUN", stun_addr, source))?,
         socket: local_socket::bind(&listeners.unix_socket, listeners.unix_socket_mode)
             .await
             .map_err(|source| ServeError::Socket {
@@ -249,7 +282,11 @@ async fn bind(config: &Config) -> Result<Bound, ServeError> {
 async fn listen(what: &'static str, addr: SocketAddr) -> Result<TcpListener, ServeError> {
     TcpListener::bind(addr)
         .await
-        .map_err(|source| ServeError::Listen { what, addr, source })
+        .map_err(|source| cannot_listen(what, addr, source))
+}
+
+const fn cannot_listen(what: &'static str, addr: SocketAddr, source: io::Error) -> ServeError {
+    ServeError::Listen { what, addr, source }
 }
 
 /// Starts what keeps the cluster's records of this replica and its nodes true.

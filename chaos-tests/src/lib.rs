@@ -14,6 +14,7 @@ pub mod balancer;
 mod certificate;
 pub mod clients;
 pub mod cluster;
+pub mod flood;
 pub mod homes;
 pub mod http;
 pub mod log;

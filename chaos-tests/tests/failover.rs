@@ -14,6 +14,7 @@ use hydrascale_benches::client::{CAPVER, Connection, Identity, Registration, fet
 use hydrascale_chaos_tests::balancer::Balancer;
 use hydrascale_chaos_tests::clients::{self, Ark, Caddy, Forwarder, Launch, Program};
 use hydrascale_chaos_tests::cluster::{Cluster, Options};
+use hydrascale_chaos_tests::flood::Flood;
 use hydrascale_chaos_tests::http::{Loop, Samples};
 use hydrascale_chaos_tests::log::{Log, Mark};
 use hydrascale_chaos_tests::observer::{Observer, What};
@@ -61,6 +62,12 @@ fn main() -> ExitCode {
                 LIMIT,
                 &[Program::Server],
                 |context| snapshot(context).boxed_local(),
+            ),
+            Scenario::new(
+                "a killed replica refuses clients that dial again, it never takes and drops them",
+                LIMIT,
+                &[Program::Server],
+                |context| refuse(context).boxed_local(),
             ),
         ],
     )
@@ -270,6 +277,21 @@ async fn snapshot(context: Context) -> Result<()> {
         "a replica that needs a snapshot is ready after",
         format!("{ready:.1?}"),
     );
+    cluster.check_alive()
+}
+
+async fn refuse(context: Context) -> Result<()> {
+    const KILLS: usize = 5;
+    const CONNECTIONS: usize = 500;
+    let mut cluster = Cluster::start(&context, 1).await?;
+    let server = cluster.replica(0)?.client_address();
+    for _ in 0..KILLS {
+        let flood = Flood::start(server, CONNECTIONS).await?;
+        let redials = flood.redial(Duration::from_secs(20));
+        let (redials, ()) = futures::try_join!(redials, cluster.kill(0))?;
+        ensure!(redials.dropped == 0, "{redials:?}");
+        cluster.up(0).await?;
+    }
     cluster.check_alive()
 }
 
