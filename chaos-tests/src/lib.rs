@@ -20,6 +20,7 @@ pub mod http;
 pub mod log;
 pub mod netns;
 pub mod observer;
+pub mod outcome;
 pub mod process;
 pub mod runner;
 pub mod wait;
