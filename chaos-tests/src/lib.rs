@@ -15,6 +15,7 @@ mod certificate;
 pub mod clients;
 pub mod cluster;
 pub mod flood;
+pub mod history;
 pub mod homes;
 pub mod http;
 pub mod log;

@@ -1,0 +1,236 @@
+//! Reads a history and pairs invocations with completions. Pure, but for opening the file.
+
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    fs::File,
+    io::{self, BufRead, BufReader},
+    path::Path,
+};
+
+use super::{Answer, Event, Op, OpId, Run};
+use crate::outcome::Outcome;
+
+/// A run as checkers see it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct History {
+    /// What was run.
+    pub run: Run,
+    /// Every operation, in the order of their invocations.
+    pub operations: Vec<Operation>,
+    /// What open map streams showed, in order.
+    pub sightings: Vec<Sighting>,
+    /// Faults that were installed: nemesis and what it did.
+    pub faults: Vec<(String, String)>,
+    /// Terms with their leaders, in the order in which they were seen.
+    pub leaders: Vec<(u64, usize)>,
+    /// In what replicas differed at the end; `None` when they were not compared.
+    pub compared: Option<Option<String>>,
+    /// Whether the run came to its end.
+    pub ended: bool,
+}
+
+/// An operation from its invocation to its completion.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Operation {
+    /// Its name.
+    pub id: OpId,
+    /// The client.
+    pub process: u32,
+    /// What was asked for.
+    pub op: Op,
+    /// When it was asked for.
+    pub call: u64,
+    /// When its end was known; `None` for what has no end.
+    pub end: Option<u64>,
+    /// What is known about it.
+    pub outcome: Outcome,
+    /// What came back.
+    pub answer: Answer,
+}
+
+/// A value that an open map stream showed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sighting {
+    /// When.
+    pub at: u64,
+    /// The [`Op::Watch`] that it belongs to.
+    pub id: OpId,
+    /// The value.
+    pub value: u64,
+}
+
+/// Why a file is no history.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// It cannot be read.
+    #[error("the history cannot be read")]
+    Io(#[source] io::Error),
+    /// A line is no event.
+    #[error("line {line} of the history is no event")]
+    Event {
+        /// Counts from 1.
+        line: usize,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// The first line says nothing about the run.
+    #[error("the history does not begin with its run")]
+    NoRun,
+    /// A line does not fit those before it.
+    #[error("line {line} of the history: {problem}")]
+    Order {
+        /// Counts from 1.
+        line: usize,
+        /// What does not fit.
+        problem: &'static str,
+    },
+}
+
+/// Reads a file that a [`super::Recorder`] has written.
+///
+/// # Errors
+/// When it is none. A last line that was torn off is left out.
+pub fn read(path: &Path) -> Result<History, ReadError> {
+    read_lines(BufReader::new(File::open(path).map_err(ReadError::Io)?))
+}
+
+/// As [`read`], from anything.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_lines(mut lines: impl BufRead) -> Result<History, ReadError> {
+    let mut assembly = Assembly::default();
+    let mut text = String::new();
+    for line in 1.. {
+        text.clear();
+        lines.read_line(&mut text).map_err(ReadError::Io)?;
+        // The end, or a line that the end of the harness tore off.
+        let Some(event) = text.strip_suffix('\n') else {
+            break;
+        };
+        let event =
+            serde_json::from_str(event).map_err(|source| ReadError::Event { line, source })?;
+        match (line, event) {
+            (1, Event::Run(run)) => assembly.history.run = run,
+            (1, _) => return Err(ReadError::NoRun),
+            (_, event) => assembly
+                .take(event)
+                .map_err(|problem| ReadError::Order { line, problem })?,
+        }
+    }
+    Ok(assembly.history)
+}
+
+#[derive(Default)]
+struct Assembly {
+    history: History,
+    /// Where an operation that has not ended is among the operations.
+    open: BTreeMap<OpId, usize>,
+    now: u64,
+}
+
+impl Assembly {
+    fn take(&mut self, event: Event) -> Result<(), &'static str> {
+        if self.history.ended {
+            return Err("it comes after the end");
+        }
+        match event {
+            Event::Run(_) => return Err("a second run in one history"),
+            Event::Invoke {
+                at,
+                id,
+                process,
+                op,
+            } => {
+                self.pass(at)?;
+                self.invoke(at, id, process, op)?;
+            }
+            Event::Complete {
+                at,
+                id,
+                outcome,
+                answer,
+            } => {
+                self.pass(at)?;
+                self.complete(at, id, outcome, answer)?;
+            }
+            Event::Sighting { at, id, value } => {
+                self.pass(at)?;
+                self.history.sightings.push(Sighting { at, id, value });
+            }
+            Event::Fault {
+                at,
+                nemesis,
+                what,
+                heals,
+            } => {
+                self.pass(at)?;
+                if !heals {
+                    self.history.faults.push((nemesis, what));
+                }
+            }
+            Event::Leader { at, replica, term } => {
+                self.pass(at)?;
+                self.history.leaders.push((term, replica));
+            }
+            Event::Compared { at, difference } => {
+                self.pass(at)?;
+                self.history.compared = Some(difference);
+            }
+            Event::End { at } => {
+                self.pass(at)?;
+                self.history.ended = true;
+            }
+        }
+        Ok(())
+    }
+
+    fn pass(&mut self, at: u64) -> Result<(), &'static str> {
+        if at < self.now {
+            return Err("time goes back");
+        }
+        self.now = at;
+        Ok(())
+    }
+
+    fn invoke(&mut self, call: u64, id: OpId, process: u32, op: Op) -> Result<(), &'static str> {
+        match self.open.entry(id) {
+            Entry::Occupied(_) => return Err("an operation begins twice"),
+            Entry::Vacant(entry) => entry.insert(self.history.operations.len()),
+        };
+        // Until its end is known it has none.
+        self.history.operations.push(Operation {
+            id,
+            process,
+            op,
+            call,
+            end: None,
+            outcome: Outcome::Unknown,
+            answer: Answer::Nothing,
+        });
+        Ok(())
+    }
+
+    fn complete(
+        &mut self,
+        at: u64,
+        id: OpId,
+        outcome: Outcome,
+        answer: Answer,
+    ) -> Result<(), &'static str> {
+        let place = self.open.remove(&id);
+        let operation = place.and_then(|place| self.history.operations.get_mut(place));
+        let operation = operation.ok_or("an operation ends that has not begun")?;
+        operation.outcome = outcome;
+        operation.answer = answer;
+        operation.end = match outcome {
+            Outcome::Ok | Outcome::Failed => Some(at),
+            Outcome::Unknown => None,
+        };
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;
