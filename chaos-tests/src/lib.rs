@@ -12,6 +12,7 @@
 
 pub mod balancer;
 mod certificate;
+pub mod checker;
 pub mod clients;
 pub mod cluster;
 pub mod flood;

@@ -1,0 +1,103 @@
+//! Judges histories. Pure: a [`History`] in, a [`Verdict`] out.
+//!
+//! [`register`] says whether reads, writes and swaps look as if each had happened at one moment,
+//! by the search of [`linear`]; the other checkers each look for one thing that must never be.
+
+pub mod linear;
+pub mod listing;
+pub mod preauth;
+pub mod register;
+pub mod versions;
+pub mod watch;
+
+use std::fmt;
+
+use crate::history::History;
+
+/// What a checker says of a history.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It looked at so many things, and all are as they must be.
+    Holds(usize),
+    /// This must never be.
+    Violated(String),
+    /// It looked at so much without an answer that it stopped.
+    GaveUp(String),
+    /// The history holds nothing to look at.
+    NothingSeen,
+}
+
+impl Verdict {
+    /// One verdict over parts: the worst of them.
+    pub fn of_all(verdicts: impl IntoIterator<Item = Self>) -> Self {
+        verdicts.into_iter().fold(Self::NothingSeen, Self::and)
+    }
+
+    fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Violated(what), _) | (_, Self::Violated(what)) => Self::Violated(what),
+            (Self::GaveUp(why), _) | (_, Self::GaveUp(why)) => Self::GaveUp(why),
+            (Self::Holds(one), Self::Holds(two)) => Self::Holds(one + two),
+            (Self::Holds(count), Self::NothingSeen) | (Self::NothingSeen, Self::Holds(count)) => {
+                Self::Holds(count)
+            }
+            (Self::NothingSeen, Self::NothingSeen) => Self::NothingSeen,
+        }
+    }
+
+    /// From looking at each of some things.
+    pub(crate) fn from_looks(looked: Result<usize, String>) -> Self {
+        match looked {
+            Ok(0) => Self::NothingSeen,
+            Ok(count) => Self::Holds(count),
+            Err(what) => Self::Violated(what),
+        }
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Holds(count) => write!(f, "holds ({count})"),
+            Self::Violated(what) => write!(f, "VIOLATED: {what}"),
+            Self::GaveUp(why) => write!(f, "GAVE UP: {why}"),
+            Self::NothingSeen => write!(f, "nothing to see"),
+        }
+    }
+}
+
+/// A checker and its name in summaries.
+type Checker = (&'static str, fn(&History) -> Verdict);
+
+/// All of them.
+const CHECKERS: [Checker; 10] = [
+    ("linearizable", register::check),
+    ("single-use", preauth::check),
+    ("addresses", listing::addresses),
+    ("exactly-once", listing::once),
+    ("kept", listing::kept),
+    ("deleted", listing::deleted),
+    ("one-primary", listing::primaries),
+    ("versions", versions::check),
+    ("monotonic", watch::check),
+    ("replicas-equal", replicas_equal),
+];
+
+/// What every checker says.
+pub fn judge(history: &History) -> Vec<(&'static str, Verdict)> {
+    let judged = CHECKERS.iter();
+    judged
+        .map(|(name, check)| (*name, check(history)))
+        .collect()
+}
+
+fn replicas_equal(history: &History) -> Verdict {
+    match &history.compared {
+        None => Verdict::NothingSeen,
+        Some(None) => Verdict::Holds(history.run.voters),
+        Some(Some(difference)) => Verdict::Violated(difference.clone()),
+    }
+}
+
+#[cfg(test)]
+mod testing;
