@@ -24,6 +24,7 @@ pub mod netns;
 pub mod observer;
 pub mod outcome;
 pub mod process;
+pub mod proxy;
 pub mod runner;
 pub mod wait;
 
