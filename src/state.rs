@@ -36,7 +36,7 @@ pub(crate) use self::hostinfo::MAX_HOSTINFO_BYTES;
 pub use self::load::{LoadError, Loader};
 pub use self::model::{
     ApiKey, Endpoint, Node, PendingLogin, PolicyVersion, PreAuthKey, RegisterMethod, Relay,
-    Replica, Session, SessionNo, Settings, User, UserRole,
+    Replica, Session, SessionNo, Settings, SshApproval, SshCheck, User, UserRole,
 };
 pub(crate) use self::names::tags_not_permitted;
 pub use self::store::State;

@@ -19,6 +19,7 @@ mod replicas;
 mod routes;
 mod sessions;
 mod settings;
+mod ssh;
 mod sweep;
 mod txn;
 mod update;
@@ -166,6 +167,8 @@ impl Txn<'_> {
             Op::ApproveLogin(op) => self.approve_login(op),
             Op::RejectLogin(op) => self.reject_login(op),
             Op::LogoutNode(op) => self.logout_node(op),
+            Op::StartSshCheck(op) => self.start_ssh_check(op),
+            Op::DecideSshCheck(op) => self.decide_ssh_check(op),
             Op::DeleteNode(op) => self.delete_node(op),
             Op::RenameNode(op) => self.rename_node(op),
             Op::SetNodeExpiry(op) => self.set_node_expiry(op),

@@ -20,6 +20,10 @@ pub struct Change {
     pub users: BTreeSet<UserId>,
     /// Auth ids of logins that began, were decided or ran out.
     pub pending_logins: BTreeSet<String>,
+    /// Auth ids of SSH logins that began, were decided or ran out.
+    pub ssh_checks: BTreeSet<String>,
+    /// Approvals of SSH logins differ.
+    pub ssh_approvals: bool,
     /// Pre-auth keys or API keys differ.
     pub keys: bool,
     /// Replicas whose record differs.
@@ -46,6 +50,8 @@ impl Change {
         self.retired_node_keys.extend(later.retired_node_keys);
         self.users.extend(later.users);
         self.pending_logins.extend(later.pending_logins);
+        self.ssh_checks.extend(later.ssh_checks);
+        self.ssh_approvals |= later.ssh_approvals;
         self.keys |= later.keys;
         self.replicas.extend(later.replicas);
         self.derp_map |= later.derp_map;

@@ -9,8 +9,8 @@ use hydrascale_proto::state::v1;
 use super::convert::{endpoints_from_proto, relay_from_proto, settings_from_proto, timestamp};
 use super::load::Fault;
 use super::{
-    ApiKey, Node, PendingLogin, PolicyVersion, PreAuthKey, Replica, Session, Tailnet, User,
-    UserRole, hostinfo,
+    ApiKey, Node, PendingLogin, PolicyVersion, PreAuthKey, Replica, Session, SshApproval, SshCheck,
+    Tailnet, User, UserRole, hostinfo,
 };
 use crate::types::{DiscoKey, MachineKey, NodeId, NodeKey, RegionId, ReplicaId, Timestamp, UserId};
 
@@ -143,6 +143,27 @@ pub(super) fn policy(row: v1::PolicyRow) -> PolicyVersion {
         text: row.text,
         author: row.author,
         created_at: Timestamp::from_unix_ms(row.created_at_ms),
+    }
+}
+
+pub(super) fn ssh_check(row: v1::SshCheckRow) -> Result<SshCheck, Fault> {
+    let check = row.check.ok_or(Fault::Field("check"))?;
+    Ok(SshCheck {
+        auth_id: check.auth_id,
+        src: NodeId(check.src_node_id),
+        dst: NodeId(check.dst_node_id),
+        local_user: check.local_user,
+        created_at: Timestamp::from_unix_ms(row.created_at_ms),
+        approved: row.approved,
+    })
+}
+
+pub(super) fn ssh_approval(row: &v1::SshApprovalRow) -> SshApproval {
+    SshApproval {
+        src: NodeId(row.src_node_id),
+        dst: NodeId(row.dst_node_id),
+        approved_at: Timestamp::from_unix_ms(row.approved_at_ms),
+        policy_version: row.policy_version,
     }
 }
 

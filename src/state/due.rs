@@ -2,6 +2,7 @@
 
 use imbl::{OrdMap, OrdSet};
 
+use super::query::SSH_APPROVAL_LIFE;
 use super::{Node, PendingLogin, Replica, Session, State};
 use crate::types::{NodeId, Timestamp};
 
@@ -14,6 +15,10 @@ pub(super) enum Due {
     Session(NodeId),
     /// The ephemeral node was away for too long: it is deleted.
     Ephemeral(NodeId),
+    /// The SSH login with this auth id runs out.
+    SshCheck(String),
+    /// The approval of SSH logins from the first node at the second is too old for any policy.
+    SshApproval(NodeId, NodeId),
     /// The node's key expires: its peers are told.
     Expiry(NodeId),
 }
@@ -54,7 +59,11 @@ impl Dues {
             .take_while(move |(time, _)| *time == at);
         same.filter_map(|(_, due)| match due {
             Due::Expiry(id) => Some(*id),
-            Due::Login(_) | Due::Session(_) | Due::Ephemeral(_) => None,
+            Due::Login(_)
+            | Due::Session(_)
+            | Due::Ephemeral(_)
+            | Due::SshCheck(_)
+            | Due::SshApproval(..) => None,
         })
     }
 
@@ -123,11 +132,27 @@ impl State {
         self.index.dues.set(Due::Login(auth_id.to_owned()), at);
     }
 
+    pub(super) fn refresh_ssh_check_due(&mut self, auth_id: &str) {
+        let check = self.ssh_checks.get(auth_id);
+        let at = check.and_then(|check| {
+            let ttl = self.settings()?.login_ttl;
+            Some(check.created_at.saturating_add(ttl))
+        });
+        self.index.dues.set(Due::SshCheck(auth_id.to_owned()), at);
+    }
+
+    pub(super) fn refresh_ssh_approval_due(&mut self, (src, dst): (NodeId, NodeId)) {
+        let approval = self.ssh_approvals.get(&(src, dst));
+        let at = approval.map(|row| row.approved_at.saturating_add(SSH_APPROVAL_LIFE));
+        self.index.dues.set(Due::SshApproval(src, dst), at);
+    }
+
     /// Computes all times again: after loading, and when the settings changed.
     pub(super) fn refresh_all_dues(&mut self) {
         let sessions: Vec<NodeId> = self.sessions.keys().copied().collect();
         let nodes: Vec<NodeId> = self.nodes.keys().copied().collect();
         let logins: Vec<String> = self.pending_logins.keys().cloned().collect();
+        let checks: Vec<String> = self.ssh_checks.keys().cloned().collect();
         for id in sessions {
             self.refresh_session_due(id);
         }
@@ -136,6 +161,9 @@ impl State {
         }
         for auth_id in logins {
             self.refresh_login_due(&auth_id);
+        }
+        for auth_id in checks {
+            self.refresh_ssh_check_due(&auth_id);
         }
     }
 

@@ -100,6 +100,7 @@ fn scenario() -> World {
     policies_and_roles(&mut world);
     silence(&mut world);
     tags_and_routes(&mut world);
+    ssh_checks(&mut world);
     world
 }
 
@@ -371,4 +372,31 @@ fn tags_and_routes(world: &mut World) {
         ..world.approve(&auth_id, crate::types::UserId(2))
     };
     world.ok(outdated);
+}
+
+fn ssh_checks(world: &mut World) {
+    let src = world.state.nodes().next().unwrap().id;
+    let dst = world.state.nodes().last().unwrap().id;
+    let approved = world.start_ssh_check(src, dst);
+    let rejected = world.start_ssh_check(src, dst);
+    world.apply(v1::StartSshCheck {
+        auth_id: approved.clone(),
+        src_node_id: src.0,
+        dst_node_id: dst.0,
+        local_user: "root".into(),
+    });
+    for (auth_id, is_approved) in [(&approved, true), (&rejected, false)] {
+        world.decide_ssh_check(auth_id, is_approved);
+        world.apply(v1::DecideSshCheck {
+            auth_id: auth_id.clone(),
+            approved: !is_approved,
+        });
+    }
+    let expired = world.start_ssh_check(src, dst);
+    world.tick_after(900_000);
+    world.apply(v1::DecideSshCheck {
+        auth_id: expired,
+        approved: true,
+    });
+    world.tick_after(604_800_000);
 }

@@ -111,6 +111,8 @@ impl Loader {
             Table::PendingLogins => self.pending_login(row),
             Table::Sessions => self.session(row),
             Table::Policies => self.policy(row),
+            Table::SshChecks => self.ssh_check(row),
+            Table::SshApprovals => self.ssh_approval(row),
         }
         .map_err(|fault| fault.at(table, row))
     }
@@ -212,6 +214,25 @@ impl Loader {
         let policy = decode::policy(message(row)?);
         check_key(row, &Table::Policies.numbered(policy.version))?;
         self.state.policies.insert(policy.version, Arc::new(policy));
+        Ok(())
+    }
+
+    fn ssh_check(&mut self, row: &Row) -> Result<(), Fault> {
+        let check = decode::ssh_check(message(row)?)?;
+        check_key(row, &Table::SshChecks.named(&check.auth_id))?;
+        let auth_id = check.auth_id.clone();
+        self.state.set_ssh_check(&auth_id, Some(Arc::new(check)));
+        Ok(())
+    }
+
+    fn ssh_approval(&mut self, row: &Row) -> Result<(), Fault> {
+        let approval = decode::ssh_approval(&message(row)?);
+        let (src, dst) = (approval.src, approval.dst);
+        check_key(row, &Table::SshApprovals.paired(src.0, dst.0))?;
+        if !self.has_node(src) {
+            return Err(Fault::Missing("src_node_id"));
+        }
+        self.state.set_ssh_approval((src, dst), Some(approval));
         Ok(())
     }
 

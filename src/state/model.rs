@@ -163,6 +163,36 @@ pub struct PendingLogin {
     pub rejected: bool,
 }
 
+/// A login over SSH that waits for approval, or was decided a moment ago.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SshCheck {
+    /// `hskey-authreq-` and 24 hex digits; no interactive login has the same.
+    pub auth_id: String,
+    /// Where the person sits. Its row may be gone.
+    pub src: NodeId,
+    /// Where the person logs in. Its row may be gone.
+    pub dst: NodeId,
+    /// As whom the person logs in.
+    pub local_user: String,
+    /// When it began; its time is up after [`Settings::login_ttl`].
+    pub created_at: Timestamp,
+    /// What was decided, once it is.
+    pub approved: Option<bool>,
+}
+
+/// Somebody approved logins over SSH from one node at another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SshApproval {
+    /// Where the person sits.
+    pub src: NodeId,
+    /// Where the person logs in. Its row may be gone.
+    pub dst: NodeId,
+    /// When.
+    pub approved_at: Timestamp,
+    /// Version of the policy that was in force; the approval means nothing under another.
+    pub policy_version: u64,
+}
+
 /// Orders the map streams of all nodes: position of the opening command in the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionNo {
@@ -271,7 +301,7 @@ pub struct Settings {
     pub ephemeral_inactivity: Duration,
     /// Default life of a node key; absent = for ever.
     pub node_expiry: Option<Duration>,
-    /// How long an interactive login waits.
+    /// How long an interactive login waits, and one over SSH.
     pub login_ttl: Duration,
     /// A node stays online this long after its stream closed.
     pub session_grace: Duration,

@@ -200,6 +200,24 @@ fn login_op() -> impl Strategy<Value = Op> {
     prop_oneof![3 => start, 3 => approve, 1 => reject, 1 => logout]
 }
 
+fn ssh_op() -> impl Strategy<Value = Op> {
+    let start = (0..5_u8, 1..5_u64, 1..5_u64).prop_map(|(number, src_node_id, dst_node_id)| {
+        Op::StartSshCheck(v1::StartSshCheck {
+            auth_id: auth_id(number),
+            src_node_id,
+            dst_node_id,
+            local_user: "root".into(),
+        })
+    });
+    let decide = (0..5_u8, any::<bool>()).prop_map(|(number, approved)| {
+        Op::DecideSshCheck(v1::DecideSshCheck {
+            auth_id: auth_id(number),
+            approved,
+        })
+    });
+    prop_oneof![start, decide]
+}
+
 fn node_op() -> impl Strategy<Value = Op> {
     let id = 0..10_u64;
     let name = prop::sample::select(vec!["web", "mine", "web-1", "a b"]);
@@ -320,6 +338,7 @@ fn any_op() -> impl Strategy<Value = Op> {
         3 => key_op(),
         6 => register_op(),
         4 => login_op(),
+        2 => ssh_op(),
         4 => node_op(),
         5 => presence_op(),
         1 => tailnet_op(),
@@ -396,6 +415,8 @@ fn assert_change_is_complete(before: &State, after: &State, applied: &Applied, t
     assert!(!change.users.is_empty() || users(before) == users(after));
     let logins = |state: &State| state.pending_logins().cloned().collect::<Vec<_>>();
     assert!(!change.pending_logins.is_empty() || logins(before) == logins(after));
+    assert!(!change.ssh_checks.is_empty() || before.ssh_checks == after.ssh_checks);
+    assert!(change.ssh_approvals || before.ssh_approvals == after.ssh_approvals);
 }
 
 proptest! {

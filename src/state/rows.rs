@@ -8,7 +8,8 @@ use prost::Message;
 
 use super::convert::{endpoints_to_proto, relay_to_proto, settings_to_proto};
 use super::{
-    ApiKey, Node, PendingLogin, PolicyVersion, PreAuthKey, Replica, Session, State, Tailnet, User,
+    ApiKey, Node, PendingLogin, PolicyVersion, PreAuthKey, Replica, Session, SshApproval, SshCheck,
+    State, Tailnet, User,
 };
 
 /// A kind of row. The number is the first byte of the key: rows load in this order, so a table
@@ -25,10 +26,12 @@ pub(super) enum Table {
     PendingLogins = 0x60,
     Sessions = 0x70,
     Policies = 0x80,
+    SshChecks = 0x90,
+    SshApprovals = 0xa0,
 }
 
 impl Table {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 11] = [
         Self::Tailnet,
         Self::Users,
         Self::Replicas,
@@ -38,6 +41,8 @@ impl Table {
         Self::PendingLogins,
         Self::Sessions,
         Self::Policies,
+        Self::SshChecks,
+        Self::SshApprovals,
     ];
 
     pub(super) fn from_tag(tag: u8) -> Option<Self> {
@@ -55,6 +60,8 @@ impl Table {
             Self::PendingLogins => "pending_logins",
             Self::Sessions => "sessions",
             Self::Policies => "policies",
+            Self::SshChecks => "ssh_checks",
+            Self::SshApprovals => "ssh_approvals",
         }
     }
 
@@ -63,6 +70,15 @@ impl Table {
         let mut key = BytesMut::with_capacity(9);
         key.put_u8(self as u8);
         key.put_u64(id);
+        key.freeze()
+    }
+
+    /// Key of the row with these two numbers.
+    pub(super) fn paired(self, first: u64, second: u64) -> Bytes {
+        let mut key = BytesMut::with_capacity(17);
+        key.put_u8(self as u8);
+        key.put_u64(first);
+        key.put_u64(second);
         key.freeze()
     }
 
@@ -88,6 +104,8 @@ impl State {
             .chain(self.pending_logins.values().map(|row| pending_login(row)))
             .chain(self.sessions.values().map(session))
             .chain(self.policies.values().map(|row| policy(row)))
+            .chain(self.ssh_checks.values().map(|row| ssh_check(row)))
+            .chain(self.ssh_approvals.values().map(ssh_approval))
     }
 
     /// A hash over all rows, equal on replicas that applied the same commands.
@@ -251,6 +269,31 @@ pub(super) fn policy(policy: &PolicyVersion) -> Row {
         created_at_ms: policy.created_at.unix_ms(),
     };
     row(Table::Policies.numbered(policy.version), &message)
+}
+
+pub(super) fn ssh_check(check: &SshCheck) -> Row {
+    let message = v1::SshCheckRow {
+        check: Some(v1::StartSshCheck {
+            auth_id: check.auth_id.clone(),
+            src_node_id: check.src.0,
+            dst_node_id: check.dst.0,
+            local_user: check.local_user.clone(),
+        }),
+        created_at_ms: check.created_at.unix_ms(),
+        approved: check.approved,
+    };
+    row(Table::SshChecks.named(&check.auth_id), &message)
+}
+
+pub(super) fn ssh_approval(approval: &SshApproval) -> Row {
+    let message = v1::SshApprovalRow {
+        src_node_id: approval.src.0,
+        dst_node_id: approval.dst.0,
+        approved_at_ms: approval.approved_at.unix_ms(),
+        policy_version: approval.policy_version,
+    };
+    let key = Table::SshApprovals.paired(approval.src.0, approval.dst.0);
+    row(key, &message)
 }
 
 pub(super) fn replica(replica: &Replica) -> Row {

@@ -6,7 +6,8 @@ use imbl::OrdMap;
 
 use super::index::Index;
 use super::{
-    ApiKey, Node, PendingLogin, PolicyVersion, PreAuthKey, Replica, Session, Tailnet, User,
+    ApiKey, Node, PendingLogin, PolicyVersion, PreAuthKey, Replica, Session, SshApproval, SshCheck,
+    Tailnet, User,
 };
 use crate::types::{NodeId, ReplicaId, UserId};
 
@@ -23,6 +24,9 @@ pub struct State {
     pub(super) pending_logins: OrdMap<String, Arc<PendingLogin>>,
     pub(super) sessions: OrdMap<NodeId, Session>,
     pub(super) policies: OrdMap<u64, Arc<PolicyVersion>>,
+    pub(super) ssh_checks: OrdMap<String, Arc<SshCheck>>,
+    /// By source and destination.
+    pub(super) ssh_approvals: OrdMap<(NodeId, NodeId), SshApproval>,
     pub(super) index: Index,
 }
 
@@ -75,6 +79,26 @@ impl State {
             self.pending_logins.insert(auth_id.to_owned(), login);
         }
         self.refresh_login_due(auth_id);
+    }
+
+    pub(super) fn set_ssh_check(&mut self, auth_id: &str, check: Option<Arc<SshCheck>>) {
+        match check {
+            Some(check) => self.ssh_checks.insert(auth_id.to_owned(), check),
+            None => self.ssh_checks.remove(auth_id),
+        };
+        self.refresh_ssh_check_due(auth_id);
+    }
+
+    pub(super) fn set_ssh_approval(
+        &mut self,
+        pair: (NodeId, NodeId),
+        approval: Option<SshApproval>,
+    ) {
+        match approval {
+            Some(approval) => self.ssh_approvals.insert(pair, approval),
+            None => self.ssh_approvals.remove(&pair),
+        };
+        self.refresh_ssh_approval_due(pair);
     }
 
     pub(super) fn set_session(&mut self, id: NodeId, session: Option<Session>) {

@@ -101,6 +101,8 @@ impl World {
         let node = world.add_node(1);
         world.open(node, 1, 1);
         world.start_login(1, 50);
+        let auth_id = world.start_ssh_check(node, node);
+        world.decide_ssh_check(&auth_id, true);
         world.ok(v1::CreateApiKey {
             prefix: "0123456789ab".into(),
             secret_hash: vec![3; 32].into(),
@@ -274,6 +276,24 @@ impl World {
         auth_id
     }
 
+    pub(super) fn start_ssh_check(&mut self, src: NodeId, dst: NodeId) -> String {
+        let auth_id = format!("hskey-authreq-{:024x}", self.index);
+        self.ok(v1::StartSshCheck {
+            auth_id: auth_id.clone(),
+            src_node_id: src.0,
+            dst_node_id: dst.0,
+            local_user: "deploy".into(),
+        });
+        auth_id
+    }
+
+    pub(super) fn decide_ssh_check(&mut self, auth_id: &str, approved: bool) -> Applied {
+        self.ok(v1::DecideSshCheck {
+            auth_id: auth_id.to_owned(),
+            approved,
+        })
+    }
+
     pub(super) fn approve(&self, auth_id: &str, user: UserId) -> v1::ApproveLogin {
         v1::ApproveLogin {
             auth_id: auth_id.to_owned(),
@@ -413,6 +433,6 @@ operations! {
     CreatePreAuthKey ExpirePreAuthKey DeletePreAuthKey CreateApiKey ExpireApiKey DeleteApiKey
     RegisterNode StartLogin ApproveLogin RejectLogin LogoutNode
     DeleteNode RenameNode SetNodeExpiry SetNodeTags SetApprovedRoutes UpdateNode
-    ApproveRoutes
+    ApproveRoutes StartSshCheck DecideSshCheck
     OpenSession CloseSession ReplicaUp ReplicaDown RemoveReplica SetPolicy
 }

@@ -39,15 +39,22 @@ impl Txn<'_> {
             approved_node: None,
             rejected: false,
         };
-        if self.state.pending_login(&login.auth_id).is_some() {
+        self.check_auth_id_is_free(&login.auth_id)?;
+        self.make_room_for(&login);
+        self.put_login(login);
+        Ok(done(0))
+    }
+
+    /// Interactive logins and those over SSH share the ids that people pass around.
+    pub(super) fn check_auth_id_is_free(&self, auth_id: &str) -> Result<(), Refusal> {
+        let state = &self.state;
+        if state.pending_login(auth_id).is_some() || state.ssh_check(auth_id).is_some() {
             return Err(refuse(
                 RefusalCode::AlreadyExists,
                 format!("login {auth_id} exists: begin one with another random id"),
             ));
         }
-        self.make_room_for(&login);
-        self.put_login(login);
-        Ok(done(0))
+        Ok(())
     }
 
     fn make_room_for(&mut self, login: &PendingLogin) {

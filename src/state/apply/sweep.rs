@@ -22,6 +22,8 @@ impl Txn<'_> {
                 Due::Login(auth_id) => self.delete_login(&auth_id),
                 Due::Session(id) => self.go_offline(id),
                 Due::Ephemeral(id) => self.delete_inactive(id),
+                Due::SshCheck(auth_id) => self.delete_ssh_check(&auth_id),
+                Due::SshApproval(src, dst) => self.delete_ssh_approval((src, dst)),
                 Due::Expiry(id) => self.announce_expiry(id),
             }
         }

@@ -9,8 +9,8 @@ use hydrascale_raft::{Row, RowWrite};
 
 use super::super::rows::{self, Table};
 use super::super::{
-    ApiKey, Node, PendingLogin, PolicyVersion, PreAuthKey, Replica, Session, Settings, State,
-    Tailnet, User,
+    ApiKey, Node, PendingLogin, PolicyVersion, PreAuthKey, Replica, Session, Settings, SshApproval,
+    SshCheck, State, Tailnet, User,
 };
 use super::super::{Change, NodeChange};
 use super::{ApplyContext, RefusalCode, refuse};
@@ -134,12 +134,15 @@ impl<'a> Txn<'a> {
     /// its routes was about this owner and these routes.
     pub(super) fn put_node(&mut self, mut node: Node) {
         let old = self.state.nodes.get(&node.id).cloned();
-        let is_another = |old: &Arc<Node>| {
-            old.hostinfo.routable_ips != node.hostinfo.routable_ips
-                || (old.user_id, &old.tags) != (node.user_id, &node.tags)
-        };
-        if old.as_ref().is_some_and(is_another) {
-            node.routes_set_under = 0;
+        if let Some(old) = &old {
+            let is_owned_otherwise = (old.user_id, &old.tags) != (node.user_id, &node.tags);
+            if is_owned_otherwise || old.hostinfo.routable_ips != node.hostinfo.routable_ips {
+                node.routes_set_under = 0;
+            }
+            // Whoever was checked may not be who uses the node now.
+            if is_owned_otherwise || old.node_key != node.node_key {
+                self.forget_ssh_approvals(node.id);
+            }
         }
         if old.as_deref() == Some(&node) {
             return;
@@ -160,9 +163,10 @@ impl<'a> Txn<'a> {
         });
     }
 
-    /// Deletes a node and its session.
+    /// Deletes a node, its session and the approvals of its logins.
     pub(super) fn delete_node_row(&mut self, node: &Node) {
         let id = node.id;
+        self.forget_ssh_approvals(id);
         if self.state.sessions.contains_key(&id) {
             self.delete(Table::Sessions.numbered(id.0));
             self.state.set_session(id, None);
@@ -208,6 +212,42 @@ impl<'a> Txn<'a> {
         self.delete(Table::PendingLogins.named(auth_id));
         self.change.pending_logins.insert(auth_id.to_owned());
         self.state.set_login(auth_id, None);
+    }
+
+    pub(super) fn put_ssh_check(&mut self, check: SshCheck) {
+        self.put(rows::ssh_check(&check));
+        self.change.ssh_checks.insert(check.auth_id.clone());
+        let auth_id = check.auth_id.clone();
+        self.state.set_ssh_check(&auth_id, Some(Arc::new(check)));
+    }
+
+    pub(super) fn delete_ssh_check(&mut self, auth_id: &str) {
+        self.delete(Table::SshChecks.named(auth_id));
+        self.change.ssh_checks.insert(auth_id.to_owned());
+        self.state.set_ssh_check(auth_id, None);
+    }
+
+    pub(super) fn put_ssh_approval(&mut self, approval: SshApproval) {
+        self.put(rows::ssh_approval(&approval));
+        self.change.ssh_approvals = true;
+        let pair = (approval.src, approval.dst);
+        self.state.set_ssh_approval(pair, Some(approval));
+    }
+
+    pub(super) fn delete_ssh_approval(&mut self, (src, dst): (NodeId, NodeId)) {
+        self.delete(Table::SshApprovals.paired(src.0, dst.0));
+        self.change.ssh_approvals = true;
+        self.state.set_ssh_approval((src, dst), None);
+    }
+
+    /// Forgets that logins from this node were approved.
+    fn forget_ssh_approvals(&mut self, src: NodeId) {
+        let all = (src, NodeId(0))..=(src, NodeId(u64::MAX));
+        let approvals = self.state.ssh_approvals.range(all);
+        let pairs: Vec<(NodeId, NodeId)> = approvals.map(|(pair, _)| *pair).collect();
+        for pair in pairs {
+            self.delete_ssh_approval(pair);
+        }
     }
 
     pub(super) fn put_session(&mut self, session: Session) {
