@@ -53,6 +53,7 @@ pub use self::document::{
 pub use self::engine::Engine;
 pub use self::error::{PolicyError, PolicyErrors, Position};
 pub use self::facts::Facts;
+pub use self::login::{LoginVerdict, SSH_CHECK_URL};
 pub use self::owner::Owner;
 pub use self::posture::{Comparison, Condition, Literal, Posture};
 pub use self::rights::Rights;

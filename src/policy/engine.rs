@@ -4,13 +4,13 @@ mod follow;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use ipnet::IpNet;
 
 use super::document::Document;
 use super::error::PolicyErrors;
 use super::facts::Facts;
+use super::login::LoginVerdict;
 use super::node_set::NodeSet;
 use super::owner::Owner;
 use super::plan::Plan;
@@ -290,14 +290,12 @@ impl Engine {
         rights::approved_routes(&self.document, facts, owner, wanted)
     }
 
-    /// How long a check of a login from one node to another lasts; absent if no rule asks for one.
-    pub fn check_period(&self, src: NodeId, dst: NodeId) -> Option<Duration> {
-        let (src, dst) = self.roster.place(src).zip(self.roster.place(dst))?;
-        let mut rules = self.plan.logins.iter();
-        let rule = rules.find(|rule| {
-            rule.check_period.is_some() && rule.joins(src, dst, &self.terms, &self.roster)
-        });
-        rule.and_then(|rule| rule.check_period)
+    /// What becomes of a login over SSH from one node at another as this local user.
+    pub fn login(&self, src: NodeId, dst: NodeId, user: &str) -> LoginVerdict {
+        let places = self.roster.place(src).zip(self.roster.place(dst));
+        places.map_or_else(LoginVerdict::unmatched, |places| {
+            login::verdict(&self.plan.logins, &self.terms, &self.roster, places, user)
+        })
     }
 
     /// What may reach a node.

@@ -38,7 +38,8 @@ fn answers(engine: &Engine, state: &State) -> BTreeMap<String, String> {
             let pair = (
                 engine.sees(*id, *peer),
                 engine.routes(*id, *peer, &primary),
-                engine.check_period(*id, *peer),
+                engine.login(*id, *peer, "root"),
+                engine.login(*id, *peer, "deploy"),
             );
             answers.insert(format!("{id:?} {peer:?}"), format!("{pair:?}"));
         }

@@ -16,12 +16,14 @@ use crate::tailcfg::{
 };
 use crate::types::UserId;
 
-/// Where a client asks about a login that needs a check. It takes the path from this URL and asks
-/// over its control connection, whatever the host says.
-const CHECK_URL: &str = "https://unused/machine/ssh/action/$SRC_NODE_ID/to/$DST_NODE_ID\
+/// Where a client asks about a login that needs a check. It takes the path from this URL, fills in
+/// the variables, and asks over its control connection, whatever the host says.
+pub const SSH_CHECK_URL: &str = "https://unused/machine/ssh/action/$SRC_NODE_ID/to/$DST_NODE_ID\
                          ?local_user=$LOCAL_USER";
 /// Where Tailscale's recorder listens.
 pub(super) const RECORDER_PORT: u16 = 80;
+/// What users are told whom no rule lets in.
+const NOT_ALLOWED: &str = "The policy does not allow this login.";
 /// What users are told when a session must be recorded and cannot be.
 const NOT_RECORDED: &str = "This session must be recorded, and no recorder can be reached.";
 
@@ -39,6 +41,27 @@ pub(super) struct LoginRule {
     pub(super) check_period: Option<Duration>,
     accept_env: Vec<String>,
     must_record: bool,
+}
+
+/// What becomes of a login over SSH.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LoginVerdict {
+    /// It is refused, with this message for the user.
+    Refused(String),
+    /// A rule allows it.
+    Allowed {
+        /// What the rule grants.
+        action: SshAction,
+        /// How long a check of the user counts; zero: for one login. Absent: no check is needed.
+        check_period: Option<Duration>,
+    },
+}
+
+impl LoginVerdict {
+    /// No rule is about the login.
+    pub(super) fn unmatched() -> Self {
+        Self::Refused(NOT_ALLOWED.to_owned())
+    }
 }
 
 /// The rules of a document, those with a check first.
@@ -65,6 +88,57 @@ pub(super) fn policy(
     let rules = rules.filter_map(|rule| Standing::of(rule, terms, roster));
     SshPolicy {
         rules: rules.flat_map(|rule| rule.on(place, member)).collect(),
+    }
+}
+
+/// What becomes of a login from one place at another. The client at the destination goes by the same
+/// rules in the same order, and comes here with a login that needs a check.
+pub(super) fn verdict(
+    rules: &[LoginRule],
+    terms: &Terms,
+    roster: &Roster,
+    (src, dst): (usize, usize),
+    user: &str,
+) -> LoginVerdict {
+    let Some((source, member)) = roster.member(src).zip(roster.member(dst)) else {
+        return LoginVerdict::unmatched();
+    };
+    let own = principals(source);
+    let rules = rules
+        .iter()
+        .filter(|rule| terms.have(&rule.src, src) && rule.concerns(terms, dst, member));
+    for standing in rules.filter_map(|rule| Standing::of(rule, terms, roster)) {
+        let on_node = standing.on(dst, member);
+        let names_source = |rule: &&WireRule| {
+            let mut principals = rule.principals.iter();
+            principals.any(|principal| own.contains(principal))
+        };
+        for rule in on_node.iter().filter(names_source) {
+            let action = standing.decision();
+            if action.reject {
+                return LoginVerdict::Refused(action.message);
+            }
+            if permits(rule, user) {
+                let check_period = standing.rule.check_period;
+                return LoginVerdict::Allowed {
+                    action,
+                    check_period,
+                };
+            }
+        }
+    }
+    LoginVerdict::unmatched()
+}
+
+/// Whether a rule lets in this login user; nobody is called nothing.
+pub(super) fn permits(rule: &WireRule, user: &str) -> bool {
+    let is_refusal = rule.action.as_ref().is_some_and(|action| action.reject);
+    if user.is_empty() || is_refusal {
+        return false;
+    }
+    match rule.ssh_users.get(user) {
+        Some(local) => !local.is_empty(),
+        None => user != "root" && rule.ssh_users.contains_key("*"),
     }
 }
 
@@ -95,13 +169,6 @@ impl LoginRule {
         terms.have(&self.dst, place)
             || (self.is_self && member.owner.is_some())
             || (self.has_localparts() && terms.have(&self.src, place))
-    }
-
-    /// Whether it lets nodes at one place log in at the other at all.
-    pub(super) fn joins(&self, src: usize, dst: usize, terms: &Terms, roster: &Roster) -> bool {
-        let owner = |place: usize| roster.member(place).and_then(|member| member.owner);
-        let same_owner = || owner(src).is_some() && owner(src) == owner(dst);
-        terms.have(&self.src, src) && (terms.have(&self.dst, dst) || (self.is_self && same_owner()))
     }
 }
 
@@ -205,7 +272,22 @@ impl<'a> Standing<'a> {
         }
     }
 
+    /// What clients are told: to ask, where a check is needed.
     fn action(&self) -> SshAction {
+        let decision = self.decision();
+        if decision.reject || self.rule.check_period.is_none() {
+            return decision;
+        }
+        SshAction {
+            hold_and_delegate: SSH_CHECK_URL.to_owned(),
+            recorders: decision.recorders,
+            on_recording_failure: decision.on_recording_failure,
+            ..SshAction::default()
+        }
+    }
+
+    /// What holds once nobody has to be asked.
+    fn decision(&self) -> SshAction {
         // Clients take no recorders for none wanted, and would let the session go unrecorded.
         let must_record = self.rule.must_record;
         if must_record && self.recorders.is_empty() {
@@ -217,7 +299,11 @@ impl<'a> Standing<'a> {
         }
         let recorders = self.recorders.iter();
         let recorders = recorders.map(|address| SocketAddr::new(*address, RECORDER_PORT));
-        let recorded = SshAction {
+        SshAction {
+            accept: true,
+            allow_agent_forwarding: true,
+            allow_local_port_forwarding: true,
+            allow_remote_port_forwarding: true,
             recorders: recorders.map(|recorder| recorder.to_string()).collect(),
             on_recording_failure: must_record.then(|| SshRecorderFailureAction {
                 reject_session_with_message: NOT_RECORDED.to_owned(),
@@ -225,19 +311,6 @@ impl<'a> Standing<'a> {
                 ..SshRecorderFailureAction::default()
             }),
             ..SshAction::default()
-        };
-        if self.rule.check_period.is_some() {
-            return SshAction {
-                hold_and_delegate: CHECK_URL.to_owned(),
-                ..recorded
-            };
-        }
-        SshAction {
-            accept: true,
-            allow_agent_forwarding: true,
-            allow_local_port_forwarding: true,
-            allow_remote_port_forwarding: true,
-            ..recorded
         }
     }
 }

@@ -367,7 +367,7 @@ impl Wanted {
             rule.principals
                 .iter()
                 .any(|principal| principal.node_ip == ip)
-                && permits(rule, user)
+                && login::permits(rule, user)
         };
         let mut permitting = rules.iter().filter(permits);
         let is_check = |rule: &SshRule| rule.action.as_ref().is_some_and(|action| !action.accept);
@@ -376,18 +376,6 @@ impl Wanted {
             Self::Check => permitting.any(is_check),
             Self::Deny => permitting.next().is_none(),
         }
-    }
-}
-
-/// Whether a rule lets in this login user; nobody is called nothing.
-fn permits(rule: &SshRule, user: &str) -> bool {
-    let is_refusal = rule.action.as_ref().is_some_and(|action| action.reject);
-    if user.is_empty() || is_refusal {
-        return false;
-    }
-    match rule.ssh_users.get(user) {
-        Some(local) => !local.is_empty(),
-        None => user != "root" && rule.ssh_users.contains_key("*"),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Policies at work: whole files on small tailnets.
 
 mod bounds;
+mod checks;
 mod fuzz;
 mod old_names;
 mod posture;
