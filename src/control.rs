@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! listener -> plain (key, health, pages, verify)
-//!          -> ts2021 -> noise -> inner (HTTP/2) -> register, map, small requests
+//!          -> ts2021 -> noise -> inner (HTTP/2) -> register, map, ssh, small requests
 //! ```
 //!
 //! Thin: state is read from and changed through `cluster`, maps come from `session`. Not here:
@@ -18,6 +18,7 @@ mod metrics;
 mod options;
 mod plain;
 mod register;
+mod ssh;
 mod ts2021;
 
 #[cfg(test)]
@@ -57,6 +58,7 @@ struct Inner {
     metrics: ControlMetrics,
     logins: LoginWatch,
     login_limiter: LoginLimiter,
+    ssh_check_limiter: LoginLimiter,
     handshakes: Arc<Semaphore>,
     large_bodies: Semaphore,
     drain: CancellationToken,
@@ -74,6 +76,7 @@ impl Control {
         let inner = Inner {
             logins: LoginWatch::spawn(&cluster),
             login_limiter: LoginLimiter::new(),
+            ssh_check_limiter: LoginLimiter::new(),
             handshakes: Arc::new(Semaphore::new(limits::HANDSHAKES_MAX)),
             large_bodies: Semaphore::new(limits::LARGE_BODIES_MAX),
             drain: CancellationToken::new(),
@@ -132,6 +135,10 @@ impl Control {
 
     fn login_limiter(&self) -> &LoginLimiter {
         &self.inner.login_limiter
+    }
+
+    fn ssh_check_limiter(&self) -> &LoginLimiter {
+        &self.inner.ssh_check_limiter
     }
 
     fn handshakes(&self) -> Arc<Semaphore> {

@@ -38,7 +38,7 @@ pub use self::service::Service;
 pub use self::stream::{MapKind, StreamRequest};
 use self::whole_maps::WholeMaps;
 use crate::cluster::Cluster;
-use crate::netmap::{KeepAlive, NetmapConfig};
+use crate::netmap::{Basis, KeepAlive, NetmapConfig};
 use crate::state::State;
 use crate::tasks::Tasks;
 use crate::types::Timestamp;
@@ -123,6 +123,12 @@ impl MapStreams {
         sink: &mut impl FrameSink,
     ) -> StreamEnd {
         driver::run(&self.inner, request, found, sink).await
+    }
+
+    /// What netmaps are made from, as of this log index of a change or later; `None` when the replica
+    /// stops.
+    pub async fn basis_at(&self, index: u64) -> Option<Arc<Basis>> {
+        self.inner.feed.basis_at(index).await
     }
 
     /// Resolves when a task that all streams share has ended, which only a fault does; tells how.

@@ -1,11 +1,12 @@
-//! `/auth`, `/node/register` and `/debug/node`: interactive logins that wait for a decision.
+//! `/auth`, `/node/register` and `/debug/node`: logins that wait for a decision, interactive ones and
+//! those over SSH.
 
 use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State as AxumState;
 use hydrascale_proto::state::v1::{
-    ApproveLogin, RegisterMethod, RejectLogin, StartLogin, TagGrant, command::Op,
+    ApproveLogin, DecideSshCheck, RegisterMethod, RejectLogin, StartLogin, TagGrant, command::Op,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -98,10 +99,14 @@ fn tag_grant(state: &State, user: UserId, auth_id: &AuthId) -> Result<Option<Tag
 
 /// Approval without an owner is for logins of known nodes (SSH checks); a registration needs one.
 pub(super) async fn approve(
+    AxumState(api): AxumState<ApiState>,
     Read(state): Read,
     JsonBody(body): JsonBody<Decision>,
 ) -> Result<Json<Empty>, ApiError> {
     let auth_id = parse_auth_id(body.auth_id.as_deref(), "body.authId")?;
+    if state.ssh_check(auth_id.as_str()).is_some() {
+        return decide_ssh_check(&api, auth_id, true).await;
+    }
     let login = find_login(&state, &auth_id)?;
     let detail = format!(
         "{} is a registration and needs an owner: use auth register with a user",
@@ -112,12 +117,30 @@ pub(super) async fn approve(
 
 pub(super) async fn reject(
     AxumState(api): AxumState<ApiState>,
+    Read(state): Read,
     JsonBody(body): JsonBody<Decision>,
 ) -> Result<Json<Empty>, ApiError> {
-    let auth_id = parse_auth_id(body.auth_id.as_deref(), "body.authId")?.to_string();
+    let auth_id = parse_auth_id(body.auth_id.as_deref(), "body.authId")?;
+    if state.ssh_check(auth_id.as_str()).is_some() {
+        return decide_ssh_check(&api, auth_id, false).await;
+    }
+    let auth_id = auth_id.to_string();
     api.cluster
         .propose(Op::RejectLogin(RejectLogin { auth_id }))
         .await?;
+    Ok(Json(Empty {}))
+}
+
+async fn decide_ssh_check(
+    api: &ApiState,
+    auth_id: AuthId,
+    approved: bool,
+) -> Result<Json<Empty>, ApiError> {
+    let auth_id = auth_id.to_string();
+    api.cluster
+        .propose(Op::DecideSshCheck(DecideSshCheck { auth_id, approved }))
+        .await?;
+    tracing::info!(approved, "ssh login decided");
     Ok(Json(Empty {}))
 }
 

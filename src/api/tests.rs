@@ -4,6 +4,7 @@ mod tags;
 
 use std::time::Duration;
 
+use hydrascale_proto::state::v1::{StartSshCheck, command::Op};
 use serde_json::{Value, json};
 
 use super::Access;
@@ -337,4 +338,38 @@ async fn join_tokens_have_a_bounded_life() {
     assert_eq!(create(8 * 86_400).await, 400);
     // An in-memory cluster cannot grow, and says so.
     assert_eq!(create(60).await, 503);
+}
+
+#[tokio::test]
+async fn an_ssh_login_is_approved_or_rejected_by_its_id_alone() {
+    let mut world = World::new().await;
+    world.node("alice", "laptop", &[]).await;
+    world.node("bob", "desk", &[]).await;
+    let decisions = [("a", "approve", true), ("b", "reject", false)];
+    for (digit, path, approved) in decisions {
+        let auth_id = format!("hskey-authreq-{}", digit.repeat(24));
+        let op = StartSshCheck {
+            auth_id: auth_id.clone(),
+            src_node_id: 1,
+            dst_node_id: 2,
+            local_user: "root".to_owned(),
+        };
+        world.propose(Op::StartSshCheck(op)).await;
+        let (path, body) = (format!("/auth/{path}"), json!({"authId": auth_id}));
+        for _ in 0..2 {
+            assert_eq!(world.ok("POST", &path, body.clone()).await, json!({}));
+        }
+        let check = world.cluster.state().ssh_check(&auth_id).cloned();
+        assert_eq!(check.unwrap().approved, Some(approved));
+        let other = if approved {
+            "/auth/reject"
+        } else {
+            "/auth/approve"
+        };
+        assert_eq!(world.call("POST", other, Some(body)).await.0, 400);
+    }
+    let unknown = json!({"authId": format!("hskey-authreq-{}", "c".repeat(24))});
+    for path in ["/auth/approve", "/auth/reject"] {
+        assert_eq!(world.call("POST", path, Some(unknown.clone())).await.0, 404);
+    }
 }

@@ -15,9 +15,9 @@ pub(super) enum AuthCommand {
         #[command(flatten)]
         login: Login,
     },
-    /// Approve a login of a node that is known
+    /// Approve a login over SSH that waits for a check
     Approve(Login),
-    /// Reject a login
+    /// Reject a login, over SSH or of a node that waits
     Reject(Login),
 }
 

@@ -37,7 +37,8 @@ pub const IDLE_TIMEOUT: Duration = Duration::from_secs(600);
 /// Request head inside a session, in bytes.
 pub const INNER_HEAD_BYTES_MAX: u32 = 16 * 1024;
 
-/// Interactive logins that this replica starts per second: each is a write that anybody can cause.
+/// Interactive logins that this replica starts per second, and as many over SSH: each is a write
+/// that anybody, or any node, can cause.
 pub const LOGINS_PER_SECOND: u32 = 20;
 /// Logins that may start at once after a quiet time: an office that comes to work.
 pub const LOGINS_BURST: u32 = 200;

@@ -33,6 +33,10 @@ pub enum Limit {
     Idle,
     /// `LOGINS_PER_SECOND`
     Logins,
+    /// `state::MAX_SSH_CHECKS`
+    PendingSshChecks,
+    /// `LOGINS_PER_SECOND`, of logins over SSH
+    SshChecks,
     /// `BARRIER_TIMEOUT`
     Barrier,
     /// `STALE_SERVICE_MAX`

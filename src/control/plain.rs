@@ -38,6 +38,7 @@ pub fn router(control: Control) -> Router {
         .route("/", get(pages::blank))
         .route("/robots.txt", get(pages::robots))
         .route("/register/{auth_id}", get(pages::register))
+        .route("/auth/{auth_id}", get(pages::ssh_check))
         .route("/apple", get(pages::apple))
         .route("/apple/{platform}", get(pages::apple_profile))
         .route("/windows", get(pages::windows))

@@ -5,4 +5,5 @@ mod map;
 mod plain;
 mod register;
 mod session;
+mod ssh;
 mod tags;

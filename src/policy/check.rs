@@ -144,14 +144,6 @@ fn warnings(document: &Document, facts: &Facts) -> Warnings {
             warnings.push(PolicyError { at, message });
         }
     }
-    let rules = document.ssh.iter().flatten();
-    for rule in rules.filter(|rule| rule.check_period.is_some()) {
-        let message = "this server checks nobody yet: logins by this ssh rule are refused";
-        warnings.push(PolicyError {
-            at: rule.src.first().map(|spot| spot.at).unwrap_or_default(),
-            message: message.to_owned(),
-        });
-    }
     let relays = document.derp_map.as_ref();
     if relays.is_some_and(|map| map.omit_default && map.regions.values().all(Option::is_none)) {
         warnings.push(PolicyError {

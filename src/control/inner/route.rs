@@ -8,7 +8,7 @@ use h2::RecvStream;
 use h2::server::SendResponse;
 
 use super::{Reply, Session, misc};
-use crate::control::{map, register};
+use crate::control::{map, register, ssh};
 
 /// The oldest capability version that is served, as headscale's: Tailscale 1.80.
 const CAPVER_MIN: u16 = 113;
@@ -24,6 +24,8 @@ pub(in crate::control) enum Route {
     UpdateHealth,
     /// `tailcfg.AuditLogRequest`
     AuditLog,
+    /// `tailcfg.SSHAction`
+    SshAction,
     /// Who the session belongs to, for people.
     Whoami,
     /// Part of the protocol, but not served; says why.
@@ -70,10 +72,7 @@ impl Route {
                 Method::GET,
                 Self::Unsupported("this server does not support tailnet lock"),
             ),
-            _ if path.starts_with("ssh/action/") => (
-                Method::GET,
-                Self::Unsupported("this server delegates no SSH decisions"),
-            ),
+            _ if path.starts_with("ssh/action/") => (Method::GET, Self::SshAction),
             // Whatever method it wants, and whatever else a client of tomorrow sends.
             "c2n" => return Self::Unsupported("this server asks nothing of its clients"),
             _ => return Self::Unsupported("this server does not know this request"),
@@ -92,6 +91,7 @@ impl Route {
             Self::Map => "map",
             Self::UpdateHealth => "update-health",
             Self::AuditLog => "audit-log",
+            Self::SshAction => "ssh-action",
             Self::Whoami => "whoami",
             Self::Unsupported(_) => "unsupported",
             Self::WrongMethod => "wrong-method",
@@ -116,6 +116,7 @@ impl Route {
                 Self::Map => map::handle(session, body).await,
                 Self::UpdateHealth => Answer::Whole(misc::update_health(session, body).await),
                 Self::AuditLog => Answer::Whole(misc::audit_log(session, body).await),
+                Self::SshAction => Answer::Whole(ssh::handle(session, &head.uri).await),
                 Self::Whoami => Answer::Whole(misc::whoami(session)),
                 Self::Unsupported(reason) => {
                     Answer::Whole(Reply::text(StatusCode::NOT_IMPLEMENTED, reason))
@@ -177,6 +178,9 @@ mod tests {
         assert_eq!(find("POST", "/machine/register"), Route::Register);
         assert_eq!(find("POST", "/machine/map"), Route::Map);
         assert_eq!(find("GET", "/machine/map"), Route::WrongMethod);
+        let ask = "/machine/ssh/action/1/to/2";
+        assert_eq!(find("GET", ask), Route::SshAction);
+        assert_eq!(find("POST", ask), Route::WrongMethod);
         for (method, path) in [
             ("POST", "/machine/set-dns"),
             ("POST", "/machine/id-token"),
@@ -184,7 +188,6 @@ mod tests {
             ("PATCH", "/machine/set-device-attr"),
             ("POST", "/machine/webclient/init/1/to/2"),
             ("GET", "/machine/tka/sync/offer"),
-            ("GET", "/machine/ssh/action/1/to/2"),
         ] {
             assert!(
                 matches!(find(method, path), Route::Unsupported(_)),

@@ -33,6 +33,36 @@ pub(super) async fn register(Path(auth_id): Path<String>) -> Response {
     )
 }
 
+/// Where a client sends the person whose SSH login needs a check: what an administrator has to type.
+pub(super) async fn ssh_check(
+    State(control): State<Control>,
+    Path(auth_id): Path<String>,
+) -> Response {
+    let Ok(auth_id) = auth_id.parse::<AuthId>() else {
+        return text(StatusCode::BAD_REQUEST, "this link holds no valid auth id");
+    };
+    let state = control.cluster().state();
+    let login = state.ssh_check(auth_id.as_str()).and_then(|check| {
+        let (src, dst) = (state.node(check.src)?, state.node(check.dst)?);
+        Some(format!(
+            "<p>Somebody at <b>{}</b> logs in at <b>{}</b> as <b>{}</b>.</p>",
+            escape(&src.given_name),
+            escape(&dst.given_name),
+            escape(&check.local_user),
+        ))
+    });
+    page(
+        "Check of an SSH login",
+        &format!(
+            "{}<p>If this is you, ask an administrator of this network to run:</p>\
+             <pre>headscale auth approve --auth-id {auth_id}</pre>\
+             <p>The login goes on as soon as it is approved. If it is not you, ask for:</p>\
+             <pre>headscale auth reject --auth-id {auth_id}</pre>",
+            login.unwrap_or_default(),
+        ),
+    )
+}
+
 pub(super) async fn windows(State(control): State<Control>) -> Response {
     page(
         "Connect a Windows device",

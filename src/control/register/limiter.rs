@@ -1,4 +1,5 @@
-//! How many interactive logins may begin: each is a replicated write that a stranger can cause.
+//! How many logins may begin: each is a replicated write that a stranger can cause. Those over SSH
+//! have a limiter of their own, so that strangers keep no node from asking.
 
 use std::num::NonZeroU32;
 

@@ -1,4 +1,4 @@
-//! Wakes those who wait for a login when it is decided, on whichever replica that happens.
+//! Wakes those who wait for a login, also one over SSH, when it is decided, on whichever replica that happens.
 //!
 //! One task reads all changes, so that a thousand waiting clients cost nothing while others
 //! register.
@@ -97,7 +97,9 @@ async fn follow(mut changes: Receiver<Arc<Applied>>, waiting: Arc<Waiting>) {
     loop {
         match changes.recv().await {
             Ok(applied) => match &applied.what {
-                What::Change(change) => waiting.wake(change.pending_logins.iter()),
+                What::Change(change) => {
+                    waiting.wake(change.pending_logins.iter().chain(&change.ssh_checks));
+                }
                 What::Reset => waiting.wake_all(),
             },
             Err(RecvError::Lagged(_)) => waiting.wake_all(),

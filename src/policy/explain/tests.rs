@@ -422,6 +422,36 @@ fn servers_reach_their_recorders() {
 }
 
 #[test]
+fn a_login_that_is_checked_says_how_often() {
+    let rule = |users: &str, period: &str| {
+        format!(
+            r#"{{"action": "check", "src": ["alice@"], "dst": ["tag:web"], "users": ["{users}"]{period}}}"#
+        )
+    };
+    let rules = [
+        rule("a", ""),
+        rule("b", r#", "checkPeriod": "1h30m""#),
+        rule("c", r#", "checkPeriod": "always""#),
+    ];
+    let policy = format!(
+        r#"{{"tagOwners": {{"tag:web": ["alice@"]}}, "acls": [], "ssh": [{}]}}"#,
+        rules.join(", ")
+    );
+    claim(
+        &policy,
+        &[(
+            ("laptop", "web:22", ""),
+            "Denied
+             laptop -> web: false
+             ssh Ssh 0: the source logs in as a after a check every 12h, where port 22 is open to it
+             ssh Ssh 1: the source logs in as b after a check every 1h30m, where port 22 is open to it
+             ssh Ssh 2: the source logs in as c after a check of every login, where port 22 is open to it
+             unseen",
+        )],
+    );
+}
+
+#[test]
 fn a_question_that_cannot_be_answered_says_what_to_do() {
     claim(
         POLICY,

@@ -1,5 +1,7 @@
 //! Rules and reasons in words.
 
+use std::time::Duration;
+
 use super::super::document::SshRule;
 use super::super::facts::Facts;
 use super::super::ports::protocol_name;
@@ -37,13 +39,9 @@ pub(super) fn login_report(login: &Login<'_>) -> RuleReport {
     let users = items(login.rule.users.iter().map(String::as_str));
     let reason = if login.is_refusal {
         format!("it refuses logins as {users}: they must be recorded, and no node records them")
-    } else if login.rule.check_period.is_some() {
-        format!(
-            "a check would let the source log in as {users}, but this server checks nobody yet, and \
-             such logins are refused"
-        )
     } else {
-        format!("the source logs in as {users}, where port 22 is open to it")
+        let check = login.rule.check_period.map(check).unwrap_or_default();
+        format!("the source logs in as {users}{check}, where port 22 is open to it")
     };
     RuleReport {
         kind: RuleKind::Ssh,
@@ -52,6 +50,27 @@ pub(super) fn login_report(login: &Login<'_>) -> RuleReport {
         column: login.rule.at.column,
         text: login_text(login.rule),
         reason,
+    }
+}
+
+/// How often somebody is checked.
+fn check(period: Duration) -> String {
+    if period.is_zero() {
+        return " after a check of every login".to_owned();
+    }
+    let seconds = period.as_secs();
+    let parts = [
+        (seconds / 3600, "h"),
+        (seconds / 60 % 60, "m"),
+        (seconds % 60, "s"),
+    ];
+    let parts = parts.iter().filter(|(number, _)| *number > 0);
+    let text: String = parts
+        .map(|(number, unit)| format!("{number}{unit}"))
+        .collect();
+    match text.as_str() {
+        "" => format!(" after a check every {period:?}"),
+        text => format!(" after a check every {text}"),
     }
 }
 
