@@ -31,6 +31,7 @@ mod server;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod websocket;
 
 pub use self::admission::{Admission, DenyReason, OpenAdmission, Verdict};
 pub use self::bootstrap::{BootstrapDns, NameSource, Names, ResolvedNames, StaticNames};

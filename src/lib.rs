@@ -26,4 +26,5 @@ pub mod tailcfg;
 pub mod tasks;
 pub mod telemetry;
 pub mod types;
+mod websocket;
 mod yaml;

@@ -6,7 +6,6 @@
 //! record     frames of at most 4096 bytes                   pure
 //! early      what may come before HTTP/2                    pure
 //! stream     AsyncRead + AsyncWrite over an upgraded connection
-//! websocket  the same bytes inside binary WebSocket messages
 //! ```
 //!
 //! Not here: HTTP/2 and everything inside it (`control`).
@@ -18,7 +17,6 @@ pub mod record;
 mod slices;
 pub mod stream;
 pub mod upgrade;
-pub mod websocket;
 
 pub use self::handshake::{Accepted, HandshakeError, Initiation, accept};
 pub use self::record::{Opener, RecordError, Sealer, SessionKeys};

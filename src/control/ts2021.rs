@@ -16,9 +16,11 @@ use super::listener::Connection;
 use super::metrics::{Handshake, Limit};
 use super::{Control, inner};
 use crate::noise::upgrade::PROTOCOL;
-use crate::noise::websocket::{MESSAGE_LEN_MAX, WebSocketIo};
 use crate::noise::{self, Accepted, Initiation, NoiseStream, UpgradeRequest};
+use crate::websocket::WebSocketIo;
 
+/// Longest WebSocket message that is accepted, in bytes: browsers send one record each, tests a few.
+const MESSAGE_LEN_MAX: usize = 64 * 1024;
 /// WebSocket read buffer, in bytes: one record and its framing fit.
 const WEBSOCKET_BUFFER: usize = 8 * 1024;
 /// Longest reason in a WebSocket close frame (RFC 6455 §5.5: 125 bytes with the code).

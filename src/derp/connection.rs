@@ -16,7 +16,7 @@ use super::client::{self, Client, CloseReason, ConnectionId, Surroundings};
 use super::doorkeeper::Place;
 use super::frame::{self, ClientInfoFrame, FrameError};
 use super::handshake::{HandshakeError, Introduction};
-use super::http::{self, HttpError, Outcome, Site};
+use super::http::{self, HttpError, Outcome};
 use super::limits::{
     ADMISSION_TIMEOUT, CLIENT_INFO_BUDGET_BYTES, CLIENT_INFO_TIMEOUT, CLOSE_TIMEOUT,
     TLS_HANDSHAKE_TIMEOUT, WRITE_STALL_TIMEOUT,
@@ -24,6 +24,7 @@ use super::limits::{
 use super::metrics::DropReason;
 use super::progress::{Counted, Progress};
 use super::server::Relay;
+use super::websocket;
 use crate::types::NodeKey;
 
 /// Room for a read: an introduction as clients send it, in one piece.
@@ -62,13 +63,23 @@ pub(crate) async fn serve(
     };
     let served = async {
         let mut io = tls.await?;
-        let opened = open(&relay, &mut io, remote, &mut place).await?;
-        if let Some((registered, read_ahead)) = opened {
-            registered.run(io, read_ahead, progress).await;
-        } else {
-            let _ = timeout(CLOSE_TIMEOUT, io.shutdown()).await;
+        let visit = Visit {
+            relay: &relay,
+            remote,
+            place: &mut place,
+            progress,
+        };
+        match http::serve(&mut io, &relay.site()).await? {
+            Outcome::Done => {
+                let _ = timeout(CLOSE_TIMEOUT, io.shutdown()).await;
+                Ok(())
+            }
+            Outcome::Upgraded(read_ahead) => visit.carry(io, read_ahead).await,
+            Outcome::WebSocket(read_ahead) => {
+                let io = websocket::over(io, read_ahead).await;
+                visit.carry(io, BytesMut::new()).await
+            }
         }
-        Ok(())
     };
     let span = tracing::debug_span!("derp_client", remote.addr = %remote);
     if let Err(error) = served.instrument(span.clone()).await {
@@ -112,32 +123,31 @@ impl Drop for Registered {
     }
 }
 
-/// HTTP, introduction, admission and registration; `None` when the connection was for HTTP only.
-async fn open<S>(
-    relay: &Arc<Relay>,
-    io: &mut S,
+/// A connection that has become a client's.
+struct Visit<'a> {
+    relay: &'a Arc<Relay>,
     remote: SocketAddr,
-    place: &mut Place,
-) -> Result<Option<(Registered, BytesMut)>, ConnectError>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    let site = Site {
-        public_key_hex: &relay.public_key_hex,
-        bootstrap: &*relay.bootstrap,
-        metrics: &relay.metrics,
-    };
-    let mut read_ahead = match http::serve(io, &site).await? {
-        Outcome::Done => return Ok(None),
-        Outcome::Upgraded(read_ahead) => read_ahead,
-    };
-    let introduction = introduce(relay, io, &mut read_ahead).await?;
-    let closings = relay.clients.closings();
-    admit(relay, introduction.key(), remote).await?;
-    let registered = register(relay, &introduction, remote);
-    settle(relay, io, &registered.client, &introduction, closings).await?;
-    place.admitted();
-    Ok(Some((registered, read_ahead)))
+    place: &'a mut Place,
+    progress: Progress,
+}
+
+impl Visit<'_> {
+    /// Introduction, admission, registration, and then packets until the end. `read_ahead` came
+    /// behind the request.
+    async fn carry<S>(self, mut io: S, mut read_ahead: BytesMut) -> Result<(), ConnectError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let Self { relay, remote, .. } = self;
+        let introduction = introduce(relay, &mut io, &mut read_ahead).await?;
+        let closings = relay.clients.closings();
+        admit(relay, introduction.key(), remote).await?;
+        let registered = register(relay, &introduction, remote);
+        settle(relay, &mut io, &registered.client, &introduction, closings).await?;
+        self.place.admitted();
+        registered.run(io, read_ahead, self.progress).await;
+        Ok(())
+    }
 }
 
 /// Sends our key and takes the client's.

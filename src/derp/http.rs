@@ -1,8 +1,8 @@
 //! The little HTTP/1.1 that a relay speaks before, or instead of, DERP.
 //!
 //! A parser of its own rather than hyper: the bytes behind an upgrade's head belong to DERP and
-//! must not get lost, the few routes have no bodies, and a later fast start answers an upgrade with
-//! no head at all, which hyper cannot do.
+//! must not get lost, the few routes have no bodies, and a fast start is an upgrade that gets no head
+//! at all, which hyper cannot do.
 
 mod challenge;
 mod head;
@@ -53,6 +53,8 @@ pub(crate) enum Outcome {
     Done,
     /// It speaks DERP now; these bytes came behind the request.
     Upgraded(BytesMut),
+    /// The same, inside a WebSocket.
+    WebSocket(BytesMut),
 }
 
 /// What the routes need to know.
@@ -89,6 +91,15 @@ where
             Routed::Upgrade(response) => {
                 respond(io, &response, true).await?;
                 return Ok(Outcome::Upgraded(buf));
+            }
+            Routed::FastStart => {
+                site.metrics.fast_starts.increment();
+                return Ok(Outcome::Upgraded(buf));
+            }
+            Routed::WebSocket(response) => {
+                site.metrics.websocket_accepts.increment();
+                respond(io, &response, true).await?;
+                return Ok(Outcome::WebSocket(buf));
             }
             Routed::Answer(response) if head.keep_alive => (response, true),
             Routed::Answer(response) => (response.closing(), false),

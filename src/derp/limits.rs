@@ -174,3 +174,10 @@ pub(crate) const RESTART_RECONNECT_IN: Duration = Duration::from_secs(1);
 
 /// See [`RESTART_RECONNECT_IN`].
 pub(crate) const RESTART_TRY_FOR: Duration = Duration::from_secs(30);
+
+/// Longest WebSocket message from a client, in bytes: the longest packet with its frame, and as much
+/// again for what a browser sends with it.
+pub(crate) const WEBSOCKET_MESSAGE_BYTES_MAX: usize = 2 * PACKET_BYTES_MAX;
+
+/// Read buffer of a WebSocket, in bytes; it is kept as long as the connection.
+pub(crate) const WEBSOCKET_READ_BYTES: usize = 8 * 1024;

@@ -76,6 +76,8 @@ pub struct RelayMetrics {
     pub tls_handshake_errors: Counter,
     pub http_requests: Counter,
     pub http_errors: Counter,
+    pub fast_starts: Counter,
+    pub websocket_accepts: Counter,
     pub handshake_errors: Counter,
     pub denied_unknown: Counter,
     pub denied_expired: Counter,
@@ -150,6 +152,8 @@ impl RelayMetrics {
             "derp_tls_handshake_errors" "TLS handshakes that failed" { tls_handshake_errors; }
             "derp_http_requests" "Requests answered, upgrades included" { http_requests; }
             "derp_http_errors" "Connections ended for a malformed or slow request" { http_errors; }
+            "derp_fast_starts" "Upgrades that needed no answer" { fast_starts; }
+            "derp_websocket_accepts" "Upgrades to DERP inside a WebSocket" { websocket_accepts; }
             "derp_handshake_errors" "Clients that did not introduce themselves" {
                 handshake_errors;
             }

@@ -19,6 +19,7 @@ use super::connection;
 use super::doorkeeper::Doorkeeper;
 use super::handle::RelayHandle;
 use super::health::RelayHealth;
+use super::http::Site;
 use super::key::RelayPrivateKey;
 use super::limits::{ACCEPT_RETRY_DELAY, CERTIFICATE_CHECK_INTERVAL, CONNECTIONS_MAX};
 use super::listener::RelayListener;
@@ -192,6 +193,15 @@ impl Relay {
     /// Accepts TLS with the current certificate.
     pub(crate) fn tls_acceptor(&self) -> TlsAcceptor {
         TlsAcceptor::from(self.tls.server_config())
+    }
+
+    /// What requests are answered with.
+    pub(crate) fn site(&self) -> Site<'_> {
+        Site {
+            public_key_hex: &self.public_key_hex,
+            bootstrap: &*self.bootstrap,
+            metrics: &self.metrics,
+        }
     }
 
     /// Whether clients should go elsewhere.

@@ -45,9 +45,10 @@ impl TestRelay {
         let names = vec!["127.0.0.1".to_owned()];
         let now = i64::try_from(std::time::UNIX_EPOCH.elapsed().unwrap().as_millis()).unwrap();
         let source = CertificateSource::SelfSigned { path, names };
-        let tls = RelayTls::load(source, Timestamp::from_unix_ms(now)).unwrap();
+        let key = RelayPrivateKey::generate();
+        let tls = RelayTls::load(source, &key.public_hex(), Timestamp::from_unix_ms(now)).unwrap();
         let mut config = RelayConfig::new(
-            RelayPrivateKey::generate(),
+            key,
             tls,
             Arc::new(AdmitBy(admission)),
             Arc::new(StaticNames::default()),

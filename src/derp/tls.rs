@@ -2,8 +2,11 @@
 //!
 //! A configured certificate is read from its files, again whenever they change. Without one, the
 //! relay makes a self-signed certificate that the DERP map pins by hash (`DERPNode.CertName`), so
-//! it must live long: every change makes the region's clients dial anew.
+//! it must live long: every change makes the region's clients dial anew. Behind a configured
+//! certificate comes one that tells the relay's key; behind a pinned one not, since clients before
+//! 1.84 expect it alone.
 
+mod meta;
 mod self_signed;
 
 use std::fmt;
@@ -98,6 +101,9 @@ pub enum TlsError {
         #[source]
         source: io::Error,
     },
+    /// The certificate that tells the relay's key cannot be made.
+    #[error("cannot make the certificate that tells the relay's key")]
+    Meta(#[source] rcgen::Error),
     /// The TLS library refuses its own defaults.
     #[error("cannot set up TLS")]
     Setup(#[source] rustls::Error),
@@ -107,6 +113,8 @@ pub enum TlsError {
 #[derive(Clone)]
 pub struct RelayTls {
     source: CertificateSource,
+    /// Comes last in a chain that is not pinned.
+    meta: CertificateDer<'static>,
     current: Arc<Current>,
     server_config: Arc<ServerConfig>,
 }
@@ -120,13 +128,20 @@ struct Current {
 }
 
 impl RelayTls {
-    /// Reads the certificate, or makes one. Blocks on files.
+    /// Reads the certificate, or makes one, for the relay with this public key (64 hex digits).
+    /// Blocks on files.
     ///
     /// # Errors
     /// See [`TlsError`].
-    pub fn load(source: CertificateSource, now: Timestamp) -> Result<Self, TlsError> {
+    pub fn load(
+        source: CertificateSource,
+        relay_public_hex: &str,
+        now: Timestamp,
+    ) -> Result<Self, TlsError> {
         let provider = Arc::new(aws_lc_rs::default_provider());
-        let certified = ArcSwap::from_pointee(load(&source, &provider, now)?);
+        let meta = meta::certificate(relay_public_hex, now.unix_ms().div_euclid(1000))
+            .map_err(TlsError::Meta)?;
+        let certified = ArcSwap::from_pointee(load(&source, &meta, &provider, now)?);
         let current = Arc::new(Current {
             certified,
             exchange: Mutex::new(()),
@@ -134,6 +149,7 @@ impl RelayTls {
         let server_config = server_config(provider, Arc::clone(&current))?;
         Ok(Self {
             source,
+            meta,
             current,
             server_config,
         })
@@ -147,7 +163,8 @@ impl RelayTls {
     /// See [`TlsError`].
     pub fn refresh(&self, now: Timestamp) -> Result<bool, TlsError> {
         let _exchange = self.current.exchange.lock();
-        let fresh = load(&self.source, self.server_config.crypto_provider(), now)?;
+        let provider = self.server_config.crypto_provider();
+        let fresh = load(&self.source, &self.meta, provider, now)?;
         let changed = fresh.cert != self.current.certified.load().cert;
         if changed {
             self.current.certified.store(Arc::new(fresh));
@@ -210,12 +227,15 @@ fn server_config(
 
 fn load(
     source: &CertificateSource,
+    meta: &CertificateDer<'static>,
     provider: &CryptoProvider,
     now: Timestamp,
 ) -> Result<CertifiedKey, TlsError> {
     match source {
         CertificateSource::Files { cert, key } => {
-            certified(cert, &read(cert)?, key, &read(key)?, provider)
+            let mut certified = certified(cert, &read(cert)?, key, &read(key)?, provider)?;
+            certified.cert.push(meta.clone());
+            Ok(certified)
         }
         CertificateSource::SelfSigned { path, names } => {
             let pem = self_signed::load_or_make(path, names, now)?;
@@ -272,6 +292,7 @@ mod tests {
     use super::*;
 
     const NOW: Timestamp = Timestamp::from_unix_ms(1_790_000_000_000);
+    const KEY: &str = "5e5e";
     const DAY: Duration = Duration::from_secs(86_400);
 
     fn self_signed(folder: &Path, names: &[&str]) -> CertificateSource {
@@ -285,27 +306,35 @@ mod tests {
     fn a_self_signed_certificate_survives_restarts_and_is_pinned() {
         let folder = tempfile::tempdir().unwrap();
         let source = self_signed(folder.path(), &["relay.example", "192.0.2.1"]);
-        let tls = RelayTls::load(source.clone(), NOW).unwrap();
+        let tls = RelayTls::load(source.clone(), KEY, NOW).unwrap();
         let pin = tls.cert_name().unwrap();
         assert_eq!(pin.len(), "sha256-raw:".len() + 64, "{pin}");
         let later = NOW.saturating_add(DAY * 200);
         assert_eq!(
-            RelayTls::load(source, later).unwrap().cert_name().unwrap(),
+            RelayTls::load(source, KEY, later)
+                .unwrap()
+                .cert_name()
+                .unwrap(),
             pin
         );
         assert!(!tls.refresh(later).unwrap());
+        assert_eq!(
+            tls.current.certified.load().cert.len(),
+            1,
+            "a pinned one comes alone"
+        );
     }
 
     #[test]
     fn a_self_signed_certificate_is_renewed_before_its_end_and_for_new_names() {
         let folder = tempfile::tempdir().unwrap();
-        let tls = RelayTls::load(self_signed(folder.path(), &["relay.example"]), NOW).unwrap();
+        let tls = RelayTls::load(self_signed(folder.path(), &["relay.example"]), KEY, NOW).unwrap();
         let pin = tls.cert_name();
         assert!(tls.refresh(NOW.saturating_add(DAY * 350)).unwrap());
         let renewed = tls.cert_name();
         assert_ne!(renewed, pin);
         let moved = self_signed(folder.path(), &["other.example"]);
-        let moved = RelayTls::load(moved, NOW.saturating_add(DAY * 350)).unwrap();
+        let moved = RelayTls::load(moved, KEY, NOW.saturating_add(DAY * 350)).unwrap();
         assert_ne!(moved.cert_name(), renewed);
     }
 
@@ -326,8 +355,10 @@ mod tests {
             cert: cert.clone(),
             key: key.clone(),
         };
-        let tls = RelayTls::load(source, NOW).unwrap();
+        let tls = RelayTls::load(source, KEY, NOW).unwrap();
         assert_eq!(tls.cert_name(), None);
+        let chain = |tls: &RelayTls| tls.current.certified.load().cert.len();
+        assert_eq!(chain(&tls), 2, "the relay's key comes behind it");
         assert!(!tls.refresh(NOW).unwrap());
         write();
         assert!(tls.refresh(NOW).unwrap());
@@ -341,14 +372,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("relay-cert.pem");
         fs::write(&path, "no certificate").unwrap();
-        let error = RelayTls::load(self_signed(folder.path(), &["a.example"]), NOW).unwrap_err();
+        let error =
+            RelayTls::load(self_signed(folder.path(), &["a.example"]), KEY, NOW).unwrap_err();
         assert!(error.to_string().contains("relay-cert.pem"), "{error}");
         let missing = folder.path().join("missing.pem");
         let source = CertificateSource::Files {
             cert: missing.clone(),
             key: missing,
         };
-        let error = RelayTls::load(source, NOW).unwrap_err();
+        let error = RelayTls::load(source, KEY, NOW).unwrap_err();
         assert!(error.to_string().contains("missing.pem"), "{error}");
     }
 }

@@ -42,7 +42,7 @@ pub(super) fn start(
     let key_path = derp.private_key_path.clone();
     let key_path = key_path.unwrap_or_else(|| config.cluster.data_dir.join("derp_private.key"));
     let key = RelayPrivateKey::load_or_create(&key_path)?;
-    let tls = RelayTls::load(certificate_source(config), now())?;
+    let tls = RelayTls::load(certificate_source(config), &key.public_hex(), now())?;
     let admission: Arc<dyn Admission> = if derp.verify_clients {
         Arc::new(NodeTable {
             cluster: cluster.clone(),

@@ -12,8 +12,8 @@ use tokio_tungstenite::tungstenite::{Error as WsError, Message as Ws};
 use super::super::limits;
 use super::super::metrics::Limit;
 use super::super::testing::{TestClient, TestServer, TestSession, within};
-use crate::noise::websocket::WebSocketIo;
 use crate::types::MachinePrivateKey;
+use crate::websocket::WebSocketIo;
 
 #[tokio::test]
 async fn whoami_names_the_machine_that_the_handshake_proved() {

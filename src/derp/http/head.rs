@@ -2,6 +2,9 @@
 
 use crate::derp::limits::{HTTP_HEAD_BYTES_MAX, HTTP_HEADERS_MAX};
 
+/// RFC 6455 §4.1.
+const WEBSOCKET_VERSION: &str = "13";
+
 /// Why a request was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum HeadError {
@@ -26,6 +29,10 @@ pub(super) struct RequestHead {
     pub(super) upgrade: String,
     /// `Sec-WebSocket-Protocol`, in lower case.
     pub(super) websocket_protocols: String,
+    /// `Sec-WebSocket-Key`, when the request asks for the version that there is.
+    pub(super) websocket_key: Option<String>,
+    /// `Derp-Fast-Start: 1`: the client knows the relay's key and waits for no answer.
+    pub(super) fast_start: bool,
     /// `X-Tailscale-Challenge`.
     pub(super) challenge: String,
     /// The client expects to use the connection again, and nothing is in the way of that.
@@ -55,9 +62,16 @@ impl RequestHead {
             ..Self::default()
         };
         let mut has_body = false;
+        let mut websocket_version = String::new();
         for header in request.headers.iter() {
             let value = String::from_utf8_lossy(header.value);
             has_body |= head.take_header(header.name, value.trim());
+            if header.name.eq_ignore_ascii_case("sec-websocket-version") {
+                value.trim().clone_into(&mut websocket_version);
+            }
+        }
+        if websocket_version != WEBSOCKET_VERSION {
+            head.websocket_key = None;
         }
         // bodies are not read, so nothing can follow one
         head.keep_alive &= !has_body;
@@ -79,6 +93,8 @@ impl RequestHead {
         match name.to_ascii_lowercase().as_str() {
             "upgrade" => self.upgrade = value.to_ascii_lowercase(),
             "sec-websocket-protocol" => self.websocket_protocols = value.to_ascii_lowercase(),
+            "sec-websocket-key" => self.websocket_key = Some(value.to_owned()),
+            "derp-fast-start" => self.fast_start = value == "1",
             "x-tailscale-challenge" => self.challenge = value.to_owned(),
             "connection" => {
                 let has = |option| {

@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use aws_lc_rs::digest;
+use data_encoding::BASE64;
+
 use super::head::RequestHead;
 use super::response::Response;
 use super::{Site, challenge};
@@ -15,6 +18,10 @@ pub(super) enum Routed {
     Answer(Response),
     /// Answer it, and then speak DERP.
     Upgrade(Response),
+    /// Speak DERP at once: the client has gone on already.
+    FastStart,
+    /// Answer it, and then speak DERP inside binary WebSocket messages.
+    WebSocket(Response),
 }
 
 /// Decides about a request.
@@ -49,10 +56,8 @@ fn upgrade(head: &RequestHead, site: &Site<'_>) -> Routed {
         .split(',')
         .any(|name| name.trim() == "derp");
     match head.upgrade.as_str() {
-        "websocket" if means_websocket => Routed::Answer(Response::text(
-            "501 Not Implemented",
-            "DERP over WebSocket is not available here\n",
-        )),
+        "websocket" if means_websocket => websocket(head),
+        "derp" | "websocket" if head.fast_start => Routed::FastStart,
         "derp" | "websocket" => Routed::Upgrade(
             Response::bodiless("101 Switching Protocols")
                 .with("Upgrade", "DERP")
@@ -65,6 +70,32 @@ fn upgrade(head: &RequestHead, site: &Site<'_>) -> Routed {
             "DERP requires connection upgrade\n",
         )),
     }
+}
+
+/// RFC 6455 §4.2.2. Any origin may: what is inside is sealed with the node's key.
+fn websocket(head: &RequestHead) -> Routed {
+    let Some(key) = &head.websocket_key else {
+        let response = Response::text(
+            "400 Bad Request",
+            "a WebSocket needs version 13 and a key\n",
+        )
+        .with("Sec-WebSocket-Version", "13");
+        return Routed::Answer(response);
+    };
+    Routed::WebSocket(
+        Response::bodiless("101 Switching Protocols")
+            .with("Upgrade", "websocket")
+            .with("Connection", "Upgrade")
+            .with("Sec-WebSocket-Accept", websocket_accept(key))
+            .with("Sec-WebSocket-Protocol", "derp"),
+    )
+}
+
+fn websocket_accept(key: &str) -> String {
+    let mut sha1 = digest::Context::new(&digest::SHA1_FOR_LEGACY_USE_ONLY);
+    sha1.update(key.as_bytes());
+    sha1.update(b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
+    BASE64.encode(sha1.finish().as_ref())
 }
 
 fn generate_204(challenge: &str) -> Response {
@@ -142,6 +173,8 @@ mod tests {
         let (mark, response) = match route(&head, &site) {
             Routed::Answer(response) => ("", response),
             Routed::Upgrade(response) => ("UPGRADE ", response),
+            Routed::WebSocket(response) => ("WEBSOCKET ", response),
+            Routed::FastStart => return "FAST START".to_owned(),
         };
         mark.to_owned() + std::str::from_utf8(&response.encode(!head.is_head())).unwrap()
     }
@@ -166,8 +199,36 @@ mod tests {
         assert!(answer.starts_with("HTTP/1.1 426 Upgrade Required\r\n"));
         assert!(answer.ends_with("\r\n\r\nDERP requires connection upgrade\n"));
         assert!(ask("GET /derp HTTP/1.1\r\nUpgrade: h2c").starts_with("HTTP/1.1 426 "));
-        let websocket = "GET /derp HTTP/1.1\r\nUpgrade: websocket\r\nSec-WebSocket-Protocol: derp";
-        assert!(ask(websocket).starts_with("HTTP/1.1 501 "));
+    }
+
+    #[test]
+    fn a_websocket_is_accepted_with_its_subprotocol() {
+        let asked = "GET /derp HTTP/1.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                     Sec-WebSocket-Protocol: derp\r\nOrigin: https://elsewhere.example";
+        // Key and answer are those of RFC 6455 §1.3.
+        let key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==";
+        assert_eq!(
+            ask(&format!("{asked}\r\nSec-WebSocket-Version: 13\r\n{key}")),
+            "WEBSOCKET HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
+             Connection: Upgrade\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\
+             Sec-WebSocket-Protocol: derp\r\n\r\n"
+        );
+        for lacking in [
+            asked.to_owned(),
+            format!("{asked}\r\nSec-WebSocket-Version: 13"),
+            format!("{asked}\r\nSec-WebSocket-Version: 8\r\n{key}"),
+        ] {
+            let answer = ask(&lacking);
+            assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+            assert!(answer.contains("Sec-WebSocket-Version: 13\r\n"), "{answer}");
+        }
+    }
+
+    #[test]
+    fn a_fast_start_gets_no_head() {
+        let request = "GET /derp HTTP/1.1\r\nUpgrade: DERP\r\nDerp-Fast-Start: ";
+        assert_eq!(ask(&format!("{request}1")), "FAST START");
+        assert!(ask(&format!("{request}0")).starts_with("UPGRADE "));
     }
 
     #[test]

@@ -10,23 +10,37 @@ use rustls::crypto::{WebPkiSupportedAlgorithms, aws_lc_rs};
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use sha2::{Digest, Sha256};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::Role;
 
 use super::{PATIENCE, TestRelay};
 use crate::types::NodeKey;
+use crate::websocket::WebSocketIo;
 
 /// How packets start that relays treat as path discovery.
 const DISCO: &[u8] = b"TS\xf0\x9f\x92\xac";
+
+/// What a client's bytes go over.
+pub(super) trait Transport: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Transport for T {}
 
 /// A connected client.
 pub(super) struct TestClient {
     pub(super) key: NodeKey,
     cipher: SalsaBox,
-    io: TlsStream<TcpStream>,
+    io: Box<dyn Transport>,
+}
+
+/// The bytes of a frame.
+fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
+    let len = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&[kind][..], &len, payload].concat()
 }
 
 /// The secret key that `seed` stands for.
@@ -72,19 +86,69 @@ impl TestClient {
             head.push(io.read_u8().await.unwrap());
         }
         assert!(head.starts_with(b"HTTP/1.1 101 Switching Protocols\r\n"));
+        let mut client = Self::over(relay, seed, Box::new(io));
+        client.expect_server_key(relay).await;
+        client
+    }
+
+    /// Upgrades to DERP inside a WebSocket.
+    pub(super) async fn websocket(relay: &TestRelay, seed: u8) -> Self {
+        let mut io = dial(relay, &[]).await.unwrap();
+        let request = b"GET /derp HTTP/1.1\r\nHost: r\r\nUpgrade: websocket\r\n\
+            Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+            Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: derp\r\n\r\n";
+        io.write_all(request).await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(io.read_u8().await.unwrap());
+        }
+        assert!(head.starts_with(b"HTTP/1.1 101 "));
+        let socket = WebSocketStream::from_raw_socket(io, Role::Client, None).await;
+        let mut client = Self::over(relay, seed, Box::new(WebSocketIo::new(socket)));
+        client.expect_server_key(relay).await;
+        client
+    }
+
+    /// Knows the relay's key: sends the upgrade, the introduction and a first packet in one piece
+    /// and waits for nothing.
+    pub(super) async fn fast_start(
+        relay: &TestRelay,
+        seed: u8,
+        dst: NodeKey,
+        packet: &[u8],
+    ) -> Self {
+        let io = dial(relay, &[]).await.unwrap();
+        let mut client = Self::over(relay, seed, Box::new(io));
+        let request = b"GET /derp HTTP/1.1\r\nHost: r\r\nUpgrade: DERP\r\n\
+            Connection: Upgrade\r\nDerp-Fast-Start: 1\r\n\r\n";
+        let wire = [
+            request,
+            &client.introduction(br#"{"version":2}"#)[..],
+            &frame(0x04, &[&dst.as_bytes()[..], packet].concat()),
+        ];
+        client.io.write_all(&wire.concat()).await.unwrap();
+        client.io.flush().await.unwrap();
+        client.expect_server_key(relay).await;
+        client.expect_server_info().await;
+        client
+    }
+
+    fn over(relay: &TestRelay, seed: u8, io: Box<dyn Transport>) -> Self {
         let cipher = SalsaBox::new(&relay.public_key.into(), &secret(seed));
-        let mut client = Self {
+        Self {
             key: key(seed),
             cipher,
             io,
-        };
-        let (kind, payload) = client.frame().await.unwrap();
+        }
+    }
+
+    async fn expect_server_key(&mut self, relay: &TestRelay) {
+        let (kind, payload) = self.frame().await.unwrap();
         assert_eq!(kind, 0x01);
         assert_eq!(
             payload,
             [&b"DERP\xf0\x9f\x94\x91"[..], &relay.public_key].concat()
         );
-        client
     }
 
     /// The same, and introduces itself.
@@ -98,10 +162,15 @@ impl TestClient {
 
     /// Sends a box with this JSON.
     pub(super) async fn introduce(&mut self, json: &[u8]) {
+        let wire = self.introduction(json);
+        self.io.write_all(&wire).await.unwrap();
+        self.io.flush().await.unwrap();
+    }
+
+    fn introduction(&self, json: &[u8]) -> Vec<u8> {
         let nonce = [0x42; 24];
         let sealed = self.cipher.encrypt(&nonce.into(), json).unwrap();
-        let payload = [&self.key.as_bytes()[..], &nonce, &sealed].concat();
-        self.send_frame(0x02, &payload).await;
+        frame(0x02, &[&self.key.as_bytes()[..], &nonce, &sealed].concat())
     }
 
     /// Reads the end of the handshake.
@@ -115,9 +184,7 @@ impl TestClient {
 
     /// Sends any frame. A relay that refuses it by its header may be gone before its end.
     pub(super) async fn send_frame(&mut self, kind: u8, payload: &[u8]) {
-        let len = u32::try_from(payload.len()).unwrap().to_be_bytes();
-        let frame = [&[kind][..], &len, payload].concat();
-        if self.io.write_all(&frame).await.is_ok() {
+        if self.io.write_all(&frame(kind, payload)).await.is_ok() {
             let _ = self.io.flush().await;
         }
     }

@@ -58,6 +58,33 @@ async fn the_first_packets_may_come_with_the_introduction() {
 }
 
 #[tokio::test]
+async fn a_client_in_a_browser_exchanges_packets_with_one_that_is_not() {
+    let relay = TestRelay::start(allow);
+    let mut a = TestClient::websocket(&relay, 1).await;
+    a.introduce(br#"{"version":2}"#).await;
+    a.expect_server_info().await;
+    let mut b = relay.client(2).await;
+    for len in [0, 1, 1400, 65_536] {
+        let packet = vec![0xab; len];
+        a.send(b.key, &packet).await;
+        assert_eq!(b.packet_from(a.key).await, packet);
+        b.send(a.key, &packet).await;
+        assert_eq!(a.packet_from(b.key).await, packet);
+    }
+    assert_eq!(relay.handle.metrics().websocket_accepts.value(), 1);
+}
+
+#[tokio::test]
+async fn a_client_that_knows_the_key_waits_for_nothing() {
+    let relay = TestRelay::start(allow);
+    let mut b = relay.client(2).await;
+    let mut a = TestClient::fast_start(&relay, 1, b.key, b"in the first flight").await;
+    assert_eq!(b.packet_from(a.key).await, b"in the first flight");
+    a.sync().await;
+    assert_eq!(relay.handle.metrics().fast_starts.value(), 1);
+}
+
+#[tokio::test]
 async fn seekers_of_unknown_peers_are_told_a_few_times() {
     let relay = TestRelay::start(allow);
     let mut a = relay.client(1).await;

@@ -1,23 +1,76 @@
 //! The byte stream inside binary WebSocket messages, for clients that run in a browser.
 //!
 //! Message boundaries mean nothing. Text messages end the stream with an error, pings are answered
-//! by the WebSocket layer.
+//! by the WebSocket layer. Control sessions come here by way of axum, relay clients by a request
+//! that the relay reads itself: hence two kinds of messages.
 
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use axum::extract::ws::Message;
+use axum::extract::ws;
 use bytes::{Buf, Bytes};
 use futures::{Sink, Stream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_tungstenite::tungstenite;
 
-/// Longest message that is accepted, in bytes: browsers send one record each, tests a few.
-pub const MESSAGE_LEN_MAX: usize = 64 * 1024;
+/// Longest message that is sent, in bytes: a few records, or one packet.
+const SENT_LEN_MAX: usize = 64 * 1024;
+
+/// What a message means to a stream of bytes.
+#[derive(Debug)]
+pub(crate) enum Content {
+    /// The next bytes.
+    Binary(Bytes),
+    /// Nothing.
+    Control,
+    /// The end.
+    Close,
+    /// A mistake.
+    Text,
+}
+
+/// A message of a WebSocket library.
+pub(crate) trait Message {
+    /// A binary message.
+    fn binary(bytes: Bytes) -> Self;
+    /// What is in it.
+    fn content(self) -> Content;
+}
+
+impl Message for ws::Message {
+    fn binary(bytes: Bytes) -> Self {
+        Self::Binary(bytes)
+    }
+
+    fn content(self) -> Content {
+        match self {
+            Self::Binary(bytes) => Content::Binary(bytes),
+            Self::Ping(_) | Self::Pong(_) => Content::Control,
+            Self::Close(_) => Content::Close,
+            Self::Text(_) => Content::Text,
+        }
+    }
+}
+
+impl Message for tungstenite::Message {
+    fn binary(bytes: Bytes) -> Self {
+        Self::Binary(bytes)
+    }
+
+    fn content(self) -> Content {
+        match self {
+            Self::Binary(bytes) => Content::Binary(bytes),
+            Self::Ping(_) | Self::Pong(_) => Content::Control,
+            Self::Close(_) => Content::Close,
+            Self::Text(_) | Self::Frame(_) => Content::Text,
+        }
+    }
+}
 
 /// `AsyncRead + AsyncWrite` over a stream and sink of messages.
 #[derive(Debug)]
-pub struct WebSocketIo<S> {
+pub(crate) struct WebSocketIo<S> {
     socket: S,
     /// The rest of the message that is being read.
     message: Bytes,
@@ -25,7 +78,7 @@ pub struct WebSocketIo<S> {
 
 impl<S> WebSocketIo<S> {
     /// Wraps an accepted socket.
-    pub const fn new(socket: S) -> Self {
+    pub(crate) const fn new(socket: S) -> Self {
         Self {
             socket,
             message: Bytes::new(),
@@ -33,22 +86,26 @@ impl<S> WebSocketIo<S> {
     }
 }
 
-impl<S, E> WebSocketIo<S>
+impl<S, M, E> WebSocketIo<S>
 where
-    S: Stream<Item = Result<Message, E>> + Unpin,
+    S: Stream<Item = Result<M, E>> + Unpin,
+    M: Message,
     E: std::error::Error + Send + Sync + 'static,
 {
     /// Waits for bytes; `false` once the peer closed.
     fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
         while self.message.is_empty() {
             match ready!(Pin::new(&mut self.socket).poll_next(cx)) {
-                Some(Ok(Message::Binary(bytes))) => self.message = bytes,
-                Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
-                Some(Ok(Message::Close(_))) | None => return Poll::Ready(Ok(false)),
-                Some(Ok(Message::Text(_))) => {
-                    let error = io::Error::new(io::ErrorKind::InvalidData, "text message");
-                    return Poll::Ready(Err(error));
-                }
+                Some(Ok(message)) => match message.content() {
+                    Content::Binary(bytes) => self.message = bytes,
+                    Content::Control => {}
+                    Content::Close => return Poll::Ready(Ok(false)),
+                    Content::Text => {
+                        let error = io::Error::new(io::ErrorKind::InvalidData, "text message");
+                        return Poll::Ready(Err(error));
+                    }
+                },
+                None => return Poll::Ready(Ok(false)),
                 Some(Err(error)) => return Poll::Ready(Err(io::Error::other(error))),
             }
         }
@@ -56,9 +113,10 @@ where
     }
 }
 
-impl<S, E> AsyncRead for WebSocketIo<S>
+impl<S, M, E> AsyncRead for WebSocketIo<S>
 where
-    S: Stream<Item = Result<Message, E>> + Unpin,
+    S: Stream<Item = Result<M, E>> + Unpin,
+    M: Message,
     E: std::error::Error + Send + Sync + 'static,
 {
     fn poll_read(
@@ -75,9 +133,10 @@ where
     }
 }
 
-impl<S, E> AsyncWrite for WebSocketIo<S>
+impl<S, M, E> AsyncWrite for WebSocketIo<S>
 where
-    S: Sink<Message, Error = E> + Unpin,
+    S: Stream<Item = Result<M, E>> + Sink<M, Error = E> + Unpin,
+    M: Message,
     E: std::error::Error + Send + Sync + 'static,
 {
     fn poll_write(
@@ -86,9 +145,9 @@ where
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         ready!(Pin::new(&mut self.socket).poll_ready(cx)).map_err(io::Error::other)?;
-        let piece = buf.get(..buf.len().min(MESSAGE_LEN_MAX)).unwrap_or(buf);
+        let piece = buf.get(..buf.len().min(SENT_LEN_MAX)).unwrap_or(buf);
         Pin::new(&mut self.socket)
-            .start_send(Message::Binary(Bytes::copy_from_slice(piece)))
+            .start_send(M::binary(Bytes::copy_from_slice(piece)))
             .map_err(io::Error::other)?;
         Poll::Ready(Ok(piece.len()))
     }
@@ -110,9 +169,10 @@ where
 mod tests {
     use std::collections::VecDeque;
 
+    use axum::extract::ws::Message;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-    use super::*;
+    use super::{Bytes, Context, Pin, Poll, SENT_LEN_MAX, Sink, Stream, WebSocketIo, io};
 
     #[derive(Default)]
     struct Script {
@@ -180,7 +240,7 @@ mod tests {
     async fn long_writes_are_cut_into_messages() {
         let mut script = Script::default();
         WebSocketIo::new(&mut script)
-            .write_all(&[1; MESSAGE_LEN_MAX + 1])
+            .write_all(&[1; SENT_LEN_MAX + 1])
             .await
             .unwrap();
         let lens: Vec<usize> = script
@@ -188,6 +248,6 @@ mod tests {
             .into_iter()
             .map(|message| message.into_data().len())
             .collect();
-        assert_eq!(lens, [MESSAGE_LEN_MAX, 1]);
+        assert_eq!(lens, [SENT_LEN_MAX, 1]);
     }
 }
