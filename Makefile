@@ -1,5 +1,6 @@
 # make check   everything that must be clean before landing; writes nothing
 # make test    all tests, the real clients and the kill tests among them
+# make chaos   fault runs of five minutes: replicas killed, frozen and parted, histories judged
 # make conformance   the policy engine against captures of Tailscale's service
 # make run     three replicas on loopback behind one port
 # make bench   the figures of the README, from a release build
@@ -23,10 +24,10 @@ CARGO_DENY := $(HYDRASCALE_TEST_CACHE)/tools/bin/cargo-deny
 SERVER := $(CARGO_TARGET_DIR)/debug/hydrascale
 
 .DEFAULT_GOAL := help
-.PHONY: help check test conformance run bench bench-policy crash-loop build setup-build setup-test setup-tools
+.PHONY: help check test chaos conformance run bench bench-policy crash-loop build setup-build setup-test setup-tools
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 9
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 10
 
 check: setup-build setup-tools
 	@$(STAGE) format cargo fmt --all --check
@@ -39,6 +40,12 @@ check: setup-build setup-tools
 test: setup-build setup-test
 	@$(STAGE) test-build cargo build --locked --workspace --bins --tests
 	@$(STAGE) tests cargo test --locked --workspace
+
+# Optional: SEED=N for the runs of a seed again.
+chaos: setup-build
+	@.ci/packages test
+	@$(STAGE) chaos-build cargo build --locked --workspace --bins
+	@$(STAGE) chaos .ci/chaos $(CARGO_TARGET_DIR)/debug/chaos $(SEED)
 
 # Without the data (HYDRASCALE_CONFORMANCE_DIR, else ../shared/conformance) it says so and passes.
 conformance: setup-build

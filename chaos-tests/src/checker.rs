@@ -10,7 +10,7 @@ pub mod register;
 pub mod versions;
 pub mod watch;
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use crate::history::History;
 
@@ -70,7 +70,7 @@ impl fmt::Display for Verdict {
 type Checker = (&'static str, fn(&History) -> Verdict);
 
 /// All of them.
-const CHECKERS: [Checker; 10] = [
+const CHECKERS: [Checker; 11] = [
     ("linearizable", register::check),
     ("single-use", preauth::check),
     ("addresses", listing::addresses),
@@ -80,6 +80,7 @@ const CHECKERS: [Checker; 10] = [
     ("one-primary", listing::primaries),
     ("versions", versions::check),
     ("monotonic", watch::check),
+    ("one-leader", one_leader),
     ("replicas-equal", replicas_equal),
 ];
 
@@ -89,6 +90,19 @@ pub fn judge(history: &History) -> Vec<(&'static str, Verdict)> {
     judged
         .map(|(name, check)| (*name, check(history)))
         .collect()
+}
+
+/// No term has two leaders.
+fn one_leader(history: &History) -> Verdict {
+    let mut leaders = BTreeMap::new();
+    for (term, replica) in &history.leaders {
+        let first = *leaders.entry(*term).or_insert(*replica);
+        if first != *replica {
+            let what = format!("replicas {first} and {replica} both led term {term}");
+            return Verdict::Violated(what);
+        }
+    }
+    Verdict::from_looks(Ok(leaders.len()))
 }
 
 fn replicas_equal(history: &History) -> Verdict {
@@ -101,3 +115,37 @@ fn replicas_equal(history: &History) -> Verdict {
 
 #[cfg(test)]
 mod testing;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_worst_part_decides() {
+        let wrong = || Verdict::Violated("this".to_owned());
+        let tired = || Verdict::GaveUp("long".to_owned());
+        assert_eq!(
+            Verdict::of_all([Verdict::Holds(1), tired(), wrong()]),
+            wrong()
+        );
+        assert_eq!(Verdict::of_all([tired(), Verdict::Holds(1)]), tired());
+        let held = [Verdict::Holds(1), Verdict::NothingSeen, Verdict::Holds(2)];
+        assert_eq!(Verdict::of_all(held), Verdict::Holds(3));
+        assert_eq!(Verdict::of_all([]), Verdict::NothingSeen);
+    }
+
+    #[test]
+    fn a_term_with_two_leaders_is_found() {
+        let led = |leaders: &[(u64, usize)]| {
+            one_leader(&History {
+                leaders: leaders.to_vec(),
+                ..History::default()
+            })
+        };
+        assert_eq!(led(&[(1, 0), (2, 1), (3, 0)]), Verdict::Holds(3));
+        assert!(matches!(
+            led(&[(1, 0), (2, 1), (2, 0)]),
+            Verdict::Violated(_)
+        ));
+    }
+}

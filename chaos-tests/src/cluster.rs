@@ -18,7 +18,8 @@ use crate::{Context, certificate, netns, wait};
 /// Port of every replica for clients, and of the balancer.
 pub const CLIENT_PORT: u16 = 8080;
 const METRICS_PORT: u16 = 9090;
-const PEER_PORT: u16 = 7443;
+/// Port of every replica for the others.
+pub const PEER_PORT: u16 = 7443;
 const RELAY_PORT: u16 = 8443;
 /// From the start of a process to readiness, elections and a snapshot included, on a busy machine.
 const READY_LIMIT: Duration = Duration::from_secs(60);

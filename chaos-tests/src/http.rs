@@ -75,7 +75,8 @@ async fn ask(
     parse(&answer)
 }
 
-fn parse(answer: &[u8]) -> Result<Answer> {
+/// Reads a whole answer; one that is cut off before its announced length is none.
+pub(crate) fn parse(answer: &[u8]) -> Result<Answer> {
     let answer = String::from_utf8_lossy(answer);
     let (head, body) = answer
         .split_once("\r\n\r\n")

@@ -19,13 +19,18 @@ pub mod flood;
 pub mod history;
 pub mod homes;
 pub mod http;
+pub mod links;
 pub mod log;
+pub mod nemesis;
 pub mod netns;
 pub mod observer;
 pub mod outcome;
 pub mod process;
 pub mod proxy;
+pub mod run;
 pub mod runner;
+pub mod summary;
 pub mod wait;
+pub mod workload;
 
 pub use runner::{Context, Scenario};

@@ -119,6 +119,64 @@ pub fn main(file: &str, scenarios: &[Scenario]) -> ExitCode {
     })
 }
 
+/// The `main` of a program that does one thing inside a namespace, with a given seed. What it leaves
+/// in its scratch folder is kept unless it succeeds.
+pub fn alone(
+    name: &str,
+    seed: u64,
+    work: impl FnOnce(Context) -> LocalBoxFuture<'static, Result<ExitCode>>,
+) -> ExitCode {
+    let done = if netns::is_inside() {
+        alone_inside(name, seed, work)
+    } else {
+        netns::check_available().and_then(|()| netns::run_inside())
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("{name}: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn alone_inside(
+    name: &str,
+    seed: u64,
+    work: impl FnOnce(Context) -> LocalBoxFuture<'static, Result<ExitCode>>,
+) -> Result<ExitCode> {
+    let scratch = new_scratch()?;
+    netns::set_up(scratch.path(), &client_folder()).context("set up the namespace")?;
+    println!("{name}: seed {seed}");
+    let runtime = new_runtime()?;
+    let context = Context {
+        scratch: scratch.path().to_owned(),
+        seed,
+        figures: Arc::default(),
+    };
+    let done = runtime.block_on(async {
+        tokio::select! {
+            done = work(context) => done,
+            _ = tokio::signal::ctrl_c() => Err(anyhow!("interrupted")),
+        }
+    });
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    if !done.as_ref().is_ok_and(|code| *code == ExitCode::SUCCESS) || env::var_os(KEEP).is_some() {
+        println!("data and logs are kept in {}", scratch.keep().display());
+    }
+    done
+}
+
+fn new_scratch() -> Result<TempDir> {
+    let scratch = tempfile::Builder::new()
+        .prefix("hydrascale-chaos-")
+        .tempdir()?;
+    allow_everybody_to_enter(scratch.path())?;
+    Ok(scratch)
+}
+
+fn new_runtime() -> Result<tokio::runtime::Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    Ok(builder.enable_all().build()?)
+}
+
 fn outside(file: &str, selected: &[&Scenario]) -> Result<ExitCode> {
     if let Err(reason) = netns::check_available() {
         let tally = Tally {
@@ -132,16 +190,11 @@ fn outside(file: &str, selected: &[&Scenario]) -> Result<ExitCode> {
 }
 
 fn inside(file: &str, selected: &[&Scenario]) -> Result<ExitCode> {
-    let scratch = tempfile::Builder::new()
-        .prefix("hydrascale-chaos-")
-        .tempdir()?;
-    allow_everybody_to_enter(scratch.path())?;
+    let scratch = new_scratch()?;
     netns::set_up(scratch.path(), &client_folder()).context("set up the namespace")?;
     let seed = seed()?;
     println!("\n{file}: {} scenarios, {SEED}={seed}", selected.len());
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()?;
+    let runtime = new_runtime()?;
     let figures = Arc::default();
     let mut tally = Tally::default();
     for (index, scenario) in selected.iter().enumerate() {

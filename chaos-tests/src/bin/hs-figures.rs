@@ -22,6 +22,7 @@ const OPTIONS: Options = Options {
     snapshot_every: None,
     log_level: "info",
     tls: Tls::Nowhere,
+    proxied: false,
 };
 const SECONDS: Duration = Duration::from_secs(10);
 const CLIENTS: [usize; 3] = [1, 16, 64];

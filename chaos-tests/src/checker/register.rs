@@ -16,8 +16,10 @@ use crate::{
     outcome::Outcome,
 };
 
-/// States remembered per register: some hundred megabytes at worst.
+/// States remembered per register.
 const STATES_MAX: usize = 400_000;
+/// Memory for them: each holds a bit per operation.
+const STATE_BYTES_MAX: usize = 256 * 1024 * 1024;
 
 /// What was done to one register, with what it returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,6 +103,7 @@ fn check_one(key: &str, done: &[(&Operation, Interval<Step>)], states_max: usize
         .collect();
     settle(&mut intervals);
     let (origins, intervals): (Vec<usize>, Vec<Interval<Step>>) = intervals.into_iter().unzip();
+    let states_max = states_max.min(STATE_BYTES_MAX / (intervals.len() / 8 + 64));
     match linear::search(&Register, &intervals, states_max) {
         Search::Linearizable => Verdict::Holds(done.len()),
         Search::GaveUp { states } => {

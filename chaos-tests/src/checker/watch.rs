@@ -1,5 +1,6 @@
 //! Map streams show the values of a register in one order, whichever replica serves them, never go
-//! back, and begin no earlier than what was acknowledged before they were opened.
+//! back, and begin no earlier than what was acknowledged before they were opened, unless the replica
+//! said that it was cut off.
 //!
 //! Every stream may leave values out. What each shows, and what acknowledgements say, are pairs of
 //! an earlier and a later value; all is well when the pairs form no circle.
@@ -8,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Verdict;
 use crate::{
-    history::{History, Op, Operation},
+    history::{Answer, History, Op, Operation},
     outcome::Outcome,
 };
 
@@ -67,7 +68,8 @@ fn check_one(
         for (one, next) in values.iter().zip(values.iter().skip(1)) {
             pairs.entry(*one).or_default().insert(*next);
         }
-        if let Some(first) = values.first() {
+        let is_fresh = watch.outcome == Outcome::Ok && watch.answer != Answer::Stale;
+        if let (Some(first), true) = (values.first(), is_fresh) {
             add_older(&mut pairs, writes, watch.call, *first);
         }
         looked += values.len();
@@ -122,7 +124,7 @@ fn later(pairs: &Pairs, value: u64) -> Vec<u64> {
 mod tests {
     use super::super::testing::{done, history, unknown};
     use super::*;
-    use crate::history::{Answer, Sighting};
+    use crate::history::Sighting;
 
     fn write(value: u64) -> Operation {
         let op = Op::Write {
@@ -181,6 +183,28 @@ mod tests {
         );
         let verdict = watched(writes(), &[(0, &[2, 1]), (0, &[1, 2])]);
         assert!(matches!(verdict, Verdict::Violated(_)));
+    }
+
+    #[test]
+    fn a_replica_that_is_cut_off_may_begin_with_what_it_has_but_not_go_back() {
+        let stale = |values: &[u64]| {
+            let mut history = history(vec![write(1), write(2), write(3)]);
+            let op = Op::Watch {
+                key: "n".to_owned(),
+            };
+            history
+                .operations
+                .push(done(9, op, (90, 99), Answer::Stale));
+            let seen = values.iter().map(|value| Sighting {
+                at: 95,
+                id: 9,
+                value: *value,
+            });
+            history.sightings.extend(seen);
+            check(&history)
+        };
+        assert_eq!(stale(&[1, 3]), Verdict::Holds(2));
+        assert!(matches!(stale(&[1, 3, 2]), Verdict::Violated(_)));
     }
 
     #[test]

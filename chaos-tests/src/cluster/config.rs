@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{CLIENT_PORT, METRICS_PORT, PEER_PORT, RELAY_PORT};
-use crate::{balancer::Balancer, certificate, homes::STUN_PORT, netns::replica_address};
+use crate::{balancer::Balancer, certificate, homes::STUN_PORT, links, netns::replica_address};
 
 /// MagicDNS suffix of the tailnet under test.
 pub(super) const BASE_DOMAIN: &str = "tail.test";
@@ -43,6 +43,8 @@ pub struct Options {
     pub log_level: &'static str,
     /// Where the TLS of clients ends.
     pub tls: Tls,
+    /// Whether replicas reach each other by names, which each resolves to proxies of its own.
+    pub proxied: bool,
 }
 
 impl Default for Options {
@@ -52,6 +54,7 @@ impl Default for Options {
             snapshot_every: None,
             log_level: "debug",
             tls: Tls::Nowhere,
+            proxied: false,
         }
     }
 }
@@ -59,6 +62,11 @@ impl Default for Options {
 /// The text of `config.yaml` for replica `index`, whose files are in `folder`.
 pub(super) fn text(index: usize, name: &str, folder: &Path, options: &Options) -> String {
     let address = replica_address(index);
+    let advertised = if options.proxied {
+        links::host_name(name)
+    } else {
+        address.to_string()
+    };
     let url = options.tls.url();
     let certificate = certificate_lines(folder, options.tls);
     let folder = folder.display();
@@ -100,7 +108,7 @@ cluster:
   data_dir: data
   replica_name: {name}
   peer_listen_addr: {address}:{PEER_PORT}
-  peer_advertise_addr: {address}:{PEER_PORT}{token}
+  peer_advertise_addr: {advertised}:{PEER_PORT}{token}
   raft:
     timing_multiplier: {timing_multiplier}{snapshots}
   derp:

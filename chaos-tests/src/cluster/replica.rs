@@ -13,7 +13,7 @@ use tokio::process::Command;
 
 use super::{CLIENT_PORT, METRICS_PORT, Options, READY_LIMIT, config};
 use crate::{
-    http,
+    http, links,
     log::{Log, Mark},
     netns::replica_address,
     process::{Process, Signal},
@@ -35,7 +35,14 @@ pub struct Replica {
     program: PathBuf,
     process: Option<Process>,
     starts: usize,
+    /// Its own hosts file, if it has one.
+    hosts: Option<PathBuf>,
 }
+
+/// What replicas are called.
+const NAMES: [&str; 5] = ["a", "b", "c", "d", "e"];
+/// Runs a program that sees the file `$1` as `/etc/hosts`, as the same process.
+const WITH_HOSTS: &str = "mount --bind \"$1\" /etc/hosts && shift && exec \"$@\"";
 
 impl Replica {
     /// Writes the configuration of replica `index` into a folder of its own below `root`.
@@ -45,18 +52,21 @@ impl Replica {
         program: &Path,
         options: &Options,
     ) -> Result<Self> {
-        let name = ["a", "b", "c", "d", "e"]
-            .get(index)
-            .context("five replicas at most")?;
+        let name = NAMES.get(index).context("five replicas at most")?;
         let folder = root.join(name);
         fs::create_dir(&folder)?;
         fs::write(
             folder.join("config.yaml"),
             config::text(index, name, &folder, options),
         )?;
+        let hosts = options.proxied.then(|| folder.join("hosts"));
+        if let Some(file) = &hosts {
+            fs::write(file, links::hosts(index, &NAMES)?)?;
+        }
         Ok(Self {
             index,
             name: (*name).to_owned(),
+            hosts,
             folder,
             program: program.to_owned(),
             process: None,
@@ -84,6 +94,11 @@ impl Replica {
         SocketAddr::from((self.ip(), CLIENT_PORT))
     }
 
+    /// Where it serves whoever is on its machine.
+    pub fn socket(&self) -> PathBuf {
+        self.folder.join("replica.sock")
+    }
+
     /// Whether the process has been started and not been ended by the test.
     pub const fn is_up(&self) -> bool {
         self.process.is_some()
@@ -108,7 +123,7 @@ impl Replica {
     pub fn start(&mut self) -> Result<()> {
         ensure!(self.process.is_none(), "replica {} runs already", self.name);
         self.starts += 1;
-        let mut command = Command::new(&self.program);
+        let mut command = self.launcher();
         command
             .arg("serve")
             .arg("--config")
@@ -122,13 +137,24 @@ impl Replica {
         Ok(())
     }
 
+    /// What starts the program.
+    fn launcher(&self) -> Command {
+        let Some(hosts) = &self.hosts else {
+            return Command::new(&self.program);
+        };
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", WITH_HOSTS, "sh"]);
+        command.arg(hosts).arg(&self.program);
+        command
+    }
+
     /// Waits until it says that it is ready, and how long that took.
     ///
     /// # Errors
     /// When it ends or does not become ready in time.
     pub async fn wait_ready(&mut self) -> Result<Duration> {
         // Whether the client port wants TLS or not.
-        let socket = self.folder.join("replica.sock");
+        let socket = self.socket();
         let process = self
             .process
             .as_mut()

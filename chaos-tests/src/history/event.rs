@@ -177,6 +177,8 @@ pub enum Answer {
     },
     /// The register had another value than the one to be replaced.
     Mismatch,
+    /// The replica said that what it shows may be old: it was cut off.
+    Stale,
     /// Versions, the newest first.
     Versions {
         /// Each.

@@ -1,0 +1,191 @@
+//! One fault run: a cluster behind proxies, clients that ask, faults that come and go, and a history
+//! of it all.
+
+mod leaders;
+
+use std::{fs, path::Path, time::Duration};
+
+use anyhow::{Context as _, Result};
+use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::SliceRandom as _};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::{
+    Context,
+    cluster::{Cluster, Options, PEER_PORT},
+    history::{Recorder, Run},
+    links::Links,
+    nemesis::{Executor, Nemesis},
+    workload::{Clients, Target, Workload},
+};
+use leaders::Leaders;
+
+/// Before the first fault, and after the last one.
+const CALM: Duration = Duration::from_secs(3);
+/// How long a fault lasts: some elections with timers stretched by three.
+const FAULT_MIN: Duration = Duration::from_secs(4);
+const FAULT_MAX: Duration = Duration::from_secs(6);
+/// Between two faults.
+const REST_MAX: Duration = Duration::from_secs(2);
+/// Until all replicas are equal after the last fault.
+const EQUAL_LIMIT: Duration = Duration::from_secs(60);
+
+/// What to run.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// What clients do.
+    pub workload: Workload,
+    /// What is done to the replicas, in turn.
+    pub nemeses: Vec<Nemesis>,
+    /// For how long faults are installed.
+    pub time: Duration,
+    /// Chooses the random decisions.
+    pub seed: u64,
+    /// How many replicas vote.
+    pub voters: usize,
+}
+
+impl Plan {
+    fn run(&self) -> Run {
+        let names = self.nemeses.iter().map(|one| one.name().to_owned());
+        Run {
+            seed: self.seed,
+            workload: self.workload.name().to_owned(),
+            nemeses: names.collect(),
+            voters: self.voters,
+            seconds: self.time.as_secs(),
+        }
+    }
+}
+
+/// Runs a plan and writes its history; judges nothing.
+///
+/// # Errors
+/// When the harness fails. What the cluster does wrong is in the history.
+pub async fn run(context: &Context, plan: &Plan, history: &Path) -> Result<()> {
+    let mut random = StdRng::seed_from_u64(plan.seed);
+    let links = Links::start(plan.voters, PEER_PORT).await?;
+    let options = Options {
+        log_level: "info",
+        proxied: true,
+        ..Options::default()
+    };
+    let mut cluster = Cluster::start_with(context, plan.voters, options).await?;
+    let replicas = cluster.replicas().iter();
+    let targets: Vec<Target> = replicas
+        .map(|replica| Target {
+            socket: replica.socket(),
+            address: replica.client_address(),
+        })
+        .collect();
+    let recorder = Recorder::create(history, &plan.run())?;
+    let leaders = Leaders::watch(&targets, &recorder);
+    let mut clients = Clients::start(plan.workload, &targets, &recorder, &mut random).await?;
+    context.step("clients are at work");
+    sleep(CALM).await;
+    let faulty = Faulty {
+        context,
+        plan,
+        leaders: &leaders,
+        recorder: &recorder,
+        executor: Executor::new(&mut cluster, &links),
+    };
+    let trouble = faulty.run(&mut random, &mut clients).await?;
+    links.heal();
+    sleep(CALM).await;
+    clients.finish().await?;
+    let difference = match trouble {
+        Some(trouble) => Some(trouble),
+        None => difference(&mut cluster).await,
+    };
+    recorder.compared(difference);
+    recorder.finish()
+}
+
+/// The phase with faults.
+struct Faulty<'a> {
+    context: &'a Context,
+    plan: &'a Plan,
+    leaders: &'a Leaders,
+    recorder: &'a Recorder,
+    executor: Executor<'a>,
+}
+
+impl Faulty<'_> {
+    /// Installs faults until the time is over; says what a healed replica did wrong.
+    async fn run(mut self, random: &mut StdRng, clients: &mut Clients) -> Result<Option<String>> {
+        let end = Instant::now() + self.plan.time;
+        let mut waiting: Vec<Nemesis> = Vec::new();
+        while !self.plan.nemeses.is_empty() && Instant::now() + FAULT_MIN < end {
+            // Each once, in another order each time.
+            if waiting.is_empty() {
+                waiting.clone_from(&self.plan.nemeses);
+                waiting.shuffle(random);
+            }
+            let Some(nemesis) = waiting.pop() else {
+                break;
+            };
+            clients.check()?;
+            if let Some(trouble) = self.one(nemesis, random).await? {
+                return Ok(Some(trouble));
+            }
+            sleep(random.random_range(Duration::ZERO..REST_MAX)).await;
+        }
+        sleep_until(end).await;
+        Ok(None)
+    }
+
+    async fn one(&mut self, nemesis: Nemesis, random: &mut StdRng) -> Result<Option<String>> {
+        let fault = nemesis.draw(random, self.plan.voters, self.leaders.current());
+        let lasts = random.random_range(FAULT_MIN..FAULT_MAX);
+        let what = fault.to_string();
+        self.context
+            .step(&format!("{}: {what}, {lasts:.1?}", nemesis.name()));
+        self.executor.install(&fault).await?;
+        self.recorder.fault(nemesis.name(), what.clone(), false);
+        sleep(lasts).await;
+        let healed = self.executor.heal(&fault).await;
+        self.recorder.fault(nemesis.name(), what, true);
+        Ok(healed.err().map(|error| format!("{error:#}")))
+    }
+}
+
+/// In what the replicas differ, or what else they did that none may do.
+async fn difference(cluster: &mut Cluster) -> Option<String> {
+    if let Err(ended) = cluster.check_alive() {
+        return Some(format!("{ended:#}"));
+    }
+    // Each has a leader again and has caught up.
+    for index in 0..cluster.size() {
+        if let Err(late) = cluster.wait_ready(index).await {
+            return Some(format!("{late:#}"));
+        }
+    }
+    if let Err(differ) = cluster.wait_equal(EQUAL_LIMIT).await {
+        return Some(format!("{differ:#}"));
+    }
+    for replica in cluster.replicas() {
+        match panics(replica.folder()) {
+            Ok(None) => {}
+            Ok(Some(line)) => return Some(format!("replica {}: {line}", replica.name())),
+            Err(error) => return Some(format!("the log of {}: {error:#}", replica.name())),
+        }
+    }
+    None
+}
+
+/// The first line of the logs in a folder that tells of a panic.
+fn panics(folder: &Path) -> Result<Option<String>> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let is_log = path.file_stem().is_some_and(|stem| stem == "log");
+        if !is_log {
+            continue;
+        }
+        let text = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+        let text = String::from_utf8_lossy(&text);
+        if let Some(line) = text.lines().find(|line| line.contains("panicked at")) {
+            return Ok(Some(line.to_owned()));
+        }
+    }
+    Ok(None)
+}

@@ -1,0 +1,64 @@
+//! Who leads, as each replica says of itself.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::{task::JoinSet, time::sleep};
+
+use crate::{history::Recorder, http, workload::Target};
+
+/// Between two questions to a replica.
+const ASK_EVERY: Duration = Duration::from_millis(200);
+const ANSWER_LIMIT: Duration = Duration::from_secs(1);
+
+/// Terms with those who said that they led them.
+type Known = Arc<Mutex<BTreeSet<(u64, usize)>>>;
+
+/// Asks every replica, until dropped.
+pub(super) struct Leaders {
+    known: Known,
+    _tasks: JoinSet<()>,
+}
+
+impl Leaders {
+    pub(super) fn watch(targets: &[Target], recorder: &Recorder) -> Self {
+        let known = Known::default();
+        let mut tasks = JoinSet::new();
+        for (replica, target) in targets.iter().enumerate() {
+            let (known, recorder) = (Arc::clone(&known), recorder.clone());
+            let target = target.clone();
+            tasks.spawn(async move {
+                loop {
+                    if let Some(term) = leads(&target).await {
+                        let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+                        if known.insert((term, replica)) {
+                            recorder.leader(replica, term);
+                        }
+                    }
+                    sleep(ASK_EVERY).await;
+                }
+            });
+        }
+        Self {
+            known,
+            _tasks: tasks,
+        }
+    }
+
+    /// The one with the newest term.
+    pub(super) fn current(&self) -> usize {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.last().map_or(0, |(_, replica)| *replica)
+    }
+}
+
+/// The term that a replica says it leads.
+async fn leads(target: &Target) -> Option<u64> {
+    let asked = http::get_local(&target.socket, "/api/v1/cluster/status", ANSWER_LIMIT).await;
+    let status: serde_json::Value = serde_json::from_str(&asked.ok()?.body).ok()?;
+    let leads = status["role"] == "leader";
+    status["term"].as_u64().filter(|_| leads)
+}

@@ -1,0 +1,260 @@
+//! What clients do while faults are installed. Each workload asks for certain things, records every
+//! invocation and completion, and judges nothing: that is the checkers' work.
+
+mod api;
+mod netmap;
+mod nodes;
+mod policy;
+mod users;
+
+use std::{
+    future::Future,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
+use tokio::task::JoinSet;
+
+use crate::{
+    history::{Answer, Op, Recorder},
+    outcome::{Outcome, Request, classify},
+};
+use api::{Api, Reply};
+
+/// Between two operations of one client, at most. Eight clients ask some hundred times a second.
+const PAUSE_MAX: Duration = Duration::from_millis(80);
+
+/// What clients do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+pub enum Workload {
+    /// Users are renamed and looked up: registers.
+    Users,
+    /// The policy is read, compared and swapped.
+    Policy,
+    /// Nodes race for single-use keys, register again after silence, and are deleted.
+    Nodes,
+    /// A node is renamed while others follow it by their map streams.
+    Netmap,
+    /// All of these at once.
+    All,
+}
+
+impl Workload {
+    /// The name in commands and histories.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Users => "users",
+            Self::Policy => "policy",
+            Self::Nodes => "nodes",
+            Self::Netmap => "netmap",
+            Self::All => "all",
+        }
+    }
+
+    const fn includes(self, part: Self) -> bool {
+        self as u8 == part as u8 || matches!(self, Self::All)
+    }
+}
+
+/// How the clients reach a replica.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// The local socket, for the API.
+    pub socket: PathBuf,
+    /// Where nodes connect.
+    pub address: SocketAddr,
+}
+
+/// Running clients.
+pub struct Clients {
+    stop: Arc<AtomicBool>,
+    tasks: JoinSet<Result<()>>,
+}
+
+impl Clients {
+    /// Prepares what the workload needs, on a cluster without faults, and starts its clients.
+    ///
+    /// # Errors
+    /// When the preparation fails.
+    pub async fn start(
+        workload: Workload,
+        targets: &[Target],
+        recorder: &Recorder,
+        random: &mut StdRng,
+    ) -> Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let values = Arc::new(AtomicU64::new(1));
+        let mut processes = 0;
+        let mut client = || {
+            processes += 1;
+            Client {
+                process: processes,
+                apis: targets.iter().map(|one| Api::new(&one.socket)).collect(),
+                addresses: targets.iter().map(|one| one.address).collect(),
+                recorder: recorder.clone(),
+                random: StdRng::seed_from_u64(random.random()),
+                values: Arc::clone(&values),
+                stop: Arc::clone(&stop),
+            }
+        };
+        let mut tasks = JoinSet::new();
+        if workload.includes(Workload::Users) {
+            users::spawn(&mut client, &mut tasks)
+                .await
+                .context("prepare users")?;
+        }
+        if workload.includes(Workload::Policy) {
+            policy::spawn(&mut client, &mut tasks)
+                .await
+                .context("prepare the policy")?;
+        }
+        if workload.includes(Workload::Nodes) {
+            nodes::spawn(&mut client, &mut tasks)
+                .await
+                .context("prepare nodes")?;
+        }
+        if workload.includes(Workload::Netmap) {
+            netmap::spawn(&mut client, &mut tasks)
+                .await
+                .context("prepare map streams")?;
+        }
+        Ok(Self { stop, tasks })
+    }
+
+    /// Lets every client finish its last operation, and the last reads after that.
+    ///
+    /// # Errors
+    /// When a client broke.
+    pub async fn finish(mut self) -> Result<()> {
+        self.stop.store(true, Ordering::Relaxed);
+        while let Some(ended) = self.tasks.join_next().await {
+            ended??;
+        }
+        Ok(())
+    }
+
+    /// Fails as soon as a client has broken.
+    ///
+    /// # Errors
+    /// With the reason.
+    pub fn check(&mut self) -> Result<()> {
+        while let Some(ended) = self.tasks.try_join_next() {
+            ended??;
+        }
+        Ok(())
+    }
+}
+
+/// One client: it has one operation at a time.
+struct Client {
+    process: u32,
+    apis: Vec<Api>,
+    addresses: Vec<SocketAddr>,
+    recorder: Recorder,
+    random: StdRng,
+    /// Values that were not written yet.
+    values: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Client {
+    fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    /// A value that nobody else writes.
+    fn fresh(&self) -> u64 {
+        self.values.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Chooses a replica.
+    fn place(&mut self) -> usize {
+        self.random.random_range(0..self.apis.len())
+    }
+
+    fn api(&mut self) -> Result<Api> {
+        let place = self.place();
+        self.apis.get(place).cloned().context("a replica")
+    }
+
+    fn address(&mut self) -> Result<SocketAddr> {
+        let place = self.place();
+        self.addresses.get(place).copied().context("a replica")
+    }
+
+    async fn pause(&mut self) {
+        let pause = self.random.random_range(Duration::ZERO..PAUSE_MAX);
+        tokio::time::sleep(pause).await;
+    }
+
+    /// Asks a replica by its API for `op`, and records that. `read` finds the answer in a reply of
+    /// which the operation is known to have happened.
+    async fn ask(
+        &mut self,
+        op: Op,
+        call: api::Call,
+        read: impl FnOnce(&Reply) -> Result<Answer>,
+    ) -> Result<Option<Reply>> {
+        let request = if call.is_read() {
+            Request::Read
+        } else {
+            Request::Write
+        };
+        let api = self.api()?;
+        let id = self.recorder.invoke(self.process, op);
+        let sent = api.send(&call).await;
+        let (outcome, answer) = match &sent {
+            Ok(reply) => {
+                let outcome = classify(request, reply.seen());
+                let answer = match outcome {
+                    Outcome::Ok => read(reply)?,
+                    Outcome::Failed if reply.status == 412 => Answer::Mismatch,
+                    Outcome::Failed | Outcome::Unknown => reply.text(),
+                };
+                (outcome, answer)
+            }
+            Err(seen) => (classify(request, *seen), Answer::Nothing),
+        };
+        self.recorder.complete(id, outcome, answer);
+        let done = outcome == Outcome::Ok;
+        Ok(sent.ok().filter(|_| done))
+    }
+
+    /// Asks without recording until it is done: for what happens before faults are installed, or
+    /// is no part of the history.
+    async fn insist(&mut self, call: api::Call) -> Result<Reply> {
+        loop {
+            let last = match self.api()?.send(&call).await {
+                Ok(reply) if reply.status == 200 => return Ok(reply),
+                Ok(reply) if reply.status < 500 => bail!("{call:?}: {:?}", reply.text()),
+                Ok(reply) => format!("{:?}", reply.text()),
+                Err(seen) => format!("{seen:?}"),
+            };
+            if self.is_stopped() {
+                bail!("{call:?}: {last}");
+            }
+            self.pause().await;
+        }
+    }
+}
+
+/// Spawns `count` clients that do `work`.
+fn spawn_each<F>(
+    count: usize,
+    client: &mut impl FnMut() -> Client,
+    tasks: &mut JoinSet<Result<()>>,
+    work: impl Fn(Client) -> F,
+) where
+    F: Future<Output = Result<()>> + Send + 'static,
+{
+    for _ in 0..count {
+        tasks.spawn(work(client()));
+    }
+}

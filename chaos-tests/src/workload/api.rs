@@ -1,0 +1,156 @@
+//! One request to a replica's API by its local socket.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde_json::Value;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::UnixStream,
+    time::timeout,
+};
+
+use crate::{history::Answer, http, outcome::Seen};
+
+/// After this a client has seen silence. Elections take less, with timers stretched by three.
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+/// Lists of some thousand nodes stay below.
+const ANSWER_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// Of a complaint, in a history.
+const TEXT_CHARS_MAX: usize = 200;
+
+/// The API of one replica.
+#[derive(Clone, Debug)]
+pub(super) struct Api {
+    socket: PathBuf,
+}
+
+/// What to ask for.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Call {
+    pub(super) method: &'static str,
+    /// Behind `/api/v1`.
+    pub(super) path: String,
+    pub(super) body: Option<Value>,
+    /// The ETag that must still be in force.
+    pub(super) if_match: Option<String>,
+}
+
+impl Call {
+    pub(super) fn get(path: impl Into<String>) -> Self {
+        Self::of("GET", path, None)
+    }
+
+    pub(super) fn of(method: &'static str, path: impl Into<String>, body: Option<Value>) -> Self {
+        Self {
+            method,
+            path: path.into(),
+            body,
+            if_match: None,
+        }
+    }
+
+    pub(super) fn is_read(&self) -> bool {
+        self.method == "GET"
+    }
+
+    fn text(&self) -> String {
+        let body = self.body.as_ref().map(Value::to_string).unwrap_or_default();
+        let condition = self.if_match.as_ref();
+        let condition =
+            condition.map_or_else(String::new, |tag| format!("If-Match: \"{tag}\"\r\n"));
+        format!(
+            "{} /api/v1{} HTTP/1.1\r\nHost: local\r\nConnection: close\r\n{condition}\
+             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            self.method,
+            self.path,
+            body.len(),
+        )
+    }
+}
+
+/// A whole answer.
+#[derive(Clone, Debug)]
+pub(super) struct Reply {
+    pub(super) status: u16,
+    pub(super) body: Value,
+}
+
+impl Reply {
+    pub(super) const fn seen(&self) -> Seen {
+        Seen::Status(self.status)
+    }
+
+    /// What it complains about.
+    pub(super) fn text(&self) -> Answer {
+        let detail = self.body["detail"].as_str().unwrap_or_default();
+        let text = format!("{} {detail}", self.status);
+        Answer::Text {
+            text: text.chars().take(TEXT_CHARS_MAX).collect(),
+        }
+    }
+}
+
+impl Api {
+    pub(super) fn new(socket: &Path) -> Self {
+        Self {
+            socket: socket.to_owned(),
+        }
+    }
+
+    /// Sends one request.
+    pub(super) async fn send(&self, call: &Call) -> Result<Reply, Seen> {
+        let connected = timeout(ANSWER_LIMIT, UnixStream::connect(&self.socket)).await;
+        let Ok(Ok(wire)) = connected else {
+            return Err(Seen::NotSent);
+        };
+        let answered = timeout(ANSWER_LIMIT, exchange(wire, call)).await;
+        answered.ok().flatten().ok_or(Seen::NoAnswer)
+    }
+}
+
+async fn exchange(mut wire: UnixStream, call: &Call) -> Option<Reply> {
+    wire.write_all(call.text().as_bytes()).await.ok()?;
+    let mut answer = Vec::new();
+    let mut wire = wire.take(ANSWER_BYTES_MAX);
+    wire.read_to_end(&mut answer).await.ok()?;
+    // What is cut off is no answer.
+    let answer = http::parse(&answer).ok()?;
+    Some(Reply {
+        status: answer.status,
+        body: serde_json::from_str(&answer.body).unwrap_or_default(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_condition_and_a_body_are_written_as_http() {
+        let call = Call {
+            if_match: Some("tag".to_owned()),
+            ..Call::of("PUT", "/policy", Some(json!({"policy": "{}"})))
+        };
+        assert_eq!(
+            call.text(),
+            "PUT /api/v1/policy HTTP/1.1\r\nHost: local\r\nConnection: close\r\n\
+             If-Match: \"tag\"\r\nContent-Type: application/json\r\nContent-Length: 15\r\n\r\n\
+             {\"policy\":\"{}\"}"
+        );
+        assert!(!call.is_read() && Call::get("/user").is_read());
+    }
+
+    #[tokio::test]
+    async fn a_replica_that_is_down_is_sent_nothing() {
+        let api = Api::new(Path::new("/nonexistent/replica.sock"));
+        assert_eq!(
+            api.send(&Call::get("/user")).await.unwrap_err(),
+            Seen::NotSent
+        );
+    }
+}
