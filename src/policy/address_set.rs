@@ -27,6 +27,11 @@ impl Range {
         self.is_v6 == other.is_v6 && self.first <= other.last && other.first <= self.last
     }
 
+    /// Whether all of it lies before another one.
+    fn is_before(&self, other: &Self) -> bool {
+        (self.is_v6, self.last) < (other.is_v6, other.first)
+    }
+
     fn covers(&self, other: &Self) -> bool {
         self.is_v6 == other.is_v6 && self.first <= other.first && other.last <= self.last
     }
@@ -117,11 +122,31 @@ impl AddressSet {
         Self::join(self.0.iter().chain(&other.0).copied())
     }
 
+    /// What is in any of the sets: one by one, each union would cost as much as all before it.
+    pub(super) fn union_of<'a>(sets: impl IntoIterator<Item = &'a Self>) -> Self {
+        Self::join(sets.into_iter().flat_map(|set| &set.0).copied())
+    }
+
     /// What is in this set and not in the other.
     pub(super) fn minus(&self, other: &Self) -> Self {
-        let mut left = self.0.clone();
-        for hole in &other.0 {
-            left = left.iter().flat_map(|range| cut(range, hole)).collect();
+        let mut left = Vec::with_capacity(self.0.len());
+        let mut holes = other.0.iter().peekable();
+        for range in &self.0 {
+            // Nor do they concern what comes later.
+            while holes.next_if(|hole| hole.is_before(range)).is_some() {}
+            let mut rest = Some(*range);
+            for hole in holes.clone().take_while(|hole| !range.is_before(hole)) {
+                let Some(open) = rest else { break };
+                if open.first < hole.first {
+                    let last = hole.first - 1;
+                    left.push(Range { last, ..open });
+                }
+                rest = (hole.last < open.last).then(|| Range {
+                    first: hole.last + 1,
+                    ..open
+                });
+            }
+            left.extend(rest);
         }
         Self(left)
     }
@@ -146,18 +171,25 @@ impl AddressSet {
     /// Whether an address is in both.
     pub(super) fn overlaps(&self, prefix: &IpNet) -> bool {
         let wanted = Range::of(prefix);
-        self.0.iter().any(|range| range.overlaps(&wanted))
+        let found = self.not_before(&wanted);
+        found.is_some_and(|range| range.overlaps(&wanted))
+    }
+
+    /// The first range that does not lie before another one.
+    fn not_before(&self, wanted: &Range) -> Option<&Range> {
+        self.0
+            .get(self.0.partition_point(|range| range.is_before(wanted)))
     }
 
     /// Whether all of the other is in this set.
     pub(super) fn covers(&self, other: &Self) -> bool {
-        let covered = |wanted: &Range| self.0.iter().any(|range| range.covers(wanted));
-        other.0.iter().all(covered)
+        other.0.iter().all(|wanted| self.covers_range(wanted))
     }
 
     /// Whether all of the range is in this set.
     pub(super) fn covers_range(&self, wanted: &Range) -> bool {
-        self.0.iter().any(|range| range.covers(wanted))
+        let found = self.not_before(wanted);
+        found.is_some_and(|range| range.covers(wanted))
     }
 
     /// The fewest prefixes that are the same set, sorted.
@@ -169,27 +201,6 @@ impl AddressSet {
     pub(super) fn texts(&self) -> Vec<String> {
         self.0.iter().map(Range::text).collect()
     }
-}
-
-/// What of a range lies outside a hole.
-fn cut(range: &Range, hole: &Range) -> Vec<Range> {
-    if !range.overlaps(hole) {
-        return vec![*range];
-    }
-    let mut left = Vec::new();
-    if range.first < hole.first {
-        left.push(Range {
-            last: hole.first - 1,
-            ..*range
-        });
-    }
-    if hole.last < range.last {
-        left.push(Range {
-            first: hole.last + 1,
-            ..*range
-        });
-    }
-    left
 }
 
 #[cfg(test)]
@@ -226,5 +237,43 @@ mod tests {
         let all = set(&["0.0.0.0/0", "::/0"]);
         assert!(all.minus(&all).is_empty());
         assert_eq!(all.minus(&set(&["::/0"])), set(&["0.0.0.0/0"]));
+    }
+
+    #[test]
+    fn a_set_with_holes_is_what_single_addresses_say() {
+        let texts = [
+            "10.0.0.0/29",
+            "10.0.0.2/31",
+            "10.0.0.6/32",
+            "10.0.0.8/30",
+            "10.0.0.12/32",
+            "255.255.255.255/32",
+            "::/126",
+            "::3/128",
+        ];
+        let sets: Vec<AddressSet> = (0..1_u32 << texts.len())
+            .step_by(7)
+            .map(|mask| {
+                let chosen = texts.iter().enumerate();
+                let chosen = chosen.filter(|(bit, _)| mask >> bit & 1 == 1);
+                AddressSet::of(chosen.map(|(_, text)| text.parse().unwrap()))
+            })
+            .collect();
+        let v4 = (0..16).chain([u32::MAX - 0x0a00_0000]);
+        let v4 = v4.map(|last| IpAddr::from(Ipv4Addr::from_bits(0x0a00_0000 + last)));
+        let v6 = (0..6).map(|last| IpAddr::from(Ipv6Addr::from_bits(last)));
+        let all: Vec<IpAddr> = v4.chain(v6).collect();
+        for (one, other) in sets.iter().flat_map(|a| sets.iter().map(move |b| (a, b))) {
+            let left = one.minus(other);
+            let both = AddressSet::union_of([one, other]);
+            assert!(both.covers(one) && both.covers(other));
+            assert_eq!(both, one.union(other));
+            for address in &all {
+                let is_in = |set: &AddressSet| set.contains(*address);
+                assert_eq!(is_in(&left), is_in(one) && !is_in(other), "{address}");
+                assert_eq!(is_in(one), one.overlaps(&IpNet::from(*address)));
+            }
+            assert_eq!(one.covers(other), other.minus(one).is_empty());
+        }
     }
 }

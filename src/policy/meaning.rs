@@ -73,11 +73,11 @@ impl Extent {
         self.nodes.is_empty() && self.addresses.is_empty()
     }
 
-    pub(super) fn add(&mut self, other: &Self) {
-        self.nodes.add(&other.nodes);
-        if !other.addresses.is_empty() {
-            self.addresses = self.addresses.union(&other.addresses);
-        }
+    pub(super) fn union_of<'a>(all: impl Iterator<Item = &'a Self> + Clone) -> Self {
+        let mut nodes = NodeSet::default();
+        all.clone().for_each(|extent| nodes.add(&extent.nodes));
+        let addresses = AddressSet::union_of(all.map(|extent| &extent.addresses));
+        Self { nodes, addresses }
     }
 
     /// The nodes that are named, or have an address that is.
@@ -89,11 +89,15 @@ impl Extent {
 
     /// Whether an address of the route is in it.
     pub(super) fn overlaps(&self, roster: &Roster, route: &IpNet) -> bool {
-        let inside = |address: &std::net::IpAddr| route.contains(address);
-        self.addresses.overlaps(route)
-            || roster
-                .places(&self.nodes)
-                .any(|member| member.addresses.iter().any(inside))
+        if self.addresses.overlaps(route) {
+            return true;
+        }
+        if route.prefix_len() == route.max_prefix_len() {
+            let place = roster.with_address(route.addr());
+            return place.is_some_and(|place| self.nodes.contains(place));
+        }
+        let inside = roster.with_address_in(&AddressSet::of([*route]));
+        inside.meets(&self.nodes)
     }
 
     /// What is left of it when of all nodes only some count. Addresses that no node of the tailnet

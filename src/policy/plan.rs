@@ -277,8 +277,8 @@ impl Planner<'_> {
     fn with_exits(&mut self, mut terms: Vec<TermNo>) -> Vec<TermNo> {
         let named = terms.iter().filter_map(|term| self.plan.terms.get(*term));
         let addresses = named.filter_map(|term| fixed_addresses(term, self.names));
-        let addresses = addresses.fold(AddressSet::default(), |all, more| all.union(&more));
-        if covers_internet(&addresses) {
+        let addresses: Vec<AddressSet> = addresses.collect();
+        if covers_internet(&AddressSet::union_of(&addresses)) {
             terms.push(self.term(Term::ExitNodes));
         }
         terms

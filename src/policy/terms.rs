@@ -246,11 +246,7 @@ impl Terms {
 
     /// What these terms stand for together.
     pub(super) fn union(&self, terms: &[TermNo]) -> Extent {
-        let mut all = Extent::default();
-        for standing in self.each(terms) {
-            all.add(&standing.extent);
-        }
-        all
+        Extent::union_of(self.each(terms).map(|standing| &standing.extent))
     }
 
     /// Whether a node is named by one of the terms, or has an address that is.
