@@ -6,8 +6,8 @@ use super::document::Document;
 use super::node_set::NodeSet;
 use super::plan::{Planner, TermNo};
 use super::roster::Roster;
+use super::selector::Role;
 use super::terms::Terms;
-use crate::state::{User, UserRole};
 use crate::tailcfg::CapMap;
 
 /// An administrator's node: its client may show what only administrators may change.
@@ -118,14 +118,13 @@ pub(super) fn hides_ipv4(given: &[Given], terms: &Terms, place: usize) -> bool {
 
 /// Where nobody has a role, everybody is an administrator, as in headscale.
 fn by_role(roster: &Roster, place: usize) -> CapMap {
-    let is_admin = |user: &User| matches!(user.role, UserRole::Owner | UserRole::Admin);
     let owner = roster.member(place).and_then(|member| member.owner);
     let user = owner.and_then(|owner| roster.facts.user(owner));
-    let names: &[&str] = if !roster.facts.users.iter().any(|user| is_admin(user)) {
+    let names: &[&str] = if !roster.has_admin {
         &[IS_ADMIN]
-    } else if user.is_some_and(|user| user.role == UserRole::Owner) {
+    } else if user.is_some_and(|user| Role::Owner.is_of(user)) {
         &[IS_OWNER, IS_ADMIN]
-    } else if user.is_some_and(is_admin) {
+    } else if user.is_some_and(|user| Role::Admin.is_of(user)) {
         &[IS_ADMIN]
     } else {
         &[]

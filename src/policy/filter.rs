@@ -1,6 +1,7 @@
 //! The packet filter of a node: the tailnet's rules reduced to what concerns the node.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -77,11 +78,7 @@ impl Filter<'_> {
             } => {
                 let targets = targets.iter();
                 let ports = targets.flat_map(|target| node.ports(target, connections));
-                let ports: Vec<NetPortRange> = ports.collect();
-                let Ground { plan, terms, .. } = self.ground;
-                if !ports.is_empty() && !is_empty(plan, terms, *source) {
-                    self.merge(number, *source, connections, ports);
-                }
+                self.merge(number, *source, connections, ports.collect());
             }
             Rule::Via {
                 source,
@@ -89,15 +86,10 @@ impl Filter<'_> {
                 targets,
                 via,
             } => {
-                if !node.member.has_tag(via) {
-                    return;
-                }
-                let targets = self.ground.terms.each(targets);
-                let ports = targets.flat_map(|target| node.via_ports(target, connections));
-                let ports: Vec<NetPortRange> = ports.collect();
-                let Ground { plan, terms, .. } = self.ground;
-                if !is_empty(plan, terms, *source) {
-                    self.merge(number, *source, connections, ports);
+                if node.member.has_tag(via) {
+                    let targets = self.ground.terms.each(targets);
+                    let ports = targets.flat_map(|target| node.via_ports(target, connections));
+                    self.merge(number, *source, connections, ports.collect());
                 }
             }
             Rule::OwnPorts {
@@ -154,8 +146,11 @@ impl Filter<'_> {
         connections: &Connections,
         ports: Vec<NetPortRange>,
     ) {
-        let from = From::Source(self.ground.sources.same(source));
-        self.merge_from(number, from, connections, ports);
+        let Ground { plan, terms, .. } = self.ground;
+        if !ports.is_empty() && !is_empty(plan, terms, source) {
+            let from = From::Source(self.ground.sources.same(source));
+            self.merge_from(number, from, connections, ports);
+        }
     }
 
     fn merge_from(
@@ -285,39 +280,39 @@ impl Subject<'_> {
 
     /// Its own addresses if it is named as a node, and those of named nodes that it routes to.
     fn named_addresses(&self, extent: &Extent) -> Vec<IpNet> {
-        let mut found = Vec::new();
+        let mut found = self.routed_addresses(&extent.nodes);
         if extent.nodes.contains(self.place) {
-            found.extend(&self.member.addresses);
+            let own = &self.member.addresses;
+            found.retain(|address| !own.contains(address));
+            found.splice(0..0, own.iter().copied());
         }
-        if !self.member.subnets.is_empty() {
-            let roster = self.ground.roster;
-            let mut others = extent
-                .nodes
-                .intersection(&roster.offers.behind(self.member));
-            others.remove(self.place);
-            let others = roster.places(&others);
-            let others = others.flat_map(|member| &member.addresses);
-            let routed = |address: &&std::net::IpAddr| {
-                let mut subnets = self.member.subnets.iter();
-                subnets.any(|route| route.contains(*address))
-            };
-            found.extend(others.filter(routed));
+        found.retain(|address| !extent.addresses.contains(*address));
+        found.into_iter().map(IpNet::from).collect()
+    }
+
+    /// The addresses of nodes that its subnet routes lead to.
+    fn routed_addresses(&self, nodes: &NodeSet) -> Vec<IpAddr> {
+        let subnets = &self.member.subnets;
+        if subnets.is_empty() {
+            return Vec::new();
         }
-        let found = found.into_iter();
-        let found = found.filter(|address| !extent.addresses.contains(*address));
-        found.map(IpNet::from).collect()
+        let roster = self.ground.roster;
+        let behind = nodes.intersection(&roster.offers.behind(self.member));
+        let behind = roster.places(&behind);
+        let addresses = behind.flat_map(|member| member.addresses.iter().copied());
+        let is_routed = |address: &IpAddr| subnets.iter().any(|route| route.contains(address));
+        addresses.filter(is_routed).collect()
     }
 
     fn via_ports(&self, target: &Standing, connections: &Connections) -> Vec<NetPortRange> {
-        let roster = self.ground.roster;
         let extent = &target.extent;
         let exits = !self.member.exits.is_empty() && covers_internet(&extent.addresses);
         let ranges = extent.addresses.ranges();
         let ranges = ranges.filter(|range| routes_to(self.member, range) || exits);
         let texts = ranges.map(Range::text);
-        let behind = roster.offers.behind(self.member);
-        let nodes = Extent::nodes(extent.nodes.intersection(&behind));
-        spread(texts.chain(nodes.texts(roster)), connections).collect()
+        let routed = self.routed_addresses(&extent.nodes);
+        let routed = routed.iter().map(ToString::to_string);
+        spread(texts.chain(routed), connections).collect()
     }
 
     /// Of the owner's nodes those among the sources, and all; absent where there are no such sources.

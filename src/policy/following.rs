@@ -1,5 +1,6 @@
 //! Engines that followed changes answer as engines that were made anew.
 
+mod policies;
 mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -7,9 +8,11 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use self::world::{POLICIES, ROUTES, Step, World, step};
+use self::policies::POLICIES;
+use self::world::{ROUTES, step};
+pub(super) use self::world::{Step, World};
 use super::{Difference, Engine, Sight};
-use crate::state::State;
+use crate::state::{Change, State};
 use crate::types::NodeId;
 
 /// Changes of one run.
@@ -21,7 +24,8 @@ fn answers(engine: &Engine, state: &State) -> BTreeMap<String, String> {
     let ids: Vec<NodeId> = state.nodes().map(|node| node.id).collect();
     let all: Vec<ipnet::IpNet> = ROUTES.iter().map(|route| route.parse().unwrap()).collect();
     let carriers: Vec<NodeId> = engine.carriers().collect();
-    answers.insert("carriers".to_owned(), format!("{carriers:?}"));
+    let classes = engine.class_count();
+    answers.insert("all".to_owned(), format!("{carriers:?} {classes}"));
     for id in &ids {
         let own = (
             serde_json::to_string(&engine.filter(*id)).unwrap(),
@@ -107,11 +111,17 @@ fn check_difference(before: &Engine, after: &Engine, state: &State) {
     }
 }
 
-fn run(steps: &[Step]) {
+/// Changes that come soon after one another are followed as one.
+fn run(steps: &[(Step, bool)]) {
     let mut world = World::new();
     let mut engine = Arc::new(Engine::of(&world.state));
-    for (number, step) in steps.iter().enumerate() {
-        let change = world.take(step);
+    let mut gathered = Change::default();
+    for (number, (step, is_last)) in steps.iter().enumerate() {
+        gathered.merge(world.take(step));
+        if !is_last {
+            continue;
+        }
+        let change = std::mem::take(&mut gathered);
         let before = Arc::clone(&engine);
         engine = engine.follow(&world.state, &change);
         let anew = answers(&Engine::of(&world.state), &world.state);
@@ -138,7 +148,7 @@ proptest! {
 
     #[test]
     fn following_any_changes_answers_as_looking_anew(
-        steps in prop::collection::vec(step(), CHANGES)
+        steps in prop::collection::vec((step(), prop::bool::weighted(0.8)), CHANGES)
     ) {
         run(&steps);
     }
@@ -226,5 +236,134 @@ fn what_does_not_concern_the_policy_gives_the_same_engine() {
         let change = world.take(&step);
         assert!(!change.is_empty(), "{step:?}");
         assert!(Arc::ptr_eq(&engine, &engine.follow(&world.state, &change)));
+    }
+}
+
+/// A tailnet of three users with two nodes each and one tagged node (ids 1 to 7).
+fn small() -> World {
+    let mut world = World::new();
+    for _ in 0..3 {
+        world.take(&Step::AddUser);
+    }
+    for number in 0..7 {
+        world.take(&Step::AddNode {
+            owner: number / 2,
+            tags: if number < 6 { 4 } else { 1 },
+            routes: 0,
+        });
+    }
+    world
+}
+
+/// Follows some changes, and holds what is found to what is found anew.
+fn follow(world: &mut World, engine: &mut Arc<Engine>, steps: &[Step]) {
+    let mut change = Change::default();
+    for step in steps {
+        change.merge(world.take(step));
+    }
+    let before = std::mem::replace(engine, engine.follow(&world.state, &change));
+    let anew = Engine::of(&world.state);
+    assert_eq!(
+        answers(engine, &world.state),
+        answers(&anew, &world.state),
+        "{steps:?}"
+    );
+    check_difference(&before, engine, &world.state);
+}
+
+fn set(text: &str) -> Step {
+    Step::SetText(text.to_owned())
+}
+
+#[test]
+fn a_node_that_is_gone_is_in_no_class() {
+    let mut world = small();
+    world.take(&set(r#"{"acls":[]}"#));
+    let mut engine = Arc::new(Engine::of(&world.state));
+    let all: Vec<Step> = (0..7).map(|_| Step::RemoveNode(0)).collect();
+    let gone = [all, vec![Step::AddUser]].concat();
+    follow(&mut world, &mut engine, &gone);
+    assert_eq!(engine.class_count(), 0);
+}
+
+#[test]
+fn a_rule_of_equal_sources_moves_an_own_rule_on_nodes_that_it_does_not_concern() {
+    let mut world = small();
+    let owner = world.state.users().next().unwrap().name.clone();
+    let policy = |first: &str| {
+        let text = format!(
+            r#"{{"tagOwners":{{"tag:x":[],"tag:y":[]}},"acls":[{first}
+                {{"action":"accept","src":["autogroup:tagged"],"dst":["{owner}@:1"]}},
+                {{"action":"accept","src":["{owner}@"],"dst":["autogroup:self:2"]}}]}}"#
+        );
+        set(&text)
+    };
+    let other = format!(r#"{{"action":"accept","src":["{owner}@"],"dst":["tag:x:3"]}},"#);
+    world.take(&policy(""));
+    let mut engine = Arc::new(Engine::of(&world.state));
+    for text in [other.as_str(), "", &other] {
+        follow(&mut world, &mut engine, &[policy(text)]);
+    }
+}
+
+#[test]
+fn an_address_list_that_becomes_a_whole_node_is_merged_with_that_node() {
+    let mut world = small();
+    world.take(&set(r#"{"tagOwners":{"tag:x":[],"tag:y":[]},"acls":[
+            {"action":"accept","src":["tag:x"],"dst":["*:1"]},
+            {"action":"accept","src":["*"],"dst":["*:2"]},
+            {"action":"accept","src":["100.64.0.7"],"dst":["*:3"]}]}"#));
+    let mut engine = Arc::new(Engine::of(&world.state));
+    for (families, routes) in [(2, 1), (0, 3), (2, 3), (1, 1)] {
+        // New routes ask for all terms to be worked out.
+        let steps = [
+            Step::Readdress(families),
+            Step::Advertise(0, routes),
+            Step::Approve(0, routes),
+        ];
+        follow(&mut world, &mut engine, &steps);
+    }
+}
+
+#[test]
+fn a_user_concerns_no_nodes_but_their_own() {
+    let mut world = small();
+    let name = world.state.users().next().unwrap().name.clone();
+    world.take(&set(&format!(
+        r#"{{"groups":{{"group:a":["{name}@"]}},"tagOwners":{{"tag:x":[],"tag:y":[]}},
+            "acls":[{{"action":"accept","src":["group:a"],"dst":["tag:x:1"]}},
+                    {{"action":"accept","src":["autogroup:admin"],"dst":["autogroup:self:2"]}},
+                    {{"action":"accept","src":["autogroup:member"],"dst":["autogroup:member:3"]}}],
+            "ssh":[{{"action":"accept","src":["autogroup:member"],"dst":["autogroup:self"],"users":["root"]}}]}}"#
+    )));
+    let mut engine = Arc::new(Engine::of(&world.state));
+    let concerned = |before: &Engine, after: &Engine| {
+        let difference = Difference::of(before, after);
+        let ids = (1..=7).map(NodeId);
+        let concerned = ids.filter(|id| {
+            difference.may_change_filter(after, *id)
+                || difference.may_change_logins(after, *id)
+                || difference.may_change_attributes(after, *id)
+        });
+        concerned.map(|id| id.0).collect::<Vec<_>>()
+    };
+    // The first administrator takes that role from everybody else.
+    follow(&mut world, &mut engine, &[Step::SetRole(2, 1)]);
+    // Names follow the number of the step, and are free from here on.
+    while world.made % 6 != 3 {
+        world.take(&Step::Report(0));
+    }
+    let cases = [
+        (Step::AddUser, vec![]),
+        (Step::RenameUser(1), vec![]),
+        (Step::RenameUser(0), vec![1, 2, 7]),
+        (Step::SetRole(1, 2), vec![3, 4]),
+        (Step::SetRole(1, 0), vec![3, 4]),
+    ];
+    for (step, wanted) in cases {
+        let before = Arc::clone(&engine);
+        follow(&mut world, &mut engine, std::slice::from_ref(&step));
+        assert_eq!(concerned(&before, &engine), wanted, "{step:?}");
+        assert!(Arc::ptr_eq(&before.plan, &engine.plan));
     }
 }

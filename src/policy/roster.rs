@@ -4,7 +4,7 @@
 //! a node keeps its place: new nodes come behind the others, since ids only grow, and a node that goes
 //! leaves its place empty. Parts are shared with the roster that one came from.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -17,6 +17,7 @@ use super::meaning::tailnet_addresses;
 use super::node_set::NodeSet;
 use super::offers::Offers;
 use super::posture::{Attributes, Device, Posture};
+use super::selector::Role;
 use crate::state::{Change, Node, NodeChange, State};
 use crate::types::{NodeId, UserId};
 
@@ -104,6 +105,8 @@ impl Member {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Roster {
     pub(super) facts: Arc<Facts>,
+    /// Whether any user is an administrator.
+    pub(super) has_admin: bool,
     /// By place, those of nodes that are gone among them.
     ids: Arc<Vec<NodeId>>,
     /// By place; absent where a node is gone.
@@ -119,6 +122,7 @@ pub(super) struct Roster {
 }
 
 /// A node that another roster knew otherwise, or not at all.
+#[derive(Clone)]
 pub(super) struct Moved {
     pub(super) place: usize,
     pub(super) old: Option<Arc<Member>>,
@@ -155,6 +159,7 @@ impl Roster {
 
     fn empty(facts: Facts) -> Self {
         Self {
+            has_admin: has_admin(&facts),
             facts: Arc::new(facts),
             ..Self::default()
         }
@@ -192,6 +197,7 @@ impl Roster {
         }
         if !change.users.is_empty() {
             next.facts = Arc::new(Facts::of(state));
+            next.has_admin = has_admin(&next.facts);
         }
         if moved.is_empty() {
             return Some((next, moved));
@@ -310,6 +316,19 @@ impl Roster {
         nodes.iter().filter_map(|place| self.member(place))
     }
 
+    /// The nodes of these users, as they are.
+    pub(super) fn unmoved(&self, owners: &BTreeSet<UserId>) -> impl Iterator<Item = Moved> {
+        let places = owners.iter().flat_map(|owner| self.owned(*owner));
+        places.map(|place| {
+            let member = self.members.get(*place).cloned().flatten();
+            Moved {
+                place: *place,
+                old: member.clone(),
+                new: member,
+            }
+        })
+    }
+
     /// The places of the nodes of this owner, in order.
     pub(super) fn owned(&self, owner: UserId) -> &[usize] {
         self.owned.get(&owner).map_or(&[], |owned| owned.as_slice())
@@ -354,4 +373,8 @@ impl Roster {
 /// Whether it may change what a policy sees of a node.
 const fn concerns(node: &NodeChange) -> bool {
     node.added || node.removed || node.full || node.routes || node.online
+}
+
+fn has_admin(facts: &Facts) -> bool {
+    facts.users.iter().any(|user| Role::Admin.is_of(user))
 }

@@ -2,7 +2,7 @@
 
 mod index;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 
 use self::index::{Index, named_postures};
@@ -13,6 +13,7 @@ use super::node_set::NodeSet;
 use super::plan::TermNo;
 use super::roster::{Member, Moved, Roster};
 use super::selector::{Autogroup, Selector};
+use crate::types::UserId;
 
 /// A selector, or something else that rules lead to.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -160,6 +161,23 @@ impl Terms {
         }
     }
 
+    /// The same terms for other users, and the users whose nodes other terms name then: what the
+    /// terms stand for is yet to follow (`after`).
+    pub(super) fn renamed(
+        &self,
+        terms: &[Term],
+        names: &Names,
+        roster: &Roster,
+    ) -> (Self, BTreeSet<UserId>) {
+        let index = Index::of(terms, names, &roster.facts);
+        let users = self.index.users_apart(&index);
+        let renamed = Self {
+            index: Arc::new(index),
+            standings: self.standings.clone(),
+        };
+        (renamed, users)
+    }
+
     /// The same terms after nodes have moved and the offers have not: only what changes is made
     /// anew. `None` when a move changes more than its own node.
     pub(super) fn after(&self, moved: &[Moved], roster: &Roster) -> Option<Self> {
@@ -168,8 +186,15 @@ impl Terms {
         }
         let mut next = self.clone();
         for moved in moved {
-            let mut changed = NodeSet::default();
-            for member in [&moved.old, &moved.new].into_iter().flatten() {
+            // Where routes lead does not change with a node whose move leaves the offers alone.
+            let had = |standing: &Standing, addresses: &AddressSet| {
+                standing.extent.nodes.contains(moved.place)
+                    || (!addresses.is_empty() && standing.by_address.contains(moved.place))
+            };
+            let all = self.standings.iter().zip(&self.index.addresses).enumerate();
+            let had = all.filter(|(_, (standing, addresses))| had(standing, addresses));
+            let mut changed = NodeSet::of(had.map(|(term, _)| term));
+            if let Some(member) = &moved.new {
                 changed.add(&NodeSet::of(self.index.naming(member)));
                 let addressed = self.index.addresses.iter().enumerate();
                 let addressed = addressed.filter(|(_, set)| holds(set, member));

@@ -7,5 +7,6 @@ mod old_names;
 mod posture;
 mod recorder;
 mod tailnet;
+mod via;
 mod walkthrough;
 mod warnings;

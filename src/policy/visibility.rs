@@ -198,8 +198,14 @@ impl Classes {
             }
             Arc::new(new)
         };
+        let of = self.of.iter().enumerate();
+        let of = of.map(|(place, class)| match ground.roster.member(place) {
+            Some(_) => *class,
+            None => NONE,
+        });
         Self {
             classes: self.classes.iter().map(relinked).collect(),
+            of: of.collect(),
             ..self.clone()
         }
     }

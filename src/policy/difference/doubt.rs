@@ -47,8 +47,9 @@ impl<'a> Doubt<'a> {
         }
     }
 
-    /// A rule of the earlier plan that the later one has, too: do its terms stand for the same?
-    pub(super) fn terms_of(&mut self, rule: &Rule) {
+    /// A rule of the earlier plan that the later one has, too, as `later`: do its terms stand for the
+    /// same?
+    pub(super) fn terms_of(&mut self, rule: &Rule, later: &Rule) {
         let pair = self.pair;
         let plan = &pair.before.plan;
         let source = plan.sources.get(rule.source());
@@ -74,18 +75,7 @@ impl<'a> Doubt<'a> {
             return;
         }
         self.rule(pair.before, rule);
-        if let Some(later) = self.later_of(rule) {
-            self.rule(pair.after, &later);
-        }
-    }
-
-    /// The same rule of the later plan.
-    pub(super) fn later_of(&self, rule: &Rule) -> Option<Rule> {
-        if self.pair.has_same_plan() {
-            return Some(rule.clone());
-        }
-        let mut rules = self.pair.after.plan.rules.iter();
-        rules.find(|later| self.pair.is_alike(rule, later)).cloned()
+        self.rule(pair.after, later);
     }
 
     pub(super) fn finish(mut self) -> Suspects {
@@ -101,7 +91,23 @@ impl<'a> Doubt<'a> {
                     }
                 }
             }
+            for (source, _) in merged.iter().filter(|_| !engine.plan.own.is_empty()) {
+                self.nodes.add(&own_receivers(engine, *source));
+            }
         }
         Suspects::These(self.nodes)
     }
+}
+
+/// The nodes on which rules of their own may have just these sources, and are merged where rules of
+/// the sources stand that do not concern the nodes otherwise: those of the one owner of them all.
+fn own_receivers(engine: &Engine, source: SourceNo) -> NodeSet {
+    let source = engine.plan.sources.get(source);
+    let terms = source.map(|source| source.terms.as_slice());
+    let members = engine.terms.members(terms.unwrap_or_default());
+    let mut owners = engine.roster.places(&members).map(|member| member.owner);
+    let owner = owners.next().flatten();
+    let owned = owner.filter(|owner| owners.all(|other| other == Some(*owner)));
+    let owned = owned.map_or(&[][..], |owner| engine.roster.owned(owner));
+    NodeSet::of(owned.iter().copied())
 }

@@ -9,6 +9,7 @@ use super::super::node_set::NodeSet;
 use super::super::plan::{Form, Plan, Rule, SourceNo, TermNo};
 use super::doubt::Doubt;
 use super::{Suspects, have_equal_places, offer_same};
+use crate::state::User;
 
 /// Two engines that agree about places, and what differs between them.
 pub(super) struct Pair<'a> {
@@ -82,6 +83,24 @@ impl<'a> Pair<'a> {
         turned
     }
 
+    /// The nodes of users who differ by something.
+    fn owned_by_those<T: PartialEq>(&self, of: impl Fn(&User) -> T) -> NodeSet {
+        let mut nodes = NodeSet::default();
+        let (old, new) = (&self.before.roster.facts, &self.after.roster.facts);
+        if Arc::ptr_eq(old, new) {
+            return nodes;
+        }
+        for user in &new.users {
+            if old.user(user.id).map(&of) == Some(of(user)) {
+                continue;
+            }
+            for engine in self.both() {
+                nodes.add(&NodeSet::of(engine.roster.owned(user.id).iter().copied()));
+            }
+        }
+        nodes
+    }
+
     /// With these nodes all of their owners.
     pub(super) fn owned_with(&self, nodes: &NodeSet) -> NodeSet {
         let mut all = NodeSet::default();
@@ -132,13 +151,11 @@ impl<'a> Pair<'a> {
                 doubt.rule(engine, rule);
             }
         }
-        let rules = &self.before.plan.rules;
-        let rest = rules
-            .get(..head)
-            .into_iter()
-            .chain(rules.get(rules.len() - tail..));
-        for rule in rest.flatten() {
-            doubt.terms_of(rule);
+        let (old, new) = (&self.before.plan.rules, &self.after.plan.rules);
+        let first = old.iter().zip(new).take(head);
+        let last = old.iter().rev().zip(new.iter().rev()).take(tail);
+        for (rule, later) in first.chain(last) {
+            doubt.terms_of(rule, later);
         }
         doubt.finish()
     }
@@ -174,21 +191,25 @@ impl<'a> Pair<'a> {
         if old.is_empty() && new.is_empty() {
             return Suspects::These(NodeSet::default());
         }
-        let has_same_users = Arc::ptr_eq(&self.before.roster.facts, &self.after.roster.facts);
-        if !self.has_same_plan() || !has_same_users {
+        if !self.has_same_plan() {
             return Suspects::Everybody;
         }
         let mut doubt = self.moved.clone();
+        let readdressed = self.owned_by_those(|user| user.email.clone());
         for rule in old {
-            self.doubt_login(rule, &mut doubt);
+            self.doubt_login(rule, &readdressed, &mut doubt);
         }
         Suspects::These(doubt)
     }
 
-    pub(super) fn doubt_login(&self, rule: &LoginRule, doubt: &mut NodeSet) {
+    /// `readdressed` are the nodes of users with other mail addresses.
+    fn doubt_login(&self, rule: &LoginRule, readdressed: &NodeSet, doubt: &mut NodeSet) {
         doubt.add(&self.turned(&rule.dst));
         let mut moved = self.moved.clone();
         moved.add(&self.turned(&rule.src));
+        if rule.has_localparts() {
+            moved.add(readdressed);
+        }
         let engines = self.both().into_iter();
         let named = rule.src.iter().chain(&rule.recorder).copied();
         let named: Vec<TermNo> = named.collect();
@@ -217,7 +238,7 @@ impl<'a> Pair<'a> {
     }
 
     pub(super) fn attributes(&self) -> Suspects {
-        let has_same_users = Arc::ptr_eq(&self.before.roster.facts, &self.after.roster.facts);
+        let has_same_admins = self.before.roster.has_admin == self.after.roster.has_admin;
         let (old, new) = (&self.before.plan.given, &self.after.plan.given);
         let are_alike = |(old, new): (&Given, &Given)| {
             let to = |to: &Option<Vec<TermNo>>| to.clone();
@@ -230,10 +251,11 @@ impl<'a> Pair<'a> {
             old.attributes == new.attributes && moved == wanted
         };
         let is_same = old.len() == new.len() && old.iter().zip(new).all(are_alike);
-        if !is_same || !has_same_users {
+        if !is_same || !has_same_admins {
             return Suspects::Everybody;
         }
         let mut doubt = self.moved.clone();
+        doubt.add(&self.owned_by_those(|user| user.role));
         for given in old {
             doubt.add(&self.turned(given.to.as_deref().unwrap_or_default()));
         }

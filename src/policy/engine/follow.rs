@@ -29,10 +29,7 @@ impl Engine {
             };
             return Arc::new(Self { fault, ..next });
         }
-        if !change.users.is_empty() || moved.len() > FOLLOWED_MAX {
-            return Arc::new(self.moved(roster, &moved));
-        }
-        if moved.is_empty() {
+        if moved.is_empty() && change.users.is_empty() {
             return Arc::clone(self);
         }
         let next = self.stepped(&roster, &moved);
@@ -47,19 +44,30 @@ impl Engine {
         }
     }
 
-    /// After a few nodes have moved: only what concerns them is worked out again. `None` when that
-    /// is not enough.
+    /// After a few nodes have moved, or are named otherwise because of their users: only what
+    /// concerns them is worked out again. `None` when that is not enough.
     fn stepped(&self, roster: &Roster, moved: &[Moved]) -> Option<Self> {
         if !Arc::ptr_eq(&self.roster.offers, &roster.offers) {
             return None;
         }
-        let terms = self.terms.after(moved, roster)?;
+        let mut moved = moved.to_vec();
+        let mut terms = self.terms.clone();
+        if !Arc::ptr_eq(&self.roster.facts, &roster.facts) {
+            let names = &self.document.names;
+            let (renamed, users) = terms.renamed(&self.plan.terms, names, roster);
+            terms = renamed;
+            moved.extend(roster.unmoved(&users));
+        }
+        if moved.len() > FOLLOWED_MAX {
+            return None;
+        }
+        let terms = terms.after(&moved, roster)?;
         let ground = Ground {
             plan: &self.plan,
             terms: &terms,
             roster,
         };
-        let classes = self.classes.after(moved, ground)?;
+        let classes = self.classes.after(&moved, ground)?;
         let changed = self.terms.changed(&terms);
         let sources = self.sources.after(&changed, &self.plan, &terms, roster);
         Some(Self {
@@ -101,7 +109,8 @@ impl Engine {
         let readdressed = readdressed(moved);
         terms.share(|number| {
             let earlier = standing(plan.terms.get(number)?)?;
-            (!earlier.extent.nodes.meets(&readdressed)).then(|| Arc::clone(earlier))
+            let mut members = earlier.members();
+            (!members.any(|nodes| nodes.meets(&readdressed))).then(|| Arc::clone(earlier))
         });
         Self::assembled(document, plan, roster, terms, Some(self))
     }

@@ -251,7 +251,7 @@ impl Judge<'_> {
                 return 0;
             }
             return families(&pair.dst.addresses, |ip| {
-                self.is_behind(keeper, pair.keeper, extent, ip)
+                Self::is_behind(keeper, pair.keeper, extent, ip)
             });
         }
         if destination.named.is_any() {
@@ -278,12 +278,12 @@ impl Judge<'_> {
     }
 
     /// The same for a grant that leads through the node.
-    fn is_behind(&self, keeper: &Member, place: usize, extent: &Extent, ip: IpAddr) -> bool {
+    fn is_behind(keeper: &Member, place: usize, extent: &Extent, ip: IpAddr) -> bool {
         let exits = !keeper.exits.is_empty() && covers_internet(&extent.addresses);
-        let is_inside = || self.roster.offers.behind(keeper).contains(place);
+        let is_routed = || keeper.subnets.iter().any(|route| route.contains(&ip));
         let mut ranges = extent.addresses.ranges();
         ranges.any(|range| range.contains(ip) && (routes_to(keeper, range) || exits))
-            || (extent.nodes.contains(place) && keeper.addresses.contains(&ip) && is_inside())
+            || (extent.nodes.contains(place) && keeper.addresses.contains(&ip) && is_routed())
     }
 }
 

@@ -4,58 +4,13 @@ use hydrascale_proto::state::v1::command::Op;
 use hydrascale_proto::state::v1::{self, Command};
 use proptest::prelude::*;
 
+use super::policies::{Book, POLICIES};
 use crate::state::{Applied, ApplyContext, Change, State};
 use crate::types::{NodeId, Timestamp};
 
 /// Nodes and users that there are at most: more make pairs slow, not rarer.
 const NODES_MAX: usize = 24;
 const USERS_MAX: usize = 6;
-
-pub(super) const POLICIES: [&str; 11] = [
-    "",
-    r#"{"acls":[{"action":"accept","src":["*"],"dst":["*:*"]}]}"#,
-    r#"{"groups":{"group:a":["u1@","u2@"],"group:b":["u2@","u3@"]},"tagOwners":{"tag:x":[],"tag:y":[]},
-        "acls":[{"action":"accept","src":["group:a"],"dst":["tag:x:22","autogroup:self:*"]},
-                {"action":"accept","src":["group:b","tag:x"],"dst":["tag:y:80,443","10.0.0.0/8:*"]}]}"#,
-    r#"{"groups":{"group:a":["u1@"]},"tagOwners":{"tag:x":[],"tag:y":[]},
-        "acls":[{"action":"accept","src":["u1@"],"dst":["tag:x:22"]},
-                {"action":"accept","src":["group:a"],"dst":["tag:y:22"]},
-                {"action":"accept","src":["u4@"],"dst":["tag:x:1"]},
-                {"action":"accept","src":["group:a"],"dst":["tag:x:23"]}]}"#,
-    r#"{"tagOwners":{"tag:x":[],"tag:y":[]},
-        "grants":[{"src":["autogroup:member"],"dst":["autogroup:internet"],"via":["tag:x"],"ip":["*"]},
-                  {"src":["u1@","tag:y"],"dst":["10.1.0.0/16"],"via":["tag:y"],"ip":["tcp:443"]},
-                  {"src":["autogroup:tagged"],"dst":["*"],"ip":["*"]},
-                  {"src":["u2@"],"dst":["autogroup:self"],"app":{"tailscale.com/cap/drive":[{}]}}]}"#,
-    r#"{"tagOwners":{"tag:x":["autogroup:member"],"tag:y":[]},"hosts":{"h":"100.64.0.3"},
-        "acls":[{"action":"accept","src":["h","100.64.0.0/29"],"dst":["h:*","autogroup:member:5"]},
-                {"action":"accept","src":["autogroup:tagged"],"dst":["autogroup:internet:*"]}],
-        "ssh":[{"action":"check","src":["autogroup:member"],"dst":["autogroup:self","tag:x"],"users":["root","autogroup:nonroot"]},
-               {"action":"accept","src":["tag:y"],"dst":["tag:x"],"users":["deploy"]}],
-        "nodeAttrs":[{"target":["tag:x"],"attr":["funnel"]},{"target":["*"],"attr":["suggest-exit-node"]},{"target":["u1@","tag:y"],"attr":["disable-ipv4"]}],
-        "autoApprovers":{"routes":{"10.0.0.0/8":["tag:x","u1@"]},"exitNode":["tag:y"]}}"#,
-    r#"{"postures":{"posture:new":["node:os == 'linux'"]},"tagOwners":{"tag:x":[],"tag:y":[]},
-        "acls":[{"action":"accept","src":["autogroup:member"],"srcPosture":["posture:new"],"dst":["tag:x:*"]},
-                {"action":"accept","src":["tag:x"],"dst":["tag:y:9"]},
-                {"action":"accept","src":["*"],"srcPosture":["posture:new"],"dst":["10.1.0.0/16:1"]}]}"#,
-    r#"{"acls":[]}"#,
-    r#"{"acls":[{"action":"accept","src":["*"],"dst":["autogroup:self:*"]},
-                {"action":"accept","src":["autogroup:danger-all"],"dst":["100.64.0.2:53","fd7a:115c:a1e0::2:53"]},
-                {"action":"accept","src":["100.64.0.2","fd7a:115c:a1e0::2"],"dst":["u3@:7"]},
-                {"action":"accept","src":["u1@"],"dst":["u3@:8"]}]}"#,
-    r#"{"groups":{"group:a":["u1@","u2@"]},"hosts":{"h":"192.168.0.0/24"},"tagOwners":{"tag:x":[],"tag:y":[]},
-        "postures":{"posture:new":["node:os == 'linux'"]},
-        "acls":[{"action":"accept","src":["group:a"],"srcPosture":["posture:new"],"dst":["autogroup:self:*"]},
-                {"action":"accept","src":["u3@"],"dst":["h:1"]}],
-        "ssh":[{"action":"accept","src":["autogroup:member"],"dst":["autogroup:self"],"users":["root"],"recorder":["tag:x"]}],
-        "nodeAttrs":[{"target":["h"],"attr":["funnel"]}]}"#,
-    r#"{"groups":{"group:a":["u1@"]},"hosts":{"h":"100.64.0.3"},"tagOwners":{"tag:x":[],"tag:y":[]},
-        "postures":{"posture:new":["node:os == 'linux'"]},
-        "acls":[{"action":"accept","src":["group:a"],"srcPosture":["posture:new"],"dst":["autogroup:self:*"]},
-                {"action":"accept","src":["u3@"],"dst":["h:1"]}],
-        "ssh":[{"action":"accept","src":["autogroup:member"],"dst":["autogroup:self"],"users":["root"],"recorder":["tag:x"]}],
-        "nodeAttrs":[{"target":["h"],"attr":["funnel"]}]}"#,
-];
 
 pub(super) const ROUTES: [&str; 6] = [
     "10.1.0.0/16",
@@ -68,7 +23,7 @@ pub(super) const ROUTES: [&str; 6] = [
 
 /// What happens, in numbers that are taken modulo what there is.
 #[derive(Clone, Debug)]
-pub(super) enum Step {
+pub(in crate::policy) enum Step {
     AddUser,
     RemoveUser(usize),
     RenameUser(usize),
@@ -80,6 +35,10 @@ pub(super) enum Step {
     Open(usize),
     Close(usize),
     SetPolicy(usize),
+    SetText(String),
+    EditRule(usize, usize),
+    SetRole(usize, i32),
+    Readdress(u8),
     Report(usize),
     Reinstall(usize, bool),
 }
@@ -98,7 +57,10 @@ pub(super) fn step() -> impl Strategy<Value = Step> {
         2 => (node(), any::<u8>()).prop_map(|(node, routes)| Step::Approve(node, routes)),
         2 => node().prop_map(Step::Open),
         1 => node().prop_map(Step::Close),
-        2 => (0..POLICIES.len()).prop_map(Step::SetPolicy),
+        1 => (0..POLICIES.len()).prop_map(Step::SetPolicy),
+        8 => (any::<usize>(), 0..32_usize).prop_map(|(rule, place)| Step::EditRule(rule, place)),
+        2 => (node(), 0..4_i32).prop_map(|(user, role)| Step::SetRole(user, role)),
+        1 => (0..4_u8).prop_map(Step::Readdress),
         1 => node().prop_map(Step::Report),
         2 => (node(), any::<bool>()).prop_map(|(node, linux)| Step::Reinstall(node, linux)),
     ]
@@ -121,29 +83,36 @@ fn hostinfo(os: &str, mask: u8) -> bytes::Bytes {
     serde_json::to_vec(&hostinfo).unwrap().into()
 }
 
-pub(super) struct World {
-    pub(super) state: State,
+fn settings(v4: bool, v6: bool) -> v1::Settings {
+    let prefix = |wanted: bool, prefix: &str| if wanted { prefix } else { "" }.to_owned();
+    v1::Settings {
+        ipv4_prefix: prefix(v4, "100.64.0.0/10"),
+        ipv6_prefix: prefix(v6, "fd7a:115c:a1e0::/48"),
+        ephemeral_inactivity_ms: 120_000,
+        login_ttl_ms: 900_000,
+        session_grace_ms: 10_000,
+        replica_grace_ms: 25_000,
+        ..Default::default()
+    }
+}
+
+pub(in crate::policy) struct World {
+    pub(in crate::policy) state: State,
     index: u64,
-    made: u64,
+    pub(super) made: u64,
+    book: Book,
 }
 
 impl World {
-    pub(super) fn new() -> Self {
+    pub(in crate::policy) fn new() -> Self {
         let mut world = Self {
             state: State::default(),
             index: 0,
             made: 0,
+            book: Book::default(),
         };
         world.apply(Op::InitTailnet(v1::InitTailnet {
-            settings: Some(v1::Settings {
-                ipv4_prefix: "100.64.0.0/10".into(),
-                ipv6_prefix: "fd7a:115c:a1e0::/48".into(),
-                ephemeral_inactivity_ms: 120_000,
-                login_ttl_ms: 900_000,
-                session_grace_ms: 10_000,
-                replica_grace_ms: 25_000,
-                ..Default::default()
-            }),
+            settings: Some(settings(true, true)),
             noise_private_key: vec![1; 32].into(),
             secret_pepper: vec![2; 32].into(),
         }));
@@ -179,8 +148,11 @@ impl World {
     }
 
     /// What the step altered.
-    pub(super) fn take(&mut self, step: &Step) -> Change {
+    pub(in crate::policy) fn take(&mut self, step: &Step) -> Change {
         self.made += 1;
+        if let Step::EditRule(rule, place) = *step {
+            self.book.toggle(rule, place);
+        }
         let mut change = Change::default();
         for op in self.operations(step) {
             change.merge(self.apply(op).change);
@@ -189,103 +161,67 @@ impl World {
     }
 
     fn operations(&self, step: &Step) -> Vec<Op> {
-        let update = |node: usize| {
-            let node_id = self.node(node)?;
-            Some(v1::UpdateNode {
-                node_id,
-                ..Default::default()
-            })
-        };
-        let name = |number: u64| format!("u{}", number % 6);
+        let node = |number| self.node(number);
+        let user = |number| self.user(number);
         let op = match *step {
             Step::AddNode {
                 owner,
                 tags,
                 routes,
             } => return self.registration(owner, tags, routes),
-            Step::AddUser if self.state.users().count() >= USERS_MAX => None,
-            Step::AddUser => Some(Op::CreateUser(v1::CreateUser {
-                name: name(self.made),
-                ..Default::default()
-            })),
-            Step::RemoveUser(user) => self
-                .user(user)
-                .map(|user_id| Op::DestroyUser(v1::DestroyUser { user_id })),
-            Step::RenameUser(user) => self.user(user).map(|user_id| {
-                let name = name(self.made);
-                Op::RenameUser(v1::RenameUser { user_id, name })
-            }),
-            Step::SetPolicy(number) => Some(Op::SetPolicy(v1::SetPolicy {
-                text: POLICIES[number].to_owned(),
-                author: "test".into(),
-                replaces: None,
-            })),
-            Step::Advertise(node, mask) => update(node).map(|update| {
-                let hostinfo_json = hostinfo("linux", mask);
-                Op::UpdateNode(v1::UpdateNode {
-                    hostinfo_json,
-                    ..update
-                })
-            }),
-            Step::Reinstall(node, is_linux) => update(node).map(|update| {
-                let hostinfo_json = hostinfo(if is_linux { "linux" } else { "windows" }, 0);
-                Op::UpdateNode(v1::UpdateNode {
-                    hostinfo_json,
-                    ..update
-                })
-            }),
-            Step::Report(node) => update(node).map(|update| {
-                let home_derp = Some(3);
-                Op::UpdateNode(v1::UpdateNode {
-                    home_derp,
-                    ..update
-                })
-            }),
-            Step::RemoveNode(node)
-            | Step::Retag(node, _)
-            | Step::Approve(node, _)
-            | Step::Open(node)
-            | Step::Close(node) => self.node(node).and_then(|node| self.on_node(step, node)),
+            Step::Readdress(families) => return readdressing(families),
+            Step::SetText(ref text) => Some(set_policy(text.clone())),
+            Step::SetPolicy(number) => Some(set_policy(POLICIES[number].to_owned())),
+            Step::EditRule(..) => Some(set_policy(self.book.text())),
+            Step::AddUser => self.new_user(),
+            Step::RemoveUser(number) => user(number).map(destroy),
+            Step::RenameUser(number) => user(number).map(|user| self.rename(user)),
+            Step::SetRole(number, role) => user(number).map(|user| set_role(user, role)),
+            Step::RemoveNode(number) => node(number).map(delete),
+            Step::Retag(number, mask) => node(number).map(|node| retag(node, mask)),
+            Step::Approve(number, mask) => node(number).map(|node| approve(node, mask)),
+            Step::Open(number) => node(number).map(open),
+            Step::Close(number) => node(number).and_then(|node| self.close(node)),
+            Step::Advertise(number, mask) => node(number).map(|node| report(node, "linux", mask)),
+            Step::Reinstall(number, is_linux) => {
+                let os = if is_linux { "linux" } else { "windows" };
+                node(number).map(|node| report(node, os, 0))
+            }
+            Step::Report(number) => node(number).map(move_home),
         };
         op.into_iter().collect()
     }
 
-    fn on_node(&self, step: &Step, node_id: u64) -> Option<Op> {
-        match step {
-            Step::RemoveNode(_) => Some(Op::DeleteNode(v1::DeleteNode { node_id })),
-            Step::Retag(_, mask) => {
-                let tags = tags(*mask);
-                Some(Op::SetNodeTags(v1::SetNodeTags { node_id, tags }))
-            }
-            Step::Approve(_, mask) => {
-                let routes = chosen(&ROUTES, *mask).into_iter();
-                Some(Op::SetApprovedRoutes(v1::SetApprovedRoutes {
-                    node_id,
-                    routes: routes.map(str::to_owned).collect(),
-                }))
-            }
-            Step::Open(_) => Some(Op::OpenSession(v1::OpenSession {
-                node_id,
-                replica_id: 1,
-                incarnation: 1,
-                known: None,
-            })),
-            Step::Close(_) => {
-                let session = self.state.session(NodeId(node_id))?;
-                Some(Op::CloseSession(v1::CloseSession {
-                    node_id,
-                    session_no: Some(session.no.into()),
-                }))
-            }
-            Step::AddUser
-            | Step::RemoveUser(_)
-            | Step::RenameUser(_)
-            | Step::AddNode { .. }
-            | Step::Advertise(..)
-            | Step::SetPolicy(_)
-            | Step::Report(_)
-            | Step::Reinstall(..) => None,
-        }
+    fn name(&self) -> String {
+        format!("u{}", self.made % 6)
+    }
+
+    fn new_user(&self) -> Option<Op> {
+        let name = self.name();
+        let domains = ["", "@one.example", "@two.example"];
+        let email = match domains[usize::try_from(self.made / 6 % 3).unwrap()] {
+            "" => String::new(),
+            domain => format!("{name}{domain}"),
+        };
+        let user = v1::CreateUser {
+            name,
+            email,
+            ..Default::default()
+        };
+        (self.state.users().count() < USERS_MAX).then_some(Op::CreateUser(user))
+    }
+
+    fn rename(&self, user_id: u64) -> Op {
+        let name = self.name();
+        Op::RenameUser(v1::RenameUser { user_id, name })
+    }
+
+    fn close(&self, node_id: u64) -> Option<Op> {
+        let session = self.state.session(NodeId(node_id))?;
+        Some(Op::CloseSession(v1::CloseSession {
+            node_id,
+            session_no: Some(session.no.into()),
+        }))
     }
 
     /// With `mask` from 4 on a node of a user, if there is one; else a tagged one.
@@ -323,4 +259,71 @@ impl World {
             }),
         ]
     }
+}
+
+fn set_policy(text: String) -> Op {
+    Op::SetPolicy(v1::SetPolicy {
+        text,
+        author: "test".into(),
+        replaces: None,
+    })
+}
+
+fn destroy(user_id: u64) -> Op {
+    Op::DestroyUser(v1::DestroyUser { user_id })
+}
+
+fn set_role(user_id: u64, role: i32) -> Op {
+    Op::SetUserRole(v1::SetUserRole { user_id, role })
+}
+
+fn delete(node_id: u64) -> Op {
+    Op::DeleteNode(v1::DeleteNode { node_id })
+}
+
+fn retag(node_id: u64, mask: u8) -> Op {
+    let tags = tags(mask);
+    Op::SetNodeTags(v1::SetNodeTags { node_id, tags })
+}
+
+fn approve(node_id: u64, mask: u8) -> Op {
+    let routes = chosen(&ROUTES, mask).into_iter();
+    let routes = routes.map(str::to_owned).collect();
+    Op::SetApprovedRoutes(v1::SetApprovedRoutes { node_id, routes })
+}
+
+fn open(node_id: u64) -> Op {
+    Op::OpenSession(v1::OpenSession {
+        node_id,
+        replica_id: 1,
+        incarnation: 1,
+        known: None,
+    })
+}
+
+fn report(node_id: u64, os: &str, routes: u8) -> Op {
+    Op::UpdateNode(v1::UpdateNode {
+        node_id,
+        hostinfo_json: hostinfo(os, routes),
+        ..Default::default()
+    })
+}
+
+fn move_home(node_id: u64) -> Op {
+    Op::UpdateNode(v1::UpdateNode {
+        node_id,
+        home_derp: Some(3),
+        ..Default::default()
+    })
+}
+
+/// Other families of addresses for everybody.
+fn readdressing(families: u8) -> Vec<Op> {
+    let settings = settings(families != 1, families != 2);
+    vec![
+        Op::UpdateSettings(v1::UpdateSettings {
+            settings: Some(settings),
+        }),
+        Op::BackfillAddresses(v1::BackfillAddresses::default()),
+    ]
 }

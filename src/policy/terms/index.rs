@@ -1,6 +1,6 @@
 //! Which terms name a node.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::address_set::AddressSet;
 use super::super::document::Names;
@@ -74,6 +74,13 @@ impl Index {
         let named = tags.chain(owner).flatten();
         let outside = self.outside.iter().filter(|_| is_outside(member));
         kind.iter().chain(named).chain(outside).copied()
+    }
+
+    /// The users whose nodes other terms name by another index of the same terms.
+    pub(super) fn users_apart(&self, other: &Self) -> BTreeSet<UserId> {
+        let users = self.by_owner.keys().chain(other.by_owner.keys());
+        let apart = users.filter(|user| self.by_owner.get(user) != other.by_owner.get(user));
+        apart.copied().collect()
     }
 
     /// Whether a term names a node.
