@@ -10,6 +10,7 @@ mod consensus;
 mod local;
 mod machine;
 mod metrics;
+mod policy;
 mod presence;
 mod proposals;
 mod replicated;
@@ -30,6 +31,7 @@ pub use self::consensus::{AnnouncedStatus, ClusterStatus, Consensus, MemberStatu
 pub use self::local::LocalControl;
 pub use self::machine::{Applied, Machine, What};
 pub use self::metrics::{Bound, ClusterMetrics};
+use self::policy::PolicyReader;
 pub use self::presence::spawn_presence;
 use self::proposals::Proposals;
 pub use self::route_approval::spawn_route_approval;
@@ -85,6 +87,7 @@ struct Inner {
     proposals: Proposals,
     soft: Arc<SoftState>,
     caught_up: CaughtUp,
+    policy: PolicyReader,
     replica: ReplicaId,
     incarnation: u64,
     /// They end with the last handle.
@@ -110,6 +113,7 @@ impl Cluster {
             proposals,
             soft,
             caught_up,
+            policy: PolicyReader::default(),
             replica,
             incarnation,
             tasks: Tasks::new("the cluster", tasks),

@@ -26,6 +26,7 @@ mod plan;
 mod ports;
 mod posture;
 mod probe;
+mod reading;
 mod resolver;
 mod rights;
 mod roster;
@@ -44,7 +45,7 @@ mod following;
 #[cfg(test)]
 mod tests;
 
-pub use self::check::{Warnings, check, warnings_in_force};
+pub use self::check::{Warnings, check};
 pub use self::difference::{Difference, Sight};
 pub use self::document::{
     Acl, AutoApprovers, DerpRegions, Document, Grant, IpEntry, Names, NodeAttr, SshRule, SshTest,
@@ -56,5 +57,6 @@ pub use self::facts::Facts;
 pub use self::login::{LoginVerdict, SSH_CHECK_URL};
 pub use self::owner::Owner;
 pub use self::posture::{Comparison, Condition, Literal, Posture};
+pub use self::reading::Reading;
 pub use self::rights::Rights;
 pub use self::selector::{Autogroup, Role, Selector, Spot};

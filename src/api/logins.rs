@@ -11,7 +11,8 @@ use hydrascale_proto::state::v1::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::policy::{Owner, Rights};
+use crate::cluster::Cluster;
+use crate::policy::Owner;
 use crate::state::secret::{AuthId, AuthIdParseError};
 use crate::state::{PendingLogin, State};
 use crate::types::{MachinePrivateKey, NodeId, NodeKey, UserId};
@@ -78,14 +79,19 @@ async fn approve_for(
         method: RegisterMethod::Cli.into(),
         expires_at_ms: None,
         entropy: rand::random(),
-        tag_grant: tag_grant(state, user_id, auth_id)?,
+        tag_grant: tag_grant(&api.cluster, state, user_id, auth_id).await?,
     });
     let done = api.cluster.propose(op).await?;
     NodeAnswer::after(&api.cluster.state(), NodeId(done.id), Place::Single)
 }
 
 /// What the policy gives to the user of the tags that the device asks for.
-fn tag_grant(state: &State, user: UserId, auth_id: &AuthId) -> Result<Option<TagGrant>, ApiError> {
+async fn tag_grant(
+    cluster: &Cluster,
+    state: &State,
+    user: UserId,
+    auth_id: &AuthId,
+) -> Result<Option<TagGrant>, ApiError> {
     let login = state.pending_login(auth_id.as_str());
     let wanted = login
         .map(|login| login.requested_tags())
@@ -93,7 +99,8 @@ fn tag_grant(state: &State, user: UserId, auth_id: &AuthId) -> Result<Option<Tag
     let Some(user) = state.user(user).filter(|_| !wanted.is_empty()) else {
         return Ok(None);
     };
-    let rights = Rights::of(state).map_err(|errors| policy_not_understood(&errors))?;
+    let rights = cluster.policy(state).await.rights();
+    let rights = rights.map_err(|errors| policy_not_understood(&errors))?;
     Ok(Some(rights.grant(Owner::User(user), &wanted)))
 }
 

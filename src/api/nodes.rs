@@ -11,7 +11,7 @@ use hydrascale_proto::state::v1::{
 use serde::{Deserialize, Serialize};
 
 use crate::netmap::RouteTable;
-use crate::policy::{PolicyErrors, Rights};
+use crate::policy::PolicyErrors;
 use crate::state::{Node, State, tags_not_permitted};
 use crate::types::{NodeId, Timestamp};
 
@@ -160,7 +160,8 @@ pub(super) async fn set_tags(
         let detail = "cannot remove all tags from node: it would belong to nobody";
         return Err(ApiError::bad_request(detail).at("body.tags"));
     }
-    let rights = Rights::of(&state).map_err(|errors| policy_not_understood(&errors))?;
+    let rights = api.cluster.policy(&state).await.rights();
+    let rights = rights.map_err(|errors| policy_not_understood(&errors))?;
     let unknown: Vec<&str> = tags
         .iter()
         .filter(|tag| !rights.defines(tag))

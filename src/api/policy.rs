@@ -5,7 +5,6 @@
 
 mod explain;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use axum::extract::{Path, State as AxumState};
@@ -18,9 +17,9 @@ use hydrascale_proto::state::v1::{RefusalCode, SetPolicy, command::Op};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::cluster::ProposeError;
+use crate::cluster::{Cluster, ProposeError};
 use crate::config::PolicyMode;
-use crate::policy::{self, Warnings};
+use crate::policy;
 use crate::state::{POLICY_BYTES_MAX, PolicyVersion, State};
 use crate::types::Timestamp;
 
@@ -69,11 +68,18 @@ fn etag(policy: &PolicyVersion) -> String {
     HEXLOWER.encode(&Sha256::digest(&policy.text))
 }
 
-fn lines(warnings: &Warnings) -> Vec<String> {
-    warnings.iter().map(ToString::to_string).collect()
+/// Looks through what is read of policies, beside the other requests: in long ones it takes a while.
+async fn beside<T: Send + 'static>(
+    look: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ApiError> {
+    let stopped = |_| ApiError::new(Kind::Internal, "the policy could not be looked through");
+    tokio::task::spawn_blocking(look).await.map_err(stopped)
 }
 
-async fn current(Read(state): Read) -> Result<Tagged, ApiError> {
+async fn current(
+    AxumState(api): AxumState<ApiState>,
+    Read(state): Read,
+) -> Result<Tagged, ApiError> {
     // headscale answers 500, and its clients look for this text.
     let missing = || {
         let detail = "acl policy not found: none is set, and every node may reach every other; \
@@ -81,7 +87,9 @@ async fn current(Read(state): Read) -> Result<Tagged, ApiError> {
         ApiError::new(Kind::Internal, detail)
     };
     let policy = state.policy().ok_or_else(missing)?;
-    Ok(tagged(policy, lines(&policy::warnings_in_force(&state))))
+    let reading = api.cluster.policy(&state).await;
+    let warnings = beside(move || reading.warnings().lines()).await?;
+    Ok(tagged(policy, warnings))
 }
 
 #[derive(Serialize)]
@@ -165,11 +173,10 @@ async fn check(
 /// a while.
 async fn checked(state: Arc<State>, text: String) -> Result<(String, Vec<String>), ApiError> {
     let check = move || match policy::check(&text, &state) {
-        Ok(warnings) => Ok((text, lines(&warnings))),
+        Ok(warnings) => Ok((text, warnings.lines())),
         Err(errors) => Err(ApiError::bad_request(errors.to_string()).at("body.policy")),
     };
-    let stopped = |_| ApiError::new(Kind::Internal, "the policy could not be checked");
-    tokio::task::spawn_blocking(check).await.map_err(stopped)?
+    beside(check).await?
 }
 
 async fn replace(
@@ -293,15 +300,18 @@ fn author(told: Option<&str>, caller: &Caller) -> String {
 
 /// What the policy in force says that had an effect before a change of users and has none after it.
 /// Logged too, because not everybody reads answers.
-pub(super) fn lost_meaning(before: &State, after: &State) -> Vec<String> {
+pub(super) async fn lost_meaning(
+    cluster: &Cluster,
+    before: &State,
+    after: &State,
+) -> Result<Vec<String>, ApiError> {
     if after.policy().is_none() {
-        return Vec::new();
+        return Ok(Vec::new());
     }
-    let known: BTreeSet<String> = lines(&policy::warnings_in_force(before))
-        .into_iter()
-        .collect();
-    let mut warnings = lines(&policy::warnings_in_force(after));
-    warnings.retain(|warning| !known.contains(warning));
+    let before = cluster.policy(before).await;
+    let after = cluster.policy(after).await;
+    let lost = beside(move || after.warnings().since(&before.warnings()).lines());
+    let warnings = lost.await?;
     for warning in &warnings {
         tracing::debug!(warning, "policy names a user who is gone");
     }
@@ -312,5 +322,5 @@ pub(super) fn lost_meaning(before: &State, after: &State) -> Vec<String> {
             "policy names users who are gone; see `policy check`"
         );
     }
-    warnings
+    Ok(warnings)
 }

@@ -89,7 +89,7 @@ pub(super) async fn rename(
         .propose(Op::RenameUser(RenameUser { user_id, name }))
         .await?;
     let after = api.cluster.state();
-    let warnings = lost_meaning(&before, &after);
+    let warnings = lost_meaning(&api.cluster, &before, &after).await?;
     answer(&after, UserId(user_id), warnings)
 }
 
@@ -115,7 +115,7 @@ pub(super) async fn destroy(
     api.cluster
         .propose(Op::DestroyUser(DestroyUser { user_id }))
         .await?;
-    let warnings = lost_meaning(&before, &api.cluster.state());
+    let warnings = lost_meaning(&api.cluster, &before, &api.cluster.state()).await?;
     Ok(Json(DestroyAnswer { warnings }))
 }
 

@@ -98,7 +98,7 @@ impl Clerk {
         if self.rights.is_none() {
             let state = self.cluster.state();
             self.due = routers(&state);
-            self.rights = Some(read(&state));
+            self.rights = Some(read(&self.cluster, &state).await);
         }
         loop {
             let proposals = self.next_proposals();
@@ -139,8 +139,9 @@ fn routers(state: &State) -> BTreeSet<NodeId> {
 }
 
 /// What the policy in force says. One that this program does not understand approves nothing.
-fn read(state: &State) -> Rights {
-    Rights::of(state).unwrap_or_else(|errors| {
+async fn read(cluster: &Cluster, state: &State) -> Rights {
+    let rights = cluster.policy(state).await.rights();
+    rights.unwrap_or_else(|errors| {
         tracing::error!(error = %errors, "the policy in force is not understood");
         Rights::default()
     })

@@ -123,11 +123,11 @@ impl Registration {
         key: SecretText,
         known: Option<Arc<Node>>,
     ) -> Result<RegisterResponse, Reply> {
-        let mut asked = self.asked_tags(state, &key);
+        let mut asked = self.asked_tags(state, &key).await;
         if known.is_none() && !asked.refused.is_empty() {
             let newest = self.session.control.cluster().linearizable().await;
             let newest = newest.map_err(|error| unavailable(error.to_string()))?;
-            asked = self.asked_tags(&newest, &key);
+            asked = self.asked_tags(&newest, &key).await;
             if !asked.refused.is_empty() {
                 return Ok(answer::refused(tags_not_permitted(&asked.refused)));
             }
@@ -135,12 +135,14 @@ impl Registration {
         self.register(Some(key), known, asked.grant).await
     }
 
-    fn asked_tags(&self, state: &State, key: &SecretText) -> Asked<'_> {
+    async fn asked_tags(&self, state: &State, key: &SecretText) -> Asked<'_> {
         let hostinfo = self.request.hostinfo.as_ref();
         let wanted = hostinfo.map_or(&[][..], |hostinfo| &hostinfo.request_tags);
-        step::proven(state, key).map_or_else(Asked::default, |key| {
-            Asked::of(state, self.session.peer.machine_key, key, wanted)
-        })
+        let Some(key) = step::proven(state, key) else {
+            return Asked::default();
+        };
+        let cluster = self.session.control.cluster();
+        Asked::of(cluster, state, self.session.peer.machine_key, key, wanted).await
     }
 
     /// Lets a node in with an auth key, or refreshes it. `known` is the node when it is in already:

@@ -1,15 +1,19 @@
 //! Whether a policy may be set.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
 use super::document::Document;
 use super::engine::Engine;
 use super::error::{PolicyError, PolicyErrors, Position};
-use super::facts::Facts;
+use super::facts::{Directory, Facts};
 use super::roster::Roster;
 use super::selector::{Selector, Spot};
 use crate::state::{POLICY_BYTES_MAX, State};
+
+/// Warnings that are shown; more is not read.
+const SHOWN_MAX: usize = 100;
 
 /// What a policy says that has no effect (yet, or any more), in the order of the text. Shown one per
 /// line.
@@ -26,17 +30,31 @@ impl Warnings {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
+
+    /// Those that earlier ones do not have.
+    #[must_use]
+    pub fn since(mut self, earlier: &Self) -> Self {
+        let known: BTreeSet<(Position, &str)> = earlier.iter().map(key).collect();
+        self.0.retain(|warning| !known.contains(&key(warning)));
+        self
+    }
+
+    /// One line for each, and one that counts those beyond what anybody reads.
+    pub fn lines(&self) -> Vec<String> {
+        let shown = self.0.iter().take(SHOWN_MAX).map(ToString::to_string);
+        let more = self.0.len().saturating_sub(SHOWN_MAX);
+        let more = (more > 0).then(|| format!("and {more} more warnings"));
+        shown.chain(more).collect()
+    }
+}
+
+fn key(warning: &PolicyError) -> (Position, &str) {
+    (warning.at, &warning.message)
 }
 
 impl fmt::Display for Warnings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (number, warning) in self.0.iter().enumerate() {
-            if number > 0 {
-                f.write_str("\n")?;
-            }
-            warning.fmt(f)?;
-        }
-        Ok(())
+        f.write_str(&self.lines().join("\n"))
     }
 }
 
@@ -56,18 +74,11 @@ pub fn check(text: &str, state: &State) -> Result<Warnings, PolicyErrors> {
     check_for(text, Roster::of(state, true)).map(|(_, warnings)| warnings)
 }
 
-/// What the policy in force in a state says that has no effect: users may have gone since it was
-/// set.
-pub fn warnings_in_force(state: &State) -> Warnings {
-    let Some(policy) = state.policy() else {
-        return Warnings::default();
-    };
-    match Document::parse(&policy.text, &Facts::default()) {
-        Ok(document) => warnings(&document, &Facts::of(state)),
-        Err(errors) => Warnings(vec![general(format!(
-            "this version does not understand the policy and allows nothing: {errors}"
-        ))]),
-    }
+/// Of a policy that is none for this version.
+pub(super) fn fault(errors: &PolicyErrors) -> Warnings {
+    let message =
+        format!("this version does not understand the policy and allows nothing: {errors}");
+    Warnings(vec![general(message)])
 }
 
 fn general(message: impl Into<String>) -> PolicyError {
@@ -86,34 +97,33 @@ pub(super) fn check_for(text: &str, roster: Roster) -> Result<(Engine, Warnings)
     errors.or((engine, warnings))
 }
 
-fn warnings(document: &Document, facts: &Facts) -> Warnings {
+pub(super) fn warnings(document: &Document, facts: &Facts) -> Warnings {
+    let mut warnings = of_names(document, facts);
+    warnings.extend(without_effect(document));
+    warnings.sort_by_key(|warning| warning.at);
+    Warnings(warnings)
+}
+
+/// Of what rules name: users, then tags without owners, then mail domains.
+fn of_names(document: &Document, facts: &Facts) -> Vec<PolicyError> {
+    let users = Directory::of(facts);
     let mut warnings = Vec::new();
     let mut unowned = Vec::new();
     let mut gone = Vec::new();
-    let mut unknown = |at, token: &str| {
-        let message = match facts.named(token).len() {
-            1 => return,
-            0 => format!("user {token:?} does not exist and stands for nothing"),
-            several => format!("user {token:?} means {several} users and stands for nothing"),
-        };
-        warnings.push(PolicyError { at, message });
-    };
     for user in document.names.groups.values().flatten() {
-        unknown(user.at, &user.text);
+        warnings.extend(unclear(&users, user.at, &user.text));
     }
-    for spot in spots(document) {
-        match &spot.selector {
-            Selector::User(token) => unknown(spot.at, token),
+    for Spot { at, selector, .. } in spots(document) {
+        match selector {
+            Selector::User(token) => warnings.extend(unclear(&users, *at, token)),
             Selector::Tag(tag) if !document.names.tag_owners.contains_key(tag) => {
-                unowned.push(PolicyError {
-                    at: spot.at,
-                    message: format!("{tag:?} has no owners: only an administrator can set it"),
-                });
+                let message = format!("{tag:?} has no owners: only an administrator can set it");
+                unowned.push(PolicyError { at: *at, message });
             }
-            Selector::Domain(domain) if !facts.has_domain(domain) => gone.push(PolicyError {
-                at: spot.at,
-                message: format!("no user has a mail address at {domain:?}"),
-            }),
+            Selector::Domain(domain) if !users.has_domain(domain) => {
+                let message = format!("no user has a mail address at {domain:?}");
+                gone.push(PolicyError { at: *at, message });
+            }
             Selector::Any
             | Selector::Domain(_)
             | Selector::Group(_)
@@ -126,13 +136,30 @@ fn warnings(document: &Document, facts: &Facts) -> Warnings {
     }
     warnings.append(&mut unowned);
     warnings.append(&mut gone);
+    warnings
+}
+
+/// A name that means no user, or more than one.
+fn unclear(users: &Directory<'_>, at: Position, token: &str) -> Option<PolicyError> {
+    let message = match users.named(token).len() {
+        1 => return None,
+        0 => format!("user {token:?} does not exist and stands for nothing"),
+        several => format!("user {token:?} means {several} users and stands for nothing"),
+    };
+    Some(PolicyError { at, message })
+}
+
+/// Of what is taken, and does nothing or harm.
+fn without_effect(document: &Document) -> Vec<PolicyError> {
+    let mut warnings = Vec::new();
+    let mut warn = |at: Position, message: &str| {
+        let message = message.to_owned();
+        warnings.push(PolicyError { at, message });
+    };
     for attr in &document.node_attrs {
         if let Some(spot) = attr.target.first().filter(|_| !attr.ip_pool.is_empty()) {
-            warnings.push(PolicyError {
-                at: spot.at,
-                message: "ipPool has no effect: addresses come from the configured prefixes"
-                    .to_owned(),
-            });
+            let message = "ipPool has no effect: addresses come from the configured prefixes";
+            warn(spot.at, message);
         }
     }
     let conditions = document.names.postures.values();
@@ -140,19 +167,15 @@ fn warnings(document: &Document, facts: &Facts) -> Warnings {
         if !condition.is_reported() {
             let attribute = &condition.attribute;
             let message = format!("{attribute:?} is not set on any device: no device meets this");
-            let at = condition.at;
-            warnings.push(PolicyError { at, message });
+            warn(condition.at, &message);
         }
     }
     let relays = document.derp_map.as_ref();
     if relays.is_some_and(|map| map.omit_default && map.regions.values().all(Option::is_none)) {
-        warnings.push(PolicyError {
-            at: Position::default(),
-            message: "derpMap leaves no relay: nodes without a direct path are cut off".to_owned(),
-        });
+        let message = "derpMap leaves no relay: nodes without a direct path are cut off";
+        warn(Position::default(), message);
     }
-    warnings.sort_by_key(|warning| warning.at);
-    Warnings(warnings)
+    warnings
 }
 
 /// All selectors outside groups and tests.

@@ -12,13 +12,12 @@ use super::error::PolicyErrors;
 use super::facts::Facts;
 use super::login::LoginVerdict;
 use super::node_set::NodeSet;
-use super::owner::Owner;
 use super::plan::Plan;
 use super::roster::Roster;
 use super::sources::Sources;
 use super::terms::Terms;
 use super::visibility::{Class, Classes, Ground};
-use super::{attributes, filter, login, probe, rights, routing};
+use super::{attributes, filter, login, probe, routing};
 use crate::state::State;
 use crate::tailcfg::{CapMap, FilterRule, SshPolicy};
 use crate::types::NodeId;
@@ -274,20 +273,6 @@ impl Engine {
         let nothing = Class::default();
         let class = self.classes.class(viewer).map_or(&nothing, |class| class);
         routing::routes_of(self.ground(), (viewer, peer), primary, class)
-    }
-
-    /// The routes of the wanted ones that the policy approves without an administrator, sorted.
-    pub fn approved_routes(&self, node: NodeId, wanted: &[IpNet]) -> Vec<IpNet> {
-        let place = self.roster.place(node);
-        let Some(member) = place.and_then(|place| self.roster.member(place)) else {
-            return Vec::new();
-        };
-        let facts = &self.roster.facts;
-        let owner = match member.owner.and_then(|id| facts.user(id)) {
-            Some(user) => Owner::User(user),
-            None => Owner::Tags(&member.tags),
-        };
-        rights::approved_routes(&self.document, facts, owner, wanted)
     }
 
     /// What becomes of a login over SSH from one node at another as this local user.

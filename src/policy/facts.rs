@@ -45,17 +45,6 @@ impl Facts {
         named.map(|user| &**user).collect()
     }
 
-    pub(super) fn has_domain(&self, domain: &str) -> bool {
-        let domains = self.domains.as_ref();
-        domains.is_none_or(|domains| domains.contains(domain))
-    }
-
-    /// The users with a mail address in this domain.
-    pub(super) fn of_domain<'a>(&'a self, wanted: &'a str) -> impl Iterator<Item = &'a User> {
-        let users = self.users.iter().map(|user| &**user);
-        users.filter(move |user| domain(&user.email).is_some_and(|found| found == wanted))
-    }
-
     pub(super) fn user(&self, id: UserId) -> Option<&User> {
         let place = self.users.binary_search_by_key(&id, |user| user.id).ok()?;
         self.users.get(place).map(|user| &**user)
@@ -69,6 +58,8 @@ fn local_name(token: &str) -> &str {
 
 /// Users by what a policy may call them, to look up many names.
 pub(super) struct Directory<'a> {
+    facts: &'a Facts,
+    by_domain: BTreeMap<String, Vec<&'a User>>,
     by_provider: BTreeMap<&'a str, &'a User>,
     by_name: BTreeMap<&'a str, Vec<&'a User>>,
 }
@@ -77,6 +68,7 @@ impl<'a> Directory<'a> {
     pub(super) fn of(facts: &'a Facts) -> Self {
         let mut by_provider = BTreeMap::new();
         let mut by_name: BTreeMap<&str, Vec<&User>> = BTreeMap::new();
+        let mut by_domain: BTreeMap<String, Vec<&User>> = BTreeMap::new();
         for user in &facts.users {
             if !user.provider_id.is_empty() {
                 let first = by_provider.entry(user.provider_id.as_str());
@@ -86,8 +78,13 @@ impl<'a> Directory<'a> {
             if user.email != user.name {
                 by_name.entry(&user.email).or_default().push(user);
             }
+            if let Some(domain) = domain(&user.email) {
+                by_domain.entry(domain).or_default().push(user);
+            }
         }
         Self {
+            facts,
+            by_domain,
             by_provider,
             by_name,
         }
@@ -105,6 +102,22 @@ impl<'a> Directory<'a> {
             return vec![*user];
         }
         self.by_name.get(token).cloned().unwrap_or_default()
+    }
+
+    /// The users with a mail address in this domain.
+    pub(super) fn of_domain(&self, domain: &str) -> &[&'a User] {
+        self.by_domain.get(domain).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether `user:*@domain` may name this domain.
+    pub(super) fn has_domain(&self, domain: &str) -> bool {
+        let domains = self.facts.domains.as_ref();
+        domains.is_none_or(|domains| domains.contains(domain))
+    }
+
+    /// Whether it is known who the users are.
+    pub(super) const fn is_known(&self) -> bool {
+        self.facts.domains.is_some()
     }
 }
 

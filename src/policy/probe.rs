@@ -1,10 +1,13 @@
 //! `tests` and `sshTests`: what a policy says of itself, tried on the tailnet's users and nodes.
 
+mod logins;
+mod named;
+
 use std::sync::Arc;
 
-use super::document::{Document, SshTest, Test, Text};
+use self::named::Named;
+use super::document::{Document, Test};
 use super::error::{PolicyErrors, Position};
-use super::login;
 use super::meaning::Extent;
 use super::node_set::NodeSet;
 use super::plan::{Plan, Rule, Target};
@@ -12,14 +15,16 @@ use super::ports::{DEFAULT_PROTOCOLS, SCTP, TCP, UDP, parse_ports, parse_protoco
 use super::posture::Attributes;
 use super::roster::Roster;
 use super::selector::{Autogroup, Selector};
-use super::terms::{Standing, Term, Terms, resolve};
-use crate::tailcfg::SshRule;
+use super::terms::{Standing, Terms};
 
 /// What every message begins with, as those of the service do.
 const FAILED: &str = "test(s) failed";
 /// Different devices that the tests of a policy suppose: each costs as much as working out what all
 /// selectors stand for.
 const SUPPOSED_MAX: usize = 64;
+
+/// Connections and logins that all tests together are about: each is tried against every rule.
+const CLAIMS_MAX: usize = 10_000;
 
 /// Tries everything; what fails is noted.
 pub(super) fn run(
@@ -29,11 +34,20 @@ pub(super) fn run(
     roster: &Roster,
     errors: &mut PolicyErrors,
 ) {
+    if claims(document) > CLAIMS_MAX {
+        let message = format!(
+            "{FAILED}: tests and sshTests name more than {CLAIMS_MAX} connections and logins; \
+             keep those that tell something"
+        );
+        return errors.push(Position::default(), message);
+    }
+    let named = Named::of(document, roster);
     let mut prober = Prober {
         document,
         plan,
         terms,
         roster,
+        named: &named,
         errors,
     };
     if document.needs_hostinfo() {
@@ -77,6 +91,7 @@ fn supposing(prober: &mut Prober<'_>) {
             plan: prober.plan,
             terms: &terms,
             roster: &roster,
+            named: prober.named,
             errors: prober.errors,
         };
         let tests = document.tests.iter();
@@ -90,11 +105,23 @@ fn supposing(prober: &mut Prober<'_>) {
     }
 }
 
+/// How many connections and logins all tests are about.
+fn claims(document: &Document) -> usize {
+    let tests = document.tests.iter();
+    let tests = tests.map(|test| 1 + test.accept.len() + test.deny.len());
+    let logins = document.ssh_tests.iter().map(|test| {
+        let users = test.accept.len() + test.deny.len() + test.check.len();
+        1 + test.dst.len().saturating_mul(users)
+    });
+    tests.chain(logins).fold(0, usize::saturating_add)
+}
+
 struct Prober<'a> {
     document: &'a Document,
     plan: &'a Plan,
     terms: &'a Terms,
     roster: &'a Roster,
+    named: &'a Named,
     errors: &'a mut PolicyErrors,
 }
 
@@ -158,8 +185,7 @@ impl Prober<'_> {
         let selector = names
             .read(text)
             .map_err(|_| format!("{text:?} is not a selector"))?;
-        let term = Term::Named(selector, Vec::new());
-        let standing = resolve(term, &self.document.names, self.roster);
+        let standing = self.named.standing(&selector);
         if standing.extent.is_empty() {
             return Err(format!("{text:?} stands for no node and no address"));
         }
@@ -201,12 +227,10 @@ impl Prober<'_> {
         let open: Vec<Extent> = rules
             .filter_map(|rule| self.opens(rule, protocols, dst))
             .collect();
+        let open = Extent::union_of(open.iter());
         let prefixes = source.extent.prefixes(self.roster);
-        let reaches = |prefix: &ipnet::IpNet| {
-            let mut open = open.iter();
-            open.any(|extent| extent.overlaps(self.roster, prefix))
-        };
-        prefixes.iter().all(reaches)
+        let mut prefixes = prefixes.iter();
+        prefixes.all(|prefix| open.overlaps(self.roster, prefix))
     }
 
     /// The sources of a rule that opens the destination's port.
@@ -248,135 +272,12 @@ impl Prober<'_> {
                 .iter()
                 .any(|prefix| one.extent.overlaps(self.roster, prefix))
     }
-
-    fn ssh_test(&mut self, test: &SshTest) {
-        if test.src.is_empty() {
-            return self.fail(test.at, "SSH tests entry must have a non-empty src");
-        }
-        if test.dst.is_empty() {
-            return self.fail(test.at, "SSH tests entry must have at least one dst");
-        }
-        if test.accept.is_empty() && test.deny.is_empty() && test.check.is_empty() {
-            let message = "SSH tests entry must have at least one of \"accept\", \"deny\" or \
-                           \"check\"";
-            return self.fail(test.at, message);
-        }
-        let source = match self.named(&test.src) {
-            Ok(source) => source,
-            Err(message) => return self.fail(test.at, &message),
-        };
-        for dst in &test.dst {
-            if let Err(message) = self.ssh_dst(&source, dst, test) {
-                self.fail(dst.at, &message);
-            }
-        }
-    }
-
-    fn ssh_dst(&self, source: &Standing, dst: &Text, test: &SshTest) -> Result<(), String> {
-        let nodes = self.ssh_nodes(source, &dst.text)?;
-        let wanted = test.accept.iter().map(|user| (user, Wanted::Accept));
-        let wanted = wanted.chain(test.check.iter().map(|user| (user, Wanted::Check)));
-        let wanted = wanted.chain(test.deny.iter().map(|user| (user, Wanted::Deny)));
-        let wanted: Vec<_> = wanted.collect();
-        let sources = source.extent.prefixes(self.roster);
-        let sources: Vec<String> = sources.iter().map(|p| p.addr().to_string()).collect();
-        for place in nodes.iter() {
-            let policy = login::policy(&self.plan.logins, self.terms, self.roster, place);
-            for (user, wanted) in &wanted {
-                if !sources
-                    .iter()
-                    .all(|ip| wanted.holds(&policy.rules, ip, user))
-                {
-                    return Err(format!(
-                        "{} -> {} as {user:?}: expected {}",
-                        test.src,
-                        dst.text,
-                        wanted.name()
-                    ));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn ssh_nodes(&self, source: &Standing, text: &str) -> Result<NodeSet, String> {
-        let disallowed = || format!("SSH tests dst contains disallowed element {text:?}");
-        match self.document.names.read(text) {
-            Ok(Selector::Auto(Autogroup::Internet) | Selector::Any) => return Err(disallowed()),
-            Ok(Selector::Auto(Autogroup::SelfNodes)) => return Ok(self.owned_with(source)),
-            Ok(Selector::Prefix(prefix)) if prefix.prefix_len() < prefix.max_prefix_len() => {
-                return Err(disallowed());
-            }
-            // Captured: the service fails the test, though it takes the IPv4 address.
-            Ok(Selector::Prefix(ipnet::IpNet::V6(_))) => {
-                return Err(format!(
-                    "{text:?}: name the node or its IPv4 address instead"
-                ));
-            }
-            Ok(Selector::Host(name)) if !self.is_single(&name) => return Err(disallowed()),
-            Ok(Selector::Tag(tag)) if !self.document.names.tag_owners.contains_key(&tag) => {
-                return Err(format!("SSH tests dst contains unknown tag {tag:?}"));
-            }
-            _ => {}
-        }
-        let nodes = members(&*self.named(text)?);
-        if nodes.is_empty() {
-            return Err(format!("{text:?} stands for no node"));
-        }
-        Ok(nodes)
-    }
-
-    /// The nodes of the sources' owners.
-    fn owned_with(&self, source: &Standing) -> NodeSet {
-        let mut nodes = NodeSet::default();
-        for member in self.roster.places(&members(source)) {
-            let owned = member.owner.map(|owner| self.roster.owned(owner));
-            for place in owned.into_iter().flatten() {
-                nodes.insert(*place);
-            }
-        }
-        nodes
-    }
 }
 
 fn members(standing: &Standing) -> NodeSet {
     let mut members = NodeSet::default();
     standing.members().for_each(|nodes| members.add(nodes));
     members
-}
-
-/// What a login must come to.
-#[derive(Clone, Copy)]
-enum Wanted {
-    Accept,
-    Check,
-    Deny,
-}
-
-impl Wanted {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Accept => "ALLOWED",
-            Self::Check => "CHECKED",
-            Self::Deny => "DENIED",
-        }
-    }
-
-    fn holds(self, rules: &[SshRule], ip: &str, user: &str) -> bool {
-        let permits = |rule: &&SshRule| {
-            rule.principals
-                .iter()
-                .any(|principal| principal.node_ip == ip)
-                && login::permits(rule, user)
-        };
-        let mut permitting = rules.iter().filter(permits);
-        let is_check = |rule: &SshRule| rule.action.as_ref().is_some_and(|action| !action.accept);
-        match self {
-            Self::Accept => permitting.next().is_some(),
-            Self::Check => permitting.any(is_check),
-            Self::Deny => permitting.next().is_none(),
-        }
-    }
 }
 
 fn protocols(text: &str) -> Result<Vec<i32>, String> {

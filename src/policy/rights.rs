@@ -2,37 +2,32 @@
 //! no administrator. Worked out from the file, the users and one node; no rules are compiled.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use hydrascale_proto::state::v1::TagGrant;
 use ipnet::IpNet;
 
 use super::document::Document;
-use super::error::PolicyErrors;
 use super::facts::Facts;
 use super::owner::Owner;
 use super::selector::{Selector, Spot};
-use crate::state::{Node, State, UserRole};
+use crate::state::{Node, UserRole};
 
 /// The policy in force as far as it is about tags and routes.
 #[derive(Clone, Debug, Default)]
 pub struct Rights {
     version: u64,
-    document: Document,
-    facts: Facts,
+    document: Arc<Document>,
+    facts: Arc<Facts>,
 }
 
 impl Rights {
-    /// Reads the policy in force in a state. Without one no tag is defined and no route approved.
-    ///
-    /// # Errors
-    /// The text is not a policy for this program, though it was for the one that set it.
-    pub fn of(state: &State) -> Result<Self, PolicyErrors> {
-        let text = state.policy().map_or("", |policy| policy.text.as_str());
-        Ok(Self {
-            version: state.version_in_force(),
-            document: Document::parse(text, &Facts::default())?,
-            facts: Facts::of(state),
-        })
+    pub(super) const fn new(version: u64, document: Arc<Document>, facts: Arc<Facts>) -> Self {
+        Self {
+            version,
+            document,
+            facts,
+        }
     }
 
     /// The version that was read; 0 for none.

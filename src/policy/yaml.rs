@@ -11,6 +11,8 @@ use crate::yaml::{Raw, written};
 /// Values that stand for others (`*alias`) and are copied: a small text could otherwise grow into
 /// more than there is memory.
 const ALIASED_MAX: usize = 10_000;
+/// Deepest nesting: old policies need five levels, and each costs more stack than in HuJSON.
+const DEPTH_MAX: usize = 32;
 
 /// Reads a text; one that is no mapping is no policy in YAML.
 pub(super) fn parse(text: &str) -> Result<Option<Value>, PolicyError> {
@@ -19,6 +21,7 @@ pub(super) fn parse(text: &str) -> Result<Option<Value>, PolicyError> {
     }
     let options = serde_saphyr::options! {
         strict_booleans: true,
+        budget: serde_saphyr::budget! { max_depth: DEPTH_MAX },
         alias_limits: serde_saphyr::alias_limits! {
             max_total_replayed_events: ALIASED_MAX,
         },
@@ -166,8 +169,10 @@ mod tests {
             bomb += &format!("a{level}: &a{level} [{list}]\n");
         }
         assert!(parse(&bomb).is_err());
-        let deep = format!("a: {}", "[".repeat(5_000));
-        assert!(parse(&deep).is_err());
+        let deep = |levels| format!("a: {}{}", "[".repeat(levels), "]".repeat(levels));
+        assert!(parse(&deep(DEPTH_MAX)).is_err());
+        assert!(parse(&deep(DEPTH_MAX - 2)).is_ok());
+        assert!(parse(&deep(5_000)).is_err());
     }
 
     proptest! {

@@ -93,8 +93,9 @@ impl PolicyFile {
             path: self.path.clone(),
             reason,
         })?;
-        Document::parse(&text, &Facts::default()).map_err(|errors| self.invalid(&errors))?;
-        self.text = text;
+        let read = move || Document::parse(&text, &Facts::default()).map(|_| text);
+        let text = self.beside(read).await?;
+        self.text = text.map_err(|errors| self.invalid(&errors))?;
         Ok(())
     }
 
@@ -144,14 +145,21 @@ impl PolicyFile {
         }
     }
 
-    /// Beside the other tasks: for many nodes it takes a while.
-    async fn check(&self, state: Arc<State>) -> Result<(), PolicyFileError> {
-        let text = self.text.clone();
-        let check = tokio::task::spawn_blocking(move || policy::check(&text, &state));
-        let checked = check.await.map_err(|error| PolicyFileError::Read {
+    /// Does something that takes a while beside the other tasks.
+    async fn beside<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, PolicyFileError> {
+        let done = tokio::task::spawn_blocking(work).await;
+        done.map_err(|error| PolicyFileError::Read {
             path: self.path.clone(),
             reason: error.to_string(),
-        })?;
+        })
+    }
+
+    async fn check(&self, state: Arc<State>) -> Result<(), PolicyFileError> {
+        let text = self.text.clone();
+        let checked = self.beside(move || policy::check(&text, &state)).await?;
         let warnings = checked.map_err(|errors| self.invalid(&errors))?;
         for warning in warnings.iter() {
             tracing::debug!(%warning, "policy file says what has no effect");

@@ -57,6 +57,11 @@ impl State {
         self.users.values()
     }
 
+    /// All users by id.
+    pub(crate) const fn user_rows(&self) -> &OrdMap<UserId, Arc<User>> {
+        &self.users
+    }
+
     /// The user with this id.
     pub fn user(&self, id: UserId) -> Option<&Arc<User>> {
         self.users.get(&id)

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use hydrascale_proto::state::v1::TagGrant;
 
+use crate::cluster::Cluster;
 use crate::policy::{Owner, Rights};
 use crate::state::{PreAuthKey, State};
 use crate::types::MachineKey;
@@ -18,7 +19,8 @@ pub(super) struct Asked<'a> {
 }
 
 impl<'a> Asked<'a> {
-    pub(super) fn of(
+    pub(super) async fn of(
+        cluster: &Cluster,
         state: &State,
         machine_key: MachineKey,
         key: &PreAuthKey,
@@ -37,7 +39,8 @@ impl<'a> Asked<'a> {
             Some(user) => Owner::User(user),
             None => Owner::Tags(&key.tags),
         };
-        let rights = Rights::of(state).unwrap_or_else(|errors| {
+        let rights = cluster.policy(state).await.rights();
+        let rights = rights.unwrap_or_else(|errors| {
             tracing::error!(error = %errors, "the policy in force is not understood");
             Rights::default()
         });

@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::error::{PolicyErrors, Position};
-use super::super::facts::Facts;
+use super::super::facts::{Directory, Facts};
 use super::super::hujson::{Kind, Member, Value};
 use super::{Document, Names, Text};
 
 /// Collects what is wrong while it reads.
 pub(super) struct Decoder<'a> {
-    pub(super) facts: &'a Facts,
+    /// The tailnet's users.
+    pub(super) directory: Directory<'a>,
     pub(super) names: Names,
     /// `defaultSrcPosture`
     pub(super) default_posture: Vec<String>,
@@ -19,6 +20,8 @@ pub(super) struct Decoder<'a> {
     pub(super) is_old: bool,
     /// Ranges of all ipsets so far.
     pub(super) ipset_ranges: usize,
+    /// Ranges of all that ipsets name so far.
+    pub(super) ipset_ranges_named: usize,
     pub(super) errors: PolicyErrors,
 }
 
@@ -55,12 +58,13 @@ const UNSUPPORTED: [&str; 1] = ["services"];
 impl<'a> Decoder<'a> {
     pub(super) fn new(facts: &'a Facts) -> Self {
         Self {
-            facts,
+            directory: Directory::of(facts),
             names: Names::default(),
             default_posture: Vec::new(),
             bare_users: BTreeSet::new(),
             is_old: false,
             ipset_ranges: 0,
+            ipset_ranges_named: 0,
             errors: PolicyErrors::default(),
         }
     }

@@ -1,6 +1,6 @@
 //! Selectors in their places: what may stand where, and whether what is named exists.
 
-use super::super::facts::Facts;
+use super::super::facts::Directory;
 use super::super::selector::{Autogroup, NotASelector, Selector, Spot};
 use super::decode::Decoder;
 use super::{Names, Text};
@@ -43,8 +43,8 @@ impl Decoder<'_> {
         let is_user = name.contains('@')
             || self.is_old
             || self.bare_users.contains(&name)
-            || self.facts.domains.is_none()
-            || !self.facts.named(&name).is_empty();
+            || !self.directory.is_known()
+            || !self.directory.named(&name).is_empty();
         if is_user {
             Selector::User(name)
         } else {
@@ -65,7 +65,7 @@ impl Decoder<'_> {
                 // An administrator may set tags that nobody owns.
                 let is_old_tag = self.is_old && matches!(selector, Selector::Tag(_));
                 if !is_old_tag {
-                    exists(&selector, &self.names, self.facts, place)?;
+                    exists(&selector, &self.names, &self.directory, place)?;
                 }
                 Ok(selector)
             });
@@ -174,7 +174,7 @@ fn autogroup_allowed(autogroup: Autogroup, text: &str, place: Place) -> Result<(
 pub(super) fn exists(
     selector: &Selector,
     names: &Names,
-    facts: &Facts,
+    users: &Directory<'_>,
     place: Place,
 ) -> Result<(), String> {
     match selector {
@@ -208,8 +208,8 @@ pub(super) fn exists(
         Selector::IpSet(name) if !names.ipsets.contains_key(name) => {
             Err(format!("ipset not defined in policy: {name:?}"))
         }
-        Selector::User(token) => unambiguous(token, facts),
-        Selector::Domain(domain) if !facts.has_domain(domain) => {
+        Selector::User(token) => unambiguous(token, users),
+        Selector::Domain(domain) if !users.has_domain(domain) => {
             let part = if matches!(place, Place::SshSrc | Place::SshDst) {
                 "[ssh] "
             } else {
@@ -236,8 +236,8 @@ pub(super) fn foreign_domain(domain: &str) -> String {
 }
 
 /// Whether a name means at most one user.
-pub(super) fn unambiguous(token: &str, facts: &Facts) -> Result<(), String> {
-    let users = facts.named(token);
+pub(super) fn unambiguous(token: &str, users: &Directory<'_>) -> Result<(), String> {
+    let users = users.named(token);
     if users.len() < 2 {
         return Ok(());
     }

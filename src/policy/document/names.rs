@@ -13,6 +13,9 @@ use super::lookup::{Place, unambiguous};
 
 /// Ranges of addresses in all ipsets together, about 5 MB: a set that names another holds all of its.
 const IPSET_RANGES_MAX: usize = 100_000;
+/// Ranges of addresses of all that the lines of ipsets name: naming a large set in each of a thousand
+/// lines says nothing more, and takes room a thousand times.
+const IPSET_RANGES_NAMED_MAX: usize = 1_000_000;
 /// Longest chain of ipsets that name each other; each link costs stack.
 const IPSET_DEPTH_MAX: usize = 32;
 
@@ -73,7 +76,7 @@ impl Decoder<'_> {
                 self.error(item.at, format!("invalid group member type: {noun}"));
                 continue;
             };
-            match group_member(name, &user).and_then(|()| unambiguous(&user, self.facts)) {
+            match group_member(name, &user).and_then(|()| unambiguous(&user, &self.directory)) {
                 Ok(()) => {
                     if !user.contains('@') {
                         self.bare_users.insert(user.clone());
@@ -178,7 +181,7 @@ impl Decoder<'_> {
             );
             self.error(member.value.at, message);
         }
-        let mut set = AddressSet::default();
+        let mut edits = Vec::with_capacity(lines.len());
         for line in lines {
             let (removes, target) = match line.text.split_once(' ') {
                 Some(("remove", target)) => (true, target.trim()),
@@ -189,14 +192,17 @@ impl Decoder<'_> {
             else {
                 continue;
             };
-            set = if removes {
-                set.minus(&addresses)
-            } else {
-                set.union(&addresses)
-            };
+            let ranges = addresses.ranges().count();
+            self.ipset_ranges_named = self.ipset_ranges_named.saturating_add(ranges);
+            if self.ipset_ranges_named > IPSET_RANGES_NAMED_MAX {
+                break;
+            }
+            edits.push(Edit::of(removes, addresses));
         }
+        let set = Edit::all(edits);
         self.ipset_ranges = self.ipset_ranges.saturating_add(set.ranges().count());
-        if self.ipset_ranges > IPSET_RANGES_MAX {
+        if self.ipset_ranges > IPSET_RANGES_MAX || self.ipset_ranges_named > IPSET_RANGES_NAMED_MAX
+        {
             let message = format!(
                 "ipsets have more than {IPSET_RANGES_MAX} ranges of addresses in all, each set \
                  counted with those that it names"
@@ -244,6 +250,49 @@ impl Decoder<'_> {
             self.error(at, message);
         }
         found
+    }
+}
+
+/// What lines of an ipset do to what the lines before them come to.
+#[derive(Default)]
+struct Edit {
+    adds: AddressSet,
+    removes: AddressSet,
+}
+
+impl Edit {
+    fn of(is_removal: bool, addresses: AddressSet) -> Self {
+        let mut edit = Self::default();
+        if is_removal {
+            edit.removes = addresses;
+        } else {
+            edit.adds = addresses;
+        }
+        edit
+    }
+
+    fn then(&self, next: &Self) -> Self {
+        Self {
+            adds: self.adds.minus(&next.removes).union(&next.adds),
+            removes: self.removes.union(&next.removes),
+        }
+    }
+
+    /// What all lines come to. Neighbours first: line by line, each would cost as much as all before
+    /// it.
+    fn all(mut edits: Vec<Self>) -> AddressSet {
+        while edits.len() > 1 {
+            let mut lines = edits.into_iter();
+            let mut joined = Vec::with_capacity(lines.len().div_ceil(2));
+            while let Some(one) = lines.next() {
+                joined.push(match lines.next() {
+                    Some(next) => one.then(&next),
+                    None => one,
+                });
+            }
+            edits = joined;
+        }
+        edits.pop().unwrap_or_default().adds
     }
 }
 

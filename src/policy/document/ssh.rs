@@ -120,7 +120,7 @@ impl Decoder<'_> {
                 self.error(*at, format!("user {text:?} is not valid"));
             }
             if let Some(domain) = localpart_domain(text)
-                && !self.facts.has_domain(&domain)
+                && !self.directory.has_domain(&domain)
             {
                 self.error(*at, foreign_domain(&domain));
             }

@@ -1,8 +1,9 @@
 use std::sync::Arc;
 
 use super::*;
+use crate::policy::Engine;
 use crate::state::User;
-use crate::types::{Timestamp, UserId};
+use crate::types::{NodeId, Timestamp, UserId};
 
 fn user(id: u64, name: &str, role: UserRole) -> Arc<User> {
     Arc::new(User {
@@ -21,11 +22,11 @@ fn user(id: u64, name: &str, role: UserRole) -> Arc<User> {
 fn rights(text: &str, users: Vec<Arc<User>>) -> Rights {
     Rights {
         version: 1,
-        document: Document::parse(text, &Facts::default()).unwrap(),
-        facts: Facts {
+        document: Arc::new(Document::parse(text, &Facts::default()).unwrap()),
+        facts: Arc::new(Facts {
             users,
             domains: None,
-        },
+        }),
     }
 }
 
@@ -171,4 +172,20 @@ fn open_routes_are_those_that_nobody_has_decided_about() {
     assert_eq!(rights.open_routes(&node), routes(&["10.2.0.0/16"]));
     node.routes_set_under = 1;
     assert!(rights.open_routes(&node).is_empty());
+}
+
+impl Engine {
+    /// What the policy approves of the wanted routes, for a node that the engine knows.
+    pub(in crate::policy) fn approved_routes(&self, node: NodeId, wanted: &[IpNet]) -> Vec<IpNet> {
+        let place = self.roster().place(node);
+        let Some(member) = place.and_then(|place| self.roster().member(place)) else {
+            return Vec::new();
+        };
+        let facts = &self.roster().facts;
+        let owner = match member.owner.and_then(|id| facts.user(id)) {
+            Some(user) => Owner::User(user),
+            None => Owner::Tags(&member.tags),
+        };
+        approved_routes(self.document(), facts, owner, wanted)
+    }
 }

@@ -130,7 +130,10 @@ fn users(
     };
     match selector {
         Selector::User(token) => named(token).into_iter().collect(),
-        Selector::Domain(domain) => facts.of_domain(domain).map(|user| user.id).collect(),
+        Selector::Domain(domain) => {
+            let users = directory.of_domain(domain).iter();
+            users.map(|user| user.id).collect()
+        }
         Selector::Group(name) => {
             let users = names.groups.get(name).into_iter().flatten();
             users.filter_map(|user| named(&user.text)).collect()

@@ -13,7 +13,7 @@ use super::tailnet::{Tailnet, device};
 /// Mutations per file where nothing else is wanted.
 const ROUNDS: u64 = 150;
 /// Longest text that mutations make.
-const BYTES_MAX: usize = 8 * 1024;
+const BYTES_MAX: usize = 64 * 1024;
 
 const TOKENS: [&str; 40] = [
     "{",
@@ -115,6 +115,7 @@ fn mutate(text: &str, other: &str, dice: &mut Dice) -> String {
         let piece = match dice.below(6) {
             0 => Vec::new(),
             1 => vec![u8::try_from(dice.below(256)).unwrap()],
+            2 if dice.below(16) == 0 => bytes[at..at + length].repeat(1_000),
             2 => bytes[at..at + length].repeat(2),
             3 => {
                 let from = dice.below(other.len() + 1);
