@@ -37,6 +37,7 @@ use axum::routing::{delete, get, post};
 
 use crate::cluster::Cluster;
 use crate::config::PolicyMode;
+use crate::session::MapStreams;
 
 pub use self::clock::Clock;
 pub use self::error::{ApiError, Kind};
@@ -55,6 +56,8 @@ pub enum Access {
 pub struct ApiState {
     /// The cluster, as this replica sees it.
     pub cluster: Cluster,
+    /// The map streams, which have the policy compiled.
+    pub streams: MapStreams,
     /// Who may call.
     pub access: Access,
     /// Wall clock for expiries.
@@ -65,9 +68,10 @@ pub struct ApiState {
 
 impl ApiState {
     /// For the client port: callers show an API key.
-    pub fn remote(cluster: &Cluster, policy_mode: PolicyMode) -> Self {
+    pub fn remote(cluster: &Cluster, streams: &MapStreams, policy_mode: PolicyMode) -> Self {
         Self {
             cluster: cluster.clone(),
+            streams: streams.clone(),
             access: Access::ApiKey,
             clock: Clock::system(),
             policy_mode,
@@ -75,9 +79,10 @@ impl ApiState {
     }
 
     /// For the local socket: whoever may open it may call.
-    pub fn local(cluster: &Cluster, policy_mode: PolicyMode) -> Self {
+    pub fn local(cluster: &Cluster, streams: &MapStreams, policy_mode: PolicyMode) -> Self {
         Self {
             cluster: cluster.clone(),
+            streams: streams.clone(),
             access: Access::LocalTrust,
             clock: Clock::system(),
             policy_mode,

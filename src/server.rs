@@ -220,7 +220,7 @@ fn serve_clients(
         ..ControlOptions::new(config.server_url.as_str(), version())
     };
     let control = Control::new(cluster.clone(), streams.clone(), options, metrics.clone());
-    let remote = ApiState::remote(cluster, config.policy.mode);
+    let remote = ApiState::remote(cluster, &streams, config.policy.mode);
     let router = control::router(control.clone()).merge(api::router(remote));
     let addr = config.listeners.client;
     let client_port = doors.client.open();
@@ -232,7 +232,7 @@ fn serve_clients(
         doors.tls,
         control::with_security_headers(router),
     ));
-    let local = ApiState::local(cluster, config.policy.mode);
+    let local = ApiState::local(cluster, &streams, config.policy.mode);
     let local = control::router(control.clone()).merge(api::router(local));
     tasks.spawn(http::serve(doors.socket, local));
     Ok(ClientSide {

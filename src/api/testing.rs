@@ -15,13 +15,18 @@ use tower::ServiceExt;
 use super::{Access, ApiState, Clock, router};
 use crate::cluster::{Cluster, LocalControl};
 use crate::config::PolicyMode;
+use crate::netmap::NetmapConfig;
+use crate::session::MapStreams;
 use crate::state::secret::{SecretKind, SecretText};
 use crate::types::Timestamp;
 
+/// When the tailnet begins.
+const START_MS: i64 = 1_750_000_000_123;
 const PEPPER: [u8; 32] = [7; 32];
 
 pub(crate) struct World {
     pub(crate) cluster: Cluster,
+    streams: MapStreams,
     pub(crate) control: LocalControl,
     pub(crate) policy_mode: PolicyMode,
     devices: u8,
@@ -41,10 +46,13 @@ impl World {
             noise_private_key: vec![1; 32].into(),
             secret_pepper: PEPPER.to_vec().into(),
         };
-        let start = Timestamp::from_unix_ms(1_750_000_000_123);
+        let start = Timestamp::from_unix_ms(START_MS);
         let (cluster, control) = Cluster::local(init, start).await.unwrap();
+        let clock = || Timestamp::from_unix_ms(START_MS);
+        let streams = MapStreams::new(cluster.clone(), NetmapConfig::default(), clock);
         Self {
             cluster,
+            streams,
             control,
             policy_mode: PolicyMode::Database,
             devices: 0,
@@ -56,6 +64,7 @@ impl World {
         let clock = Clock::new(move || control.now());
         router(ApiState {
             cluster: self.cluster.clone(),
+            streams: self.streams.clone(),
             access,
             clock,
             policy_mode: self.policy_mode,

@@ -16,6 +16,8 @@ mod rules;
 mod tests;
 mod words;
 
+use std::collections::BTreeMap;
+
 use ipnet::IpNet;
 
 use self::end::{End, Finder};
@@ -69,8 +71,7 @@ impl Tailnet<'_> {
         let pairs = sources
             .iter()
             .flat_map(|src| destinations.iter().map(move |dst| (src, dst)));
-        let mut pairs = pairs.filter(is_other);
-        let judged: Vec<(&End, &End)> = pairs.by_ref().take(PAIRS_MAX).collect();
+        let judged: Vec<(&End, &End)> = pairs.filter(is_other).take(PAIRS_MAX).collect();
         if judged.is_empty() {
             return Err(at(Part::Dst)(Fault::Same));
         }
@@ -81,8 +82,27 @@ impl Tailnet<'_> {
             logins: rules::logins(document, &mut finder.resolver),
             question,
         };
-        Ok(explainer.explanation(&judged, pairs.count()))
+        let all = count_pairs(&sources, &destinations, roster);
+        Ok(explainer.explanation(&judged, all.saturating_sub(judged.len())))
     }
+}
+
+/// How many pairs there are of a source and another destination, without looking at each.
+fn count_pairs(sources: &[End], destinations: &[End], roster: &Roster) -> usize {
+    let mut at: BTreeMap<usize, usize> = BTreeMap::new();
+    for place in sources.iter().filter_map(|source| source.place) {
+        *at.entry(place).or_default() += 1;
+    }
+    let same = destinations.iter().map(|dst| match dst.place {
+        Some(place) => at.get(&place).copied().unwrap_or_default(),
+        // An address that is no node's: a question names at most one.
+        None => sources
+            .iter()
+            .filter(|src| src.is_also(dst, roster))
+            .count(),
+    });
+    let all = sources.len().saturating_mul(destinations.len());
+    all.saturating_sub(same.sum())
 }
 
 struct Explainer<'a> {

@@ -1,37 +1,37 @@
 //! `/policy/explain?src=..&dst=..[&proto=..]`: why a connection is allowed or not. The answer is
 //! [`Explanation`] as it stands.
 
-use std::sync::Arc;
-
 use axum::Json;
+use axum::extract::State as AxumState;
 
-use crate::netmap::RouteTable;
-use crate::policy::Engine;
+use crate::netmap::{Basis, RouteTable};
 use crate::policy::explain::{ExplainError, Explanation, Question, Tailnet};
-use crate::state::State;
 
 use super::super::body::Params;
-use super::super::gate::Read;
-use super::super::{ApiError, Kind};
+use super::super::{ApiError, ApiState, Kind};
+use super::beside;
 
 pub(super) async fn explain(
-    Read(state): Read,
+    AxumState(api): AxumState<ApiState>,
     params: Params,
 ) -> Result<Json<Explanation>, ApiError> {
     let text = |name| params.text(name).unwrap_or_default();
     let question = Question::parse(text("src"), text("dst"), params.text("proto"))?;
-    // The policy is compiled for this, which in a large tailnet takes longer than other requests
-    // should wait.
-    let explained = tokio::task::spawn_blocking(move || answer(&state, &question)).await;
-    let failed = |error| ApiError::new(Kind::Internal, format!("explaining failed: {error}"));
-    Ok(Json(explained.map_err(failed)??))
+    // Of now, and so not older than the state that the request was let in with.
+    let (now, _) = api.cluster.changed();
+    let basis = api.streams.basis_at(now).await;
+    let stops = || ApiError::new(Kind::Unavailable, "this replica stops; ask another one");
+    let basis = basis.ok_or_else(stops)?;
+    // Trying all rules may take longer than other requests should wait.
+    let explained = beside(move || answer(&basis, &question)).await?;
+    Ok(Json(explained?))
 }
 
-fn answer(state: &Arc<State>, question: &Question) -> Result<Explanation, ExplainError> {
-    let routes = RouteTable::of(state);
+fn answer(basis: &Basis, question: &Question) -> Result<Explanation, ExplainError> {
+    let routes = RouteTable::of(&basis.state);
     let tailnet = Tailnet {
-        engine: &Engine::of(state),
-        state,
+        engine: &basis.engine,
+        state: &basis.state,
         primary: &|id| routes.primary(id).to_vec(),
     };
     tailnet.explain(question)
