@@ -6,6 +6,7 @@
 pub mod linear;
 pub mod listing;
 pub mod preauth;
+pub mod progress;
 pub mod register;
 pub mod versions;
 pub mod watch;
@@ -70,7 +71,7 @@ impl fmt::Display for Verdict {
 type Checker = (&'static str, fn(&History) -> Verdict);
 
 /// All of them.
-const CHECKERS: [Checker; 11] = [
+const CHECKERS: [Checker; 12] = [
     ("linearizable", register::check),
     ("single-use", preauth::check),
     ("addresses", listing::addresses),
@@ -81,6 +82,7 @@ const CHECKERS: [Checker; 11] = [
     ("versions", versions::check),
     ("monotonic", watch::check),
     ("one-leader", one_leader),
+    ("progress", progress::check),
     ("replicas-equal", replicas_equal),
 ];
 

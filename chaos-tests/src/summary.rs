@@ -3,10 +3,11 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
+    time::Duration,
 };
 
 use crate::{
-    checker::{Verdict, judge},
+    checker::{Verdict, judge, progress},
     history::{History, Run},
     nemesis::Nemesis,
     outcome::Outcome,
@@ -35,6 +36,7 @@ pub struct Summary {
     outcomes: BTreeMap<Outcome, usize>,
     faults: BTreeMap<String, usize>,
     terms: BTreeSet<u64>,
+    gap: Option<Duration>,
     verdicts: Vec<(&'static str, Verdict)>,
     complete: bool,
 }
@@ -55,6 +57,7 @@ impl Summary {
             outcomes,
             faults,
             terms: history.leaders.iter().map(|(term, _)| *term).collect(),
+            gap: progress::longest_gap(history),
             verdicts: judge(history),
             complete: history.ended && history.compared.is_some(),
         }
@@ -139,7 +142,11 @@ impl fmt::Display for Summary {
         for (nemesis, count) in &self.faults {
             write!(f, " {nemesis}={count}")?;
         }
-        write!(f, " | leader changes={} |", self.leader_changes())?;
+        write!(f, " | leader changes={}", self.leader_changes())?;
+        if let Some(gap) = self.gap {
+            write!(f, ", at most {gap:.1?} without a change")?;
+        }
+        write!(f, " |")?;
         let seen = self
             .verdicts
             .iter()

@@ -29,7 +29,7 @@ const RACERS: usize = 3;
 /// Above this, nodes are deleted rather than made: lists go into the history.
 const NODES_MAX: usize = 40;
 /// After this a registration has met silence.
-const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 /// A key of which every attempt meets silence is given up: its node may have come in or not.
 const ATTEMPTS_MAX: usize = 8;
 
