@@ -113,12 +113,22 @@ struct Faulty<'a> {
 impl Faulty<'_> {
     /// Installs faults until the time is over; says what a healed replica did wrong.
     async fn run(mut self, random: &mut StdRng, clients: &mut Clients) -> Result<Option<String>> {
-        let end = Instant::now() + self.plan.time;
+        let begin = Instant::now();
+        let Plan { nemeses, time, .. } = self.plan;
         let mut waiting: Vec<Nemesis> = Vec::new();
-        while !self.plan.nemeses.is_empty() && Instant::now() + FAULT_MIN < end {
+        for turn in 0.. {
+            // On a slow machine, too, each gets its turn.
+            let limit = if turn < nemeses.len() {
+                *time * 2
+            } else {
+                *time
+            };
+            if begin.elapsed() + FAULT_MIN > limit {
+                break;
+            }
             // Each once, in another order each time.
             if waiting.is_empty() {
-                waiting.clone_from(&self.plan.nemeses);
+                waiting.clone_from(nemeses);
                 waiting.shuffle(random);
             }
             let Some(nemesis) = waiting.pop() else {
@@ -130,7 +140,7 @@ impl Faulty<'_> {
             }
             sleep(random.random_range(Duration::ZERO..REST_MAX)).await;
         }
-        sleep_until(end).await;
+        sleep_until(begin + *time).await;
         Ok(None)
     }
 
