@@ -44,7 +44,7 @@ test: setup-build setup-test
 # Optional: SEED=N for the runs of a seed again.
 chaos: setup-build
 	@.ci/packages test
-	@$(STAGE) chaos-build cargo build --locked --workspace --bins
+	@$(STAGE) chaos-build cargo build --locked --workspace --bins --tests
 	@$(STAGE) chaos .ci/chaos $(CARGO_TARGET_DIR)/debug/chaos $(SEED)
 
 # Without the data (HYDRASCALE_CONFORMANCE_DIR, else ../shared/conformance) it says so and passes.
