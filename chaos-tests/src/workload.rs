@@ -36,6 +36,9 @@ const PAUSE_MAX: Duration = Duration::from_millis(80);
 pub enum Workload {
     /// Users are renamed and looked up: registers.
     Users,
+    /// The same with reads that ask for whatever the replica has: such a run must come out red, or
+    /// the harness sees nothing.
+    UsersStale,
     /// The policy is read, compared and swapped.
     Policy,
     /// Nodes race for single-use keys, register again after silence, and are deleted.
@@ -51,6 +54,7 @@ impl Workload {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Users => "users",
+            Self::UsersStale => "users-stale",
             Self::Policy => "policy",
             Self::Nodes => "nodes",
             Self::Netmap => "netmap",
@@ -58,8 +62,8 @@ impl Workload {
         }
     }
 
-    const fn includes(self, part: Self) -> bool {
-        self as u8 == part as u8 || matches!(self, Self::All)
+    fn includes(self, part: Self) -> bool {
+        self == part || (self == Self::All && part != Self::UsersStale)
     }
 }
 
@@ -106,7 +110,12 @@ impl Clients {
         };
         let mut tasks = JoinSet::new();
         if workload.includes(Workload::Users) {
-            users::spawn(&mut client, &mut tasks)
+            users::spawn("linearizable", &mut client, &mut tasks)
+                .await
+                .context("prepare users")?;
+        }
+        if workload.includes(Workload::UsersStale) {
+            users::spawn("stale", &mut client, &mut tasks)
                 .await
                 .context("prepare users")?;
         }

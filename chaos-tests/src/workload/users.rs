@@ -17,9 +17,12 @@ const REGISTERS: usize = 4;
 struct Register {
     key: String,
     user: String,
+    /// What reads ask for.
+    consistency: &'static str,
 }
 
 pub(super) async fn spawn(
+    consistency: &'static str,
     client: &mut impl FnMut() -> Client,
     tasks: &mut JoinSet<Result<()>>,
 ) -> Result<()> {
@@ -33,7 +36,11 @@ pub(super) async fn spawn(
             .as_str()
             .context("the user's id")?
             .to_owned();
-        registers.push(Register { key, user });
+        registers.push(Register {
+            key,
+            user,
+            consistency,
+        });
     }
     spawn_each(CLIENTS, client, tasks, |client| {
         work(client, registers.clone())
@@ -63,7 +70,10 @@ async fn read(client: &mut Client, register: &Register) -> Result<()> {
     let op = Op::Read {
         key: register.key.clone(),
     };
-    let call = Call::get(format!("/user?id={}", register.user));
+    let Register {
+        user, consistency, ..
+    } = register;
+    let call = Call::get(format!("/user?id={user}&consistency={consistency}"));
     let value = |body: &Value| value_of(&body["users"][0]["name"], &register.key);
     client.ask(op, call, |reply| value(&reply.body)).await?;
     Ok(())
