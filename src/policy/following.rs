@@ -11,6 +11,7 @@ use proptest::prelude::*;
 use self::policies::POLICIES;
 use self::world::{ROUTES, step};
 pub(super) use self::world::{Step, World};
+use super::login::likeness;
 use super::{Difference, Engine, Sight};
 use crate::state::{Change, State};
 use crate::types::NodeId;
@@ -74,6 +75,20 @@ fn check_classes(engine: &Engine, state: &State) {
     }
 }
 
+/// Nodes whose logins follow from the same have the same.
+fn check_logins(engine: &Engine, state: &State) {
+    let mut known = BTreeMap::new();
+    for node in state.nodes() {
+        let place = engine.roster.place(node.id).unwrap();
+        let rules = &engine.plan.logins;
+        if let Some(likeness) = likeness(rules, &engine.terms, &engine.roster, place) {
+            let logins = engine.logins(node.id);
+            let of_alike = known.entry(likeness).or_insert_with(|| logins.clone());
+            assert_eq!(*of_alike, logins, "logins of {:?}", node.id);
+        }
+    }
+}
+
 /// Who is not in doubt has equal answers, and what comes into sight is what was not seen.
 fn check_difference(before: &Engine, after: &Engine, state: &State) {
     let difference = Difference::of(before, after);
@@ -131,6 +146,7 @@ fn run(steps: &[(Step, bool)]) {
             "step {number}: {step:?}"
         );
         check_classes(&engine, &world.state);
+        check_logins(&engine, &world.state);
         check_difference(&before, &engine, &world.state);
         if Arc::ptr_eq(&before, &engine) {
             assert_eq!(answers(&before, &world.state), anew);

@@ -91,6 +91,25 @@ pub(super) fn policy(
     }
 }
 
+/// What the policy of a node follows from: nodes with equal ones have equal policies. `None` where that
+/// is more than the rules that lead to the node, and its owner.
+pub(super) fn likeness(
+    rules: &[LoginRule],
+    terms: &Terms,
+    roster: &Roster,
+    place: usize,
+) -> Option<(NodeSet, Option<UserId>)> {
+    if rules.iter().any(LoginRule::has_localparts) {
+        return None;
+    }
+    let leading = rules.iter().enumerate();
+    let leading = leading.filter(|(_, rule)| terms.have(&rule.dst, place));
+    let leading = NodeSet::of(leading.map(|(number, _)| number));
+    let owner = roster.member(place)?.owner;
+    let owner = owner.filter(|_| rules.iter().any(|rule| rule.is_self));
+    Some((leading, owner))
+}
+
 /// What becomes of a login from one place at another. The client at the destination goes by the same
 /// rules in the same order, and comes here with a login that needs a check.
 pub(super) fn verdict(

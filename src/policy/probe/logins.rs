@@ -42,8 +42,15 @@ impl Prober<'_> {
         let wanted: Vec<_> = wanted.collect();
         let sources = source.extent.prefixes(self.roster);
         let sources: Vec<String> = sources.iter().map(|p| p.addr().to_string()).collect();
+        let rules = &self.plan.logins;
+        let mut tried = BTreeSet::new();
         for place in nodes.iter() {
-            let policy = login::policy(&self.plan.logins, self.terms, self.roster, place);
+            // Many nodes are alike, and each policy names all sources.
+            let likeness = login::likeness(rules, self.terms, self.roster, place);
+            if likeness.is_some_and(|likeness| !tried.insert(likeness)) {
+                continue;
+            }
+            let policy = login::policy(rules, self.terms, self.roster, place);
             for (user, wanted) in &wanted {
                 if !wanted.holds(&policy.rules, &sources, user) {
                     return Err(format!(
