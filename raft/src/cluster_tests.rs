@@ -6,4 +6,5 @@ mod identity;
 mod membership;
 mod partitions;
 mod proposals;
+mod voters;
 mod wire;

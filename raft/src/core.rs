@@ -10,6 +10,7 @@ mod probe;
 mod propose;
 mod read;
 mod reconcile;
+mod voters;
 mod window;
 
 use std::sync::Arc;
@@ -78,7 +79,7 @@ pub(crate) struct Core {
     pub(crate) disk: Disk,
     pub(crate) window: Window,
     pub(crate) reads: mpsc::Sender<ReadRequest>,
-    /// Membership changes of this replica as leader, one after the other.
+    /// The turn to decide on and make a membership change as leader, one after the other.
     pub(crate) membership: tokio::sync::Mutex<()>,
     pub(crate) stopping: CancellationToken,
 }

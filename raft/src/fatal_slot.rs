@@ -28,6 +28,11 @@ impl FatalSlot {
         });
     }
 
+    /// The reason, if there is one already.
+    pub(crate) fn reported(&self) -> Option<Fatal> {
+        self.0.borrow().clone()
+    }
+
     /// Waits for a reason.
     pub(crate) async fn wait(&self) -> Fatal {
         let mut reports = self.0.subscribe();

@@ -32,6 +32,9 @@ pub(crate) struct Identity {
     /// votes that this replica gave and the entries that it acknowledged.
     #[serde(default)]
     pub(crate) has_store: bool,
+    /// Set once the cluster has removed the replica: it must not start again.
+    #[serde(default)]
+    pub(crate) removed: bool,
 }
 
 /// A replica that can be asked before the membership is known.
@@ -245,6 +248,19 @@ impl Folder {
         write_durably(&self.path.join(IDENTITY), &json(&marked))
     }
 
+    /// Notes that the cluster has removed the replica.
+    ///
+    /// # Errors
+    /// The folder cannot be written.
+    pub(crate) fn mark_removed(&self, identity: &Identity) -> io::Result<()> {
+        let marked = Identity {
+            has_store: true,
+            removed: true,
+            ..identity.clone()
+        };
+        write_durably(&self.path.join(IDENTITY), &json(&marked))
+    }
+
     fn key(&self) -> Result<ReplicaKey, IdentityError> {
         let path = self.path.join(KEY);
         let pem = read_text(&path)?.ok_or(IdentityError::Missing { path })?;
@@ -415,6 +431,7 @@ mod tests {
             replica_id: FIRST_REPLICA,
             peers: Vec::new(),
             has_store: false,
+            removed: false,
         };
         folder
             .settle_first(&identity, &authority, &key, &certificate)

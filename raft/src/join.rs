@@ -10,7 +10,7 @@ mod service;
 
 use std::time::Duration;
 
-use hydrascale_proto::raft::v1::{Admin, CreateJoinToken, RevokeJoinToken, admin};
+use hydrascale_proto::raft::v1::{Admin, CreateJoinToken, JoinTokenRow, RevokeJoinToken, admin};
 use rand::RngCore;
 use rustls_pki_types::CertificateDer;
 use tokio::time::timeout;
@@ -20,13 +20,20 @@ pub(crate) use self::service::{JOIN_BYTES_MAX, JoinService};
 use crate::core::{AdminDenied, Core};
 use crate::tls::sha256;
 use crate::token::SECRET_BYTES;
-use crate::{AdminError, JoinToken, ProposeError};
+use crate::{AdminError, JoinToken, ProposeError, ReplicaId};
 
 /// A token that outlives this is a standing invitation.
 const TTL_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// Makes a token for one new replica.
-pub(crate) async fn create_token(core: &Core, ttl: Duration) -> Result<JoinToken, AdminError> {
+/// Makes a token for one new replica, perhaps to take the place of another.
+pub(crate) async fn create_token(
+    core: &Core,
+    ttl: Duration,
+    replaces: Option<ReplicaId>,
+) -> Result<JoinToken, AdminError> {
+    if let Some(old) = replaces {
+        check_member(core, old)?;
+    }
     if ttl.is_zero() || ttl > TTL_MAX {
         let reason = format!(
             "a join token lives up to {} days",
@@ -46,6 +53,7 @@ pub(crate) async fn create_token(core: &Core, ttl: Duration) -> Result<JoinToken
         id: token_id.clone(),
         secret_hash: JoinToken::secret_hash(&secret),
         expires_at_ms: core.config.clock.now_ms().saturating_add(ttl_ms),
+        replaces: replaces.map_or(0, |id| id.0),
     });
     let made = core.propose_admin(Admin { op: Some(op) }).await;
     if matches!(made, Err(AdminDenied::Refused(_))) {
@@ -64,6 +72,58 @@ pub(crate) async fn create_token(core: &Core, ttl: Duration) -> Result<JoinToken
         ca_sha256,
         addrs: addrs.collect(),
     })
+}
+
+fn check_member(core: &Core, id: ReplicaId) -> Result<(), AdminError> {
+    let is_member = core.member(id.0).is_some();
+    let refused = |reason| Err(AdminError::Refused { reason });
+    match is_member {
+        true => Ok(()),
+        false if core.records.load().is_removed(id.0) => refused(format!(
+            "replica {id} was removed for good: make a token that replaces nobody"
+        )),
+        false => refused(format!(
+            "replica {id} is no member of the cluster; `cluster status` lists them"
+        )),
+    }
+}
+
+/// The tokens that are remembered, as of now.
+pub(crate) async fn list_tokens(core: &Core) -> Result<Vec<JoinTokenInfo>, AdminError> {
+    let read = core.read_index().await;
+    read.map_err(|error| AdminError::Unavailable {
+        reason: error.to_string(),
+    })?;
+    let records = core.records.load();
+    Ok(records.tokens().map(describe).collect())
+}
+
+fn describe(token: &JoinTokenRow) -> JoinTokenInfo {
+    JoinTokenInfo {
+        id: token.id.clone(),
+        expires_at_ms: token.expires_at_ms,
+        revoked: token.revoked,
+        used_by: token.r#use.as_ref().map(|used| ReplicaId(used.replica_id)),
+        used_at_ms: token.r#use.as_ref().map(|used| used.used_at_ms),
+        replaces: Some(ReplicaId(token.replaces)).filter(|id| id.0 != 0),
+    }
+}
+
+/// A join token as the cluster remembers it, without its secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JoinTokenInfo {
+    /// Its name; not secret.
+    pub id: String,
+    /// When it expires, milliseconds since the Unix epoch.
+    pub expires_at_ms: i64,
+    /// Withdrawn before it was used.
+    pub revoked: bool,
+    /// The replica that joined with it.
+    pub used_by: Option<ReplicaId>,
+    /// When that was, milliseconds since the Unix epoch.
+    pub used_at_ms: Option<i64>,
+    /// The replica whose place the joiner takes.
+    pub replaces: Option<ReplicaId>,
 }
 
 /// The recorded authority's hash; a new cluster records it with its first entries.

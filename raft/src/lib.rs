@@ -31,6 +31,7 @@ mod type_config;
 pub use self::core::COMMAND_BYTES_MAX;
 pub use self::counters::ReplicaMetrics;
 pub use self::fatal::chain;
+pub use self::join::JoinTokenInfo;
 pub use self::machine::{
     ApplyContext, Effects, MachineError, ReplicaId, Row, RowWrite, StateMachine,
 };

@@ -1,6 +1,7 @@
-//! The cluster's own records: its identity and certificate authority, its join tokens, the replicas
-//! that it has removed. Pure: part of every replica's apply, so the same log gives the same records.
+//! The cluster's own records: its identity and certificate authority, its join tokens, what its
+//! members are meant to be, the replicas that it has removed. Pure: part of every replica's apply, so the same log gives the same records.
 
+mod standing;
 #[cfg(test)]
 mod tests;
 
@@ -9,8 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use hydrascale_proto::raft::v1::{
     Admin, AdminDone, AdminOutcome, ClusterRow, CreateJoinToken, InitCluster, JoinTokenRow,
-    JoinTokenUse, RemoveReplica, RemovedReplicaRow, RevokeJoinToken, UseJoinToken, admin,
-    admin_outcome,
+    JoinTokenUse, NonVotingRow, RemovedReplicaRow, ReplacementRow, RevokeJoinToken, UseJoinToken,
+    admin, admin_outcome,
 };
 use prost::Message;
 
@@ -26,6 +27,8 @@ const JOIN_TOKEN_REMEMBERED_MS: i64 = 30 * 24 * 3600 * 1000;
 const CLUSTER_KEY: &[u8] = b"cluster";
 const TOKEN_PREFIX: &[u8] = b"join-token/";
 const REMOVED_PREFIX: &[u8] = b"removed/";
+const NON_VOTING_PREFIX: &[u8] = b"non-voting/";
+const REPLACEMENT_PREFIX: &[u8] = b"replacement/";
 
 /// Everything the cluster knows about itself besides its membership.
 #[derive(Clone, Debug, Default)]
@@ -33,6 +36,10 @@ pub(crate) struct ClusterRecords {
     cluster: Option<ClusterRow>,
     tokens: BTreeMap<String, JoinTokenRow>,
     removed: BTreeSet<u64>,
+    /// Members that stay learners.
+    non_voting: BTreeSet<u64>,
+    /// Who takes the place of a replica.
+    replacements: BTreeMap<u64, u64>,
 }
 
 impl ClusterRecords {
@@ -62,6 +69,8 @@ impl ClusterRecords {
             Some(admin::Op::RevokeJoinToken(op)) => self.revoke_join_token(op),
             Some(admin::Op::UseJoinToken(op)) => self.use_join_token(index, now_ms, op),
             Some(admin::Op::RemoveReplica(op)) => Ok(self.remove_replica(now_ms, op)),
+            Some(admin::Op::SetVoting(op)) => self.set_voting(op),
+            Some(admin::Op::ReplaceReplica(op)) => self.replace_replica(op),
             None => Err("this build does not know the requested change".to_owned()),
         };
         match done {
@@ -75,14 +84,9 @@ impl ClusterRecords {
         self.cluster.as_ref()
     }
 
-    /// Whether a replica was removed for good.
-    pub(crate) fn is_removed(&self, replica_id: u64) -> bool {
-        self.removed.contains(&replica_id)
-    }
-
-    /// The replicas removed for good.
-    pub(crate) fn removed(&self) -> impl Iterator<Item = u64> + '_ {
-        self.removed.iter().copied()
+    /// The join tokens that are remembered, by id.
+    pub(crate) fn tokens(&self) -> impl Iterator<Item = &JoinTokenRow> {
+        self.tokens.values()
     }
 
     fn load_row(&mut self, row: &Row) -> Result<(), RecordsError> {
@@ -98,6 +102,13 @@ impl ClusterRecords {
         } else if row.key.starts_with(REMOVED_PREFIX) {
             let removed = RemovedReplicaRow::decode(row.value.clone()).map_err(unreadable)?;
             self.removed.insert(removed.replica_id);
+        } else if row.key.starts_with(NON_VOTING_PREFIX) {
+            let learner = NonVotingRow::decode(row.value.clone()).map_err(unreadable)?;
+            self.non_voting.insert(learner.replica_id);
+        } else if row.key.starts_with(REPLACEMENT_PREFIX) {
+            let replacement = ReplacementRow::decode(row.value.clone()).map_err(unreadable)?;
+            self.replacements
+                .insert(replacement.replica_id, replacement.with);
         } else {
             return Err(RecordsError::UnknownKey {
                 key: lossy(&row.key),
@@ -131,6 +142,9 @@ impl ClusterRecords {
         if self.tokens.contains_key(&op.id) {
             return Err(format!("join token {} exists already", op.id));
         }
+        if self.is_removed(op.replaces) {
+            return Err(standing::gone(op.replaces));
+        }
         let remembered = |token: &&JoinTokenRow| is_remembered(token, now_ms);
         if self.tokens.values().filter(remembered).count() >= JOIN_TOKENS_MAX {
             return Err(format!(
@@ -144,6 +158,7 @@ impl ClusterRecords {
             expires_at_ms: op.expires_at_ms,
             revoked: false,
             r#use: None,
+            replaces: op.replaces,
         };
         writes.push(put(token_key(&token.id), &token));
         self.tokens.insert(token.id.clone(), token);
@@ -178,7 +193,7 @@ impl ClusterRecords {
     }
 
     fn use_join_token(&mut self, index: u64, now_ms: i64, op: &UseJoinToken) -> Applied {
-        let Some(token) = self.tokens.get_mut(&op.id) else {
+        let Some(token) = self.tokens.get(&op.id) else {
             return Err(format!("join token {} is unknown", op.id));
         };
         if token.secret_hash != op.secret_hash {
@@ -201,24 +216,21 @@ impl ClusterRecords {
         if token.expires_at_ms <= now_ms {
             return Err(format!("join token {} has expired", op.id));
         }
-        token.r#use = Some(JoinTokenUse {
+        let mut spent = token.clone();
+        spent.r#use = Some(JoinTokenUse {
             replica_id: index,
             name: op.name.clone(),
             public_key: op.public_key.clone(),
             used_at_ms: now_ms,
         });
-        Ok((vec![put(token_key(&op.id), token)], index))
-    }
-
-    fn remove_replica(&mut self, now_ms: i64, op: &RemoveReplica) -> (Vec<RowWrite>, u64) {
-        if !self.removed.insert(op.replica_id) {
-            return (Vec::new(), op.replica_id);
+        let mut writes = vec![put(token_key(&op.id), &spent)];
+        if spent.replaces != 0 {
+            writes.extend(self.note_replacement(spent.replaces, index)?);
+        } else if op.non_voting {
+            writes.extend(self.note_voting(index, false));
         }
-        let row = RemovedReplicaRow {
-            replica_id: op.replica_id,
-            removed_at_ms: now_ms,
-        };
-        (vec![put(removed_key(op.replica_id), &row)], op.replica_id)
+        self.tokens.insert(op.id.clone(), spent);
+        Ok((writes, index))
     }
 }
 
@@ -272,8 +284,8 @@ fn token_key(id: &str) -> Bytes {
     [TOKEN_PREFIX, id.as_bytes()].concat().into()
 }
 
-fn removed_key(replica_id: u64) -> Bytes {
-    [REMOVED_PREFIX, &replica_id.to_be_bytes()].concat().into()
+fn numbered(prefix: &[u8], replica_id: u64) -> Bytes {
+    [prefix, &replica_id.to_be_bytes()].concat().into()
 }
 
 fn lossy(key: &[u8]) -> String {

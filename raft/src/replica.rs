@@ -15,7 +15,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use hydrascale_proto::raft::v1::manage_request::Op;
 use hydrascale_proto::raft::v1::proposal::Body;
-use hydrascale_proto::raft::v1::{MoveLeadership, RemoveMember};
+use hydrascale_proto::raft::v1::{ChangeVote, MoveLeadership, RemoveMember, ReplaceMember};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -26,7 +26,7 @@ pub use self::error::{
 pub use self::status::{MemberStatus, QuorumHealth, Role, Status};
 use self::stop::Inner;
 use crate::counters::ReplicaMetrics;
-use crate::{JoinToken, ReplicaId, StateMachine, join};
+use crate::{JoinToken, JoinTokenInfo, ReplicaId, StateMachine, join};
 
 /// A committed and locally applied command.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -179,13 +179,26 @@ impl Replica {
         self.inner.core.incarnation
     }
 
-    /// Makes a token that lets one new replica join within `ttl`. Only its hash is stored; the
-    /// token itself exists nowhere but in the answer.
+    /// Makes a token that lets one new replica join within `ttl`, and take the place of `replaces`
+    /// once it has caught up. Only its hash is stored; the token itself exists nowhere but in the
+    /// answer.
     ///
     /// # Errors
     /// The cluster refuses or cannot be asked.
-    pub async fn create_join_token(&self, ttl: Duration) -> Result<JoinToken, AdminError> {
-        join::create_token(&self.inner.core, ttl).await
+    pub async fn create_join_token(
+        &self,
+        ttl: Duration,
+        replaces: Option<ReplicaId>,
+    ) -> Result<JoinToken, AdminError> {
+        join::create_token(&self.inner.core, ttl, replaces).await
+    }
+
+    /// The tokens that the cluster remembers, spent and expired ones for a month after their expiry.
+    ///
+    /// # Errors
+    /// No leader confirms that this replica is up to date.
+    pub async fn join_tokens(&self) -> Result<Vec<JoinTokenInfo>, AdminError> {
+        join::list_tokens(&self.inner.core).await
     }
 
     /// Withdraws an unused join token.
@@ -196,29 +209,74 @@ impl Replica {
         join::revoke_token(&self.inner.core, token_id).await
     }
 
-    /// Hands leadership to a voter, or to the most caught-up other voter. Returns who leads now.
+    /// Hands leadership to a voter, or to the most caught-up other voter that is not to be avoided.
+    /// Returns who leads now.
     ///
     /// # Errors
     /// The target is no voter or does not take over in time; the old leader goes on.
     pub async fn transfer_leadership(
         &self,
         to: Option<ReplicaId>,
+        avoid: &[ReplicaId],
     ) -> Result<ReplicaId, AdminError> {
-        let to = to.map_or(0, |id| id.0);
-        self.inner
-            .core
-            .manage(Op::MoveLeadership(MoveLeadership { to }))
-            .await
+        let op = Op::MoveLeadership(MoveLeadership {
+            to: to.map_or(0, |id| id.0),
+            avoid: avoid.iter().map(|id| id.0).collect(),
+        });
+        self.inner.core.manage(op, None).await
     }
 
     /// Removes a replica for good: it leaves the membership, its id is never used again, and it
-    /// stops when it hears of it.
+    /// stops when it hears of it. With `expected` ([`Status::membership_index`]) only while the
+    /// membership is that one. Asking again for what is done is fine, here and below.
     ///
     /// # Errors
-    /// The replica is unknown, is the last voter, or the cluster cannot be asked.
-    pub async fn remove_member(&self, id: ReplicaId) -> Result<(), AdminError> {
+    /// The replica is unknown, the voters that are left could not commit, or the cluster cannot be
+    /// asked.
+    pub async fn remove_member(
+        &self,
+        id: ReplicaId,
+        expected: Option<u64>,
+    ) -> Result<(), AdminError> {
         let op = Op::RemoveMember(RemoveMember { replica_id: id.0 });
-        self.inner.core.manage(op).await.map(drop)
+        self.inner.core.manage(op, expected).await.map(drop)
+    }
+
+    /// Gives a learner a vote, which it has once it has caught up with the log, or takes a member's
+    /// vote away: it goes on as a learner until it is promoted.
+    ///
+    /// # Errors
+    /// As [`Self::remove_member`].
+    pub async fn set_voting(
+        &self,
+        id: ReplicaId,
+        voting: bool,
+        expected: Option<u64>,
+    ) -> Result<(), AdminError> {
+        let op = Op::ChangeVote(ChangeVote {
+            replica_id: id.0,
+            voting,
+        });
+        self.inner.core.manage(op, expected).await.map(drop)
+    }
+
+    /// Lets the learner `with` take the place of `id`, which is removed for good in the same change
+    /// of the membership, once `with` has caught up. Returns when that is recorded: from then on
+    /// whoever leads sees to it.
+    ///
+    /// # Errors
+    /// As [`Self::remove_member`], and when `with` votes already.
+    pub async fn replace_member(
+        &self,
+        id: ReplicaId,
+        with: ReplicaId,
+        expected: Option<u64>,
+    ) -> Result<(), AdminError> {
+        let op = Op::ReplaceMember(ReplaceMember {
+            replica_id: id.0,
+            with: with.0,
+        });
+        self.inner.core.manage(op, expected).await.map(drop)
     }
 
     /// Resolves when the replica can no longer go on; the process must exit.

@@ -44,7 +44,7 @@ impl Consensus for Replica {
 
     fn create_join_token(&self, ttl: Duration) -> BoxFuture<'_, Result<String, ProposeError>> {
         async move {
-            match Self::create_join_token(self, ttl).await {
+            match Self::create_join_token(self, ttl, None).await {
                 Ok(token) => Ok(token.to_string()),
                 Err(error) => Err(not_administered(&error)),
             }

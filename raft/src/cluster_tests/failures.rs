@@ -94,7 +94,7 @@ async fn a_leader_whose_clock_is_off_steps_back() {
     let shifted = &cluster.replicas[leader];
     shifted.until("a leader", |now| now.leader.is_some()).await;
     // Whoever leads now may hand over to it; it must not keep the leadership.
-    let handed = shifted.replica().transfer_leadership(Some(id)).await;
+    let handed = shifted.replica().transfer_leadership(Some(id), &[]).await;
     assert!(handed.is_ok(), "{handed:?}");
     shifted
         .until("another leader", |now| {
@@ -129,7 +129,7 @@ async fn a_clock_that_is_far_ahead_does_not_get_into_the_replicated_time() {
         })
         .await;
     // It may be made leader; it stamps nothing then.
-    let _ = shifted.replica().transfer_leadership(Some(id)).await;
+    let _ = shifted.replica().transfer_leadership(Some(id), &[]).await;
     shifted.add("k", 1).await;
     let ahead_ms = shifted.sums.now_ms() - clock_ahead(0).now_ms();
     assert!(ahead_ms < 60_000, "{ahead_ms}");
@@ -158,7 +158,7 @@ async fn one_clock_against_one_does_not_make_the_replicated_time_leap() {
             now.leader.is_some_and(|leader| leader != third_id)
         })
         .await;
-    let _ = shifted.replica().transfer_leadership(Some(id)).await;
+    let _ = shifted.replica().transfer_leadership(Some(id), &[]).await;
     shifted.until("leadership", Status::is_leader).await;
     let refused = cluster.replicas[other].replica().propose(add("k", 1)).await;
     let refused = refused.unwrap_err();

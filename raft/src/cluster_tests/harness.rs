@@ -259,7 +259,7 @@ impl TestCluster {
     pub(super) async fn token(&self) -> JoinToken {
         let replica = self.running().next().unwrap().replica();
         replica
-            .create_join_token(Duration::from_secs(600))
+            .create_join_token(Duration::from_secs(600), None)
             .await
             .unwrap()
     }

@@ -49,7 +49,7 @@ async fn tokens_admit_once_and_say_why_not() {
     // Expired: the clock of the log has passed it.
     let short = cluster.replicas[0]
         .replica()
-        .create_join_token(Duration::from_millis(1))
+        .create_join_token(Duration::from_millis(1), None)
         .await;
     // One entry after another takes far longer than the token lives.
     for value in 1..=50 {
@@ -59,7 +59,7 @@ async fn tokens_admit_once_and_say_why_not() {
     assert!(reason.contains("expired"), "{reason}");
     let endless = cluster.replicas[0]
         .replica()
-        .create_join_token(Duration::MAX)
+        .create_join_token(Duration::MAX, None)
         .await;
     assert!(matches!(endless, Err(AdminError::Refused { .. })));
     // After all of this the folder is still good for a valid token.
@@ -70,7 +70,7 @@ async fn tokens_admit_once_and_say_why_not() {
 async fn tokens_beyond_the_most_that_are_kept_are_refused_and_counted() {
     let cluster = TestCluster::single().await;
     let replica = cluster.replicas[0].replica();
-    let make = || replica.create_join_token(Duration::from_secs(600));
+    let make = || replica.create_join_token(Duration::from_secs(600), None);
     let refused = loop {
         if let Err(refused) = make().await {
             break refused;

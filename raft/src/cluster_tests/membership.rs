@@ -48,7 +48,7 @@ async fn a_removed_replica_hears_of_it_and_the_others_go_on() {
     let removed = cluster.replicas[leader].id();
     cluster.replicas[follower]
         .replica()
-        .remove_member(removed)
+        .remove_member(removed, None)
         .await
         .unwrap();
     let fatal = tokio::time::timeout(PATIENCE, cluster.replicas[leader].replica().fatal()).await;
@@ -59,11 +59,14 @@ async fn a_removed_replica_hears_of_it_and_the_others_go_on() {
         .until_all("two voters", |now| voters(now) == 2 && !now.joint)
         .await;
     cluster.replicas[0].add("k", 1).await;
-    let again = cluster.replicas[0].replica().remove_member(removed).await;
+    let again = cluster.replicas[0]
+        .replica()
+        .remove_member(removed, None)
+        .await;
     assert_eq!(again, Ok(()));
     let unknown = cluster.replicas[0]
         .replica()
-        .remove_member(ReplicaId(999_999))
+        .remove_member(ReplicaId(999_999), None)
         .await;
     assert!(
         matches!(unknown, Err(AdminError::Refused { .. })),
@@ -75,10 +78,13 @@ async fn a_removed_replica_hears_of_it_and_the_others_go_on() {
     let other = cluster.replicas[1 - leader].id();
     cluster.replicas[leader]
         .replica()
-        .remove_member(other)
+        .remove_member(other, None)
         .await
         .unwrap();
-    let refused = cluster.replicas[leader].replica().remove_member(last).await;
+    let refused = cluster.replicas[leader]
+        .replica()
+        .remove_member(last, None)
+        .await;
     assert!(
         matches!(refused, Err(AdminError::Refused { .. })),
         "{refused:?}"
@@ -92,20 +98,20 @@ async fn leadership_moves_on_request_from_any_replica() {
     for round in 0..3 {
         let to = cluster.replicas[round].id();
         let asked = cluster.replicas[(round + 1) % 3].replica();
-        assert_eq!(asked.transfer_leadership(Some(to)).await, Ok(to));
+        assert_eq!(asked.transfer_leadership(Some(to), &[]).await, Ok(to));
         cluster.replicas[round]
             .until("leadership", Status::is_leader)
             .await;
     }
     let anywhere = cluster.replicas[0]
         .replica()
-        .transfer_leadership(None)
+        .transfer_leadership(None, &[])
         .await
         .unwrap();
     assert_ne!(anywhere, cluster.replicas[2].id());
     let nobody = cluster.replicas[0]
         .replica()
-        .transfer_leadership(Some(ReplicaId(77)))
+        .transfer_leadership(Some(ReplicaId(77)), &[])
         .await;
     assert!(
         matches!(nobody, Err(AdminError::Refused { .. })),

@@ -94,7 +94,7 @@ async fn nothing_applies_twice_while_leadership_moves_round() {
         let to = cluster.replicas[round % 3].id();
         cluster.replicas[(round + 1) % 3]
             .replica()
-            .transfer_leadership(Some(to))
+            .transfer_leadership(Some(to), &[])
             .await
             .unwrap();
     }

@@ -43,6 +43,7 @@ impl Core {
             let message = ManageRequest {
                 op: Some(Op::AddLearner(learner)),
                 deadline_ms,
+                expected_membership: None,
             };
             match self.ask_to(target, message, patience).await {
                 Managed::Done { .. } => return Ok(()),

@@ -5,19 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use hydrascale_proto::raft::v1::manage_request::Op;
-use hydrascale_proto::raft::v1::{
-    AddLearner, Admin, IdentifyRequest, ManageRequest, RemoveReplica, admin, manage_reply,
-};
-use openraft::alias::StoredMembershipOf;
+use hydrascale_proto::raft::v1::{AddLearner, IdentifyRequest, ManageRequest, manage_reply};
+use openraft::ChangeMembers;
 use openraft::async_runtime::Instant as _;
-use openraft::errors::{ClientWriteError, RaftError};
-use openraft::{ChangeMembers, Precondition};
 use tokio::time::{Instant, timeout};
 
 use super::propose::Attempts;
-use super::{AdminDenied, Core, ServerMetrics};
+use super::{Core, ServerMetrics};
 use crate::network::Lane;
-use crate::type_config::{Member, TypeConfig};
+use crate::type_config::Member;
 use crate::{AdminError, ReplicaId};
 
 /// What became of a request to the leader.
@@ -41,7 +37,11 @@ pub(crate) enum Managed {
 
 impl Core {
     /// Asks the leader, across leader changes, until it has answered or time is up.
-    pub(crate) async fn manage(&self, op: Op) -> Result<ReplicaId, AdminError> {
+    pub(crate) async fn manage(
+        &self,
+        op: Op,
+        expected: Option<u64>,
+    ) -> Result<ReplicaId, AdminError> {
         let deadline = Instant::now() + self.config.request_timeout;
         let mut attempts = Attempts::default();
         loop {
@@ -60,8 +60,13 @@ impl Core {
             let target = attempts.hint.take().or_else(|| self.leader());
             let managed = match target {
                 None => Managed::NotLeader { leader: None },
-                Some(target) if target == self.id() => self.manage_here(op.clone(), patience).await,
-                Some(target) => self.ask_to_manage(target, op.clone(), patience).await,
+                Some(target) if target == self.id() => {
+                    self.manage_here(op.clone(), expected, patience).await
+                }
+                Some(target) => {
+                    self.ask_to_manage(target, op.clone(), expected, patience)
+                        .await
+                }
             };
             match managed {
                 Managed::Done { leader } => return Ok(ReplicaId(leader)),
@@ -75,11 +80,18 @@ impl Core {
         }
     }
 
-    async fn ask_to_manage(&self, target: u64, op: Op, patience: Duration) -> Managed {
+    async fn ask_to_manage(
+        &self,
+        target: u64,
+        op: Op,
+        expected_membership: Option<u64>,
+        patience: Duration,
+    ) -> Managed {
         let deadline_ms = u32::try_from(patience.as_millis()).unwrap_or(u32::MAX);
         let message = ManageRequest {
             op: Some(op),
             deadline_ms,
+            expected_membership,
         };
         self.ask_to(target, message, patience).await
     }
@@ -118,21 +130,32 @@ impl Core {
         }
     }
 
-    /// Does what is asked, if this replica leads.
-    pub(crate) async fn manage_here(&self, op: Op, patience: Duration) -> Managed {
+    /// Does what is asked, if this replica leads. `expected` is the log index of the membership that
+    /// the asker has seen.
+    pub(crate) async fn manage_here(
+        &self,
+        op: Op,
+        expected: Option<u64>,
+        patience: Duration,
+    ) -> Managed {
         if self.leader() != Some(self.id()) {
             return Managed::NotLeader {
                 leader: self.leader(),
             };
         }
         let managed = async {
+            if let Op::MoveLeadership(to) = op {
+                let named = Some(to.to).filter(|id| *id != 0);
+                return self.move_leadership(named, &to.avoid).await;
+            }
+            // From what is decided on to what comes of it, one after the other.
+            let _turn = self.membership.lock().await;
             match op {
                 Op::AddLearner(learner) => self.add_learner(learner).await,
-                Op::RemoveMember(remove) => self.remove(remove.replica_id).await,
-                Op::MoveLeadership(to) => {
-                    self.move_leadership(Some(to.to).filter(|id| *id != 0))
-                        .await
-                }
+                Op::RemoveMember(remove) => self.remove(remove.replica_id, expected).await,
+                Op::ChangeVote(change) => self.change_vote(&change, expected).await,
+                Op::ReplaceMember(replace) => self.replace(&replace, expected).await,
+                Op::MoveLeadership(_) => Ok(self.id()),
             }
         };
         match timeout(patience, managed).await {
@@ -158,7 +181,10 @@ impl Core {
             return Ok(self.id());
         }
         let mut members = stored.membership().nodes();
-        if let Some((other, _)) = members.find(|(_, member)| member.name == name) {
+        // Whoever takes another's place may take its name, too.
+        let replaced = self.records.load().replaces(replica_id);
+        let clashes = |id: u64, member: &Member| member.name == name && Some(id) != replaced;
+        if let Some((other, _)) = members.find(|(id, member)| clashes(**id, member)) {
             return Err(Managed::Refused(format!(
                 "replica {other} is named {name} already: choose another name or remove it first"
             )));
@@ -200,127 +226,25 @@ impl Core {
         }
     }
 
-    async fn remove(&self, replica_id: u64) -> Result<u64, Managed> {
-        let stored = self.effective_membership();
-        let voters: BTreeSet<u64> = stored.voter_ids().collect();
-        if stored.membership().get_node(&replica_id).is_none() {
-            if self.records.load().is_removed(replica_id) {
-                return Ok(self.id());
-            }
-            return Err(Managed::Refused(format!(
-                "replica {replica_id} is no member"
-            )));
-        }
-        if voters.len() == 1 && voters.contains(&replica_id) {
-            return Err(Managed::Refused(
-                "the last voter cannot be removed".to_owned(),
-            ));
-        }
-        if replica_id == self.id() {
-            // The next leader does it: a leader that removes itself would lead a cluster that it
-            // does not belong to.
-            let leader = self.move_leadership(None).await?;
-            return Err(Managed::NotLeader {
-                leader: Some(leader),
-            });
-        }
-        // First the record: whoever leads finishes what it says.
-        let op = admin::Op::RemoveReplica(RemoveReplica { replica_id });
-        self.propose_admin(Admin { op: Some(op) })
-            .await
-            .map_err(|denied| match denied {
-                AdminDenied::Refused(reason) => Managed::Refused(reason),
-                AdminDenied::Propose(error) => Managed::Unavailable(error.to_string()),
-            })?;
-        self.drop_member(replica_id).await?;
-        Ok(self.id())
-    }
-
-    /// Takes a removed replica out of the membership.
-    pub(super) async fn drop_member(&self, replica_id: u64) -> Result<(), Managed> {
-        let stored = self.effective_membership();
-        let voter = stored.voter_ids().any(|id| id == replica_id);
-        let ids = BTreeSet::from([replica_id]);
-        let change = if voter {
-            ChangeMembers::RemoveVoters(ids)
-        } else {
-            ChangeMembers::RemoveNodes(ids)
-        };
-        self.change_membership(&stored, change, false).await?;
-        tracing::info!(
-            replica.id = replica_id,
-            "replica removed from the membership"
-        );
-        Ok(())
-    }
-
-    /// Makes a learner vote.
-    pub(super) async fn promote(
-        &self,
-        seen: &StoredMembershipOf<TypeConfig>,
-        replica_id: u64,
-    ) -> Result<(), Managed> {
-        self.change_membership(
-            seen,
-            ChangeMembers::AddVoterIds(BTreeSet::from([replica_id])),
-            true,
-        )
-        .await?;
-        tracing::info!(replica.id = replica_id, "replica votes from now on");
-        Ok(())
-    }
-
-    /// Finishes a change that an earlier leader left half-way.
-    pub(super) async fn finish_joint(
-        &self,
-        seen: &StoredMembershipOf<TypeConfig>,
-    ) -> Result<(), Managed> {
-        self.change_membership(seen, ChangeMembers::AddVoterIds(BTreeSet::new()), true)
-            .await
-    }
-
-    /// One change at a time, and only on the membership `seen` that it was decided on.
-    async fn change_membership(
-        &self,
-        seen: &StoredMembershipOf<TypeConfig>,
-        change: ChangeMembers<u64, Member>,
-        retain: bool,
-    ) -> Result<(), Managed> {
-        let _turn = self.membership.lock().await;
-        let last_membership_log_id = *seen.log_id();
-        let unchanged = Precondition::LastMembershipLogId {
-            last_membership_log_id,
-        };
-        match self
-            .raft
-            .change_membership_if(change, retain, [unchanged])
-            .await
-        {
-            Ok(_) => Ok(()),
-            Err(RaftError::APIError(
-                ClientWriteError::ForwardToLeader(forward)
-                | ClientWriteError::LogEntryDiscarded(forward),
-            )) => Err(Managed::NotLeader {
-                leader: forward.leader_id,
-            }),
-            Err(RaftError::APIError(
-                error @ (ClientWriteError::ChangeMembershipError(_)
-                | ClientWriteError::PreconditionFailed(_)),
-            )) => Err(Managed::Unavailable(error.to_string())),
-            Err(RaftError::Fatal(fatal)) => Err(Managed::Unavailable(fatal.to_string())),
-        }
-    }
-
     /// Hands leadership to `to`, or to whom it costs least; returns who leads then.
-    pub(crate) async fn move_leadership(&self, to: Option<u64>) -> Result<u64, Managed> {
+    /// `avoid` is not chosen.
+    pub(crate) async fn move_leadership(
+        &self,
+        to: Option<u64>,
+        avoid: &[u64],
+    ) -> Result<u64, Managed> {
         let voters: BTreeSet<u64> = self.effective_membership().voter_ids().collect();
         if to == Some(self.id()) {
             return Ok(self.id());
         }
         let to = match to {
             Some(to) if voters.contains(&to) => to,
-            Some(to) => return Err(Managed::Refused(format!("replica {to} does not vote"))),
-            None => self.best_successor(&voters).ok_or_else(|| {
+            Some(to) => {
+                return Err(Managed::Refused(format!(
+                    "replica {to} does not vote: only a voter can lead"
+                )));
+            }
+            None => self.best_successor(&voters, avoid).ok_or_else(|| {
                 Managed::Unavailable("no other voter is up to date and reachable".to_owned())
             })?,
         };
@@ -337,7 +261,7 @@ impl Core {
     }
 
     /// The other voter that has most of the log, among those heard of lately.
-    fn best_successor(&self, voters: &BTreeSet<u64>) -> Option<u64> {
+    fn best_successor(&self, voters: &BTreeSet<u64>, avoid: &[u64]) -> Option<u64> {
         let metrics = self.metrics();
         let replication = metrics.replication.unwrap_or_default();
         let heartbeat = metrics.heartbeat.unwrap_or_default();
@@ -346,7 +270,8 @@ impl Core {
             last.is_some_and(|at| at.elapsed() < self.timing.reachable_within())
         };
         let others = voters.iter().filter(|id| **id != self.id() && heard(id));
-        others
+        let wanted = others.filter(|id| !avoid.contains(id));
+        wanted
             .max_by_key(|id| {
                 replication
                     .get(*id)

@@ -75,6 +75,8 @@ impl Core {
 
     fn build_status(&self, metrics: &Metrics) -> Status {
         let role = role_of(metrics.state);
+        // Read once, and let go before anything else is: who waits to write lets no second reader in.
+        let applied = *self.applied.borrow();
         Status {
             cluster_id: self.identity.cluster_id.as_str().into(),
             replica_id: ReplicaId(self.id()),
@@ -87,8 +89,13 @@ impl Core {
                 .cluster_committed
                 .max(metrics.local_committed)
                 .map_or(0, |log| log.index()),
-            applied_index: *self.applied.borrow(),
-            members: self.member_statuses(metrics),
+            applied_index: applied,
+            members: self.member_statuses(metrics, applied),
+            membership_index: metrics
+                .membership_config
+                .log_id()
+                .map_or(0, |log| log.index()),
+            removed: self.barred.load().iter().copied().map(ReplicaId).collect(),
             joint: metrics
                 .membership_config
                 .membership()
@@ -126,11 +133,13 @@ impl Core {
         }
     }
 
-    fn member_statuses(&self, metrics: &Metrics) -> Vec<MemberStatus> {
+    fn member_statuses(&self, metrics: &Metrics, applied: u64) -> Vec<MemberStatus> {
         let stored: &StoredMembershipOf<TypeConfig> = &metrics.membership_config;
         let leading = metrics.state == ServerState::Leader;
         let heartbeat = metrics.heartbeat.as_ref().filter(|_| leading);
         let replication = metrics.replication.as_ref().filter(|_| leading);
+        let records = self.records.load();
+        let is_member = |id: u64| stored.membership().get_node(&id).is_some();
         let members = stored.membership().nodes().map(|(id, member)| {
             let own = *id == self.id();
             let answer = self.probes.last(*id).filter(|_| !own);
@@ -142,9 +151,19 @@ impl Core {
                 name: member.name.clone(),
                 addr: member.addr.clone(),
                 voter: stored.voter_ids().any(|voter| voter == *id),
+                non_voting: records.is_non_voting(*id),
+                replaces: records
+                    .replaces(*id)
+                    .filter(|old| is_member(*old))
+                    .map(ReplicaId),
                 last_contact: contact.filter(|_| !own).map(|at| std_instant(*at)),
                 last_answer: answer.map(|answer| answer.at),
                 matched_index: matched.map(|log| log.index()),
+                applied_index: if own {
+                    Some(applied)
+                } else {
+                    answer.map(|answer| answer.applied_index)
+                },
                 incarnation: if own {
                     Some(self.incarnation)
                 } else {
@@ -174,7 +193,9 @@ pub(crate) fn initial_status(
         committed_index: 0,
         applied_index: 0,
         members: Vec::new(),
+        membership_index: 0,
         joint: false,
+        removed: Vec::new(),
         last_leader_contact: Instant::now(),
         reachable_within,
     })

@@ -30,6 +30,8 @@ pub(crate) struct ProbeAnswer {
     pub(crate) incarnation: u64,
     /// How far its wall clock is ahead of ours, milliseconds.
     pub(crate) clock_ahead_ms: i64,
+    /// How far it had applied the log.
+    pub(crate) applied_index: u64,
 }
 
 impl Probes {
@@ -128,5 +130,6 @@ fn answer(reply: &IdentifyReply, asked_ms: i64, answered_ms: i64) -> ProbeAnswer
         at: Instant::now(),
         incarnation: reply.incarnation,
         clock_ahead_ms: reply.clock_ms.saturating_sub(middle),
+        applied_index: reply.applied_index,
     }
 }

@@ -9,8 +9,8 @@ use hydrascale_proto::raft::v1::{Admin, admin};
 use openraft::async_runtime::Instant as _;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use super::Core;
 use super::clock::CLOCK_OFF_MS;
+use super::{Core, Managed};
 use crate::type_config::TypeConfig;
 
 /// A learner this close to the leader's log follows in step.
@@ -46,7 +46,7 @@ pub(crate) async fn reconcile(core: Arc<Core>) {
 
 impl Core {
     async fn step_back_from_full_disk(&self) {
-        match self.move_leadership(None).await {
+        match self.move_leadership(None, &[]).await {
             Ok(leader) => tracing::warn!(raft.leader = leader, "full disk, leadership handed over"),
             Err(managed) => tracing::warn!(?managed, "full disk, but nobody takes over"),
         }
@@ -54,21 +54,43 @@ impl Core {
 
     /// `clock_attempts`: how often nobody took over from a leader whose clock is off.
     async fn step(&self, clock_attempts: &mut usize) {
-        let stored = self.effective_membership();
-        let membership = stored.membership();
-        let next = if membership.get_joint_config().len() > 1 {
-            self.finish_joint(&stored).await
-        } else if let Some(removed) = self.removed_member() {
-            self.drop_member(removed).await
-        } else if let Some(learner) = self.caught_up_learner() {
-            self.promote(&stored, learner).await
-        } else {
+        if !self.change_members().await {
             self.record_cluster().await;
             self.check_clock(clock_attempts).await;
-            Ok(())
-        };
-        if let Err(managed) = next {
-            tracing::debug!(?managed, "membership change put off");
+        }
+    }
+
+    /// Makes the first of the changes that are due and can be made now. One that must wait, such as
+    /// a removal that would cost the quorum, holds up no other: that one may be what it waits for.
+    async fn change_members(&self) -> bool {
+        let _turn = self.membership.lock().await;
+        let stored = self.effective_membership();
+        if stored.membership().get_joint_config().len() > 1 {
+            // Nothing else can be changed before.
+            made(self.finish_joint(&stored).await);
+            return true;
+        }
+        if self.is_unwanted() && made(self.move_leadership(None, &[]).await.map(drop)) {
+            return true;
+        }
+        if let Some((old, with)) = self.replacement_due()
+            && made(self.swap(old, with).await)
+        {
+            return true;
+        }
+        if let Some(removed) = self.removed_member()
+            && made(self.drop_member(removed).await)
+        {
+            return true;
+        }
+        if let Some(voter) = self.unwanted_voter()
+            && made(self.demote(voter).await)
+        {
+            return true;
+        }
+        match self.promotion_due() {
+            Some(learner) => made(self.promote(&stored, learner).await),
+            None => false,
         }
     }
 
@@ -82,25 +104,57 @@ impl Core {
             .find(|id| *id != self.id() && records.is_removed(*id))
     }
 
-    fn caught_up_learner(&self) -> Option<u64> {
+    /// Whether it was recorded that this leader shall not vote, or not belong here at all.
+    fn is_unwanted(&self) -> bool {
+        let records = self.records.load();
+        records.is_removed(self.id()) || records.is_non_voting(self.id())
+    }
+
+    fn unwanted_voter(&self) -> Option<u64> {
+        let records = self.records.load();
+        self.effective_membership()
+            .voter_ids()
+            .find(|id| *id != self.id() && records.is_non_voting(*id))
+    }
+
+    /// A member and the learner that takes its place, caught up.
+    fn replacement_due(&self) -> Option<(u64, u64)> {
+        let records = self.records.load();
+        let stored = self.effective_membership();
+        let is_member = |id: u64| stored.membership().get_node(&id).is_some();
+        let caught_up = self.caught_up_learners();
+        records
+            .replacements()
+            .find(|(old, with)| is_member(*old) && caught_up.contains(with))
+    }
+
+    /// A learner that is meant to vote by itself, caught up.
+    fn promotion_due(&self) -> Option<u64> {
+        let records = self.records.load();
+        let stored = self.effective_membership();
+        let waits_for_place = |id: u64| {
+            let old = records.replaces(id);
+            old.is_some_and(|old| stored.membership().get_node(&old).is_some())
+        };
+        let caught_up = self.caught_up_learners().into_iter();
+        let mut wanted = caught_up.filter(|id| !records.is_non_voting(*id));
+        wanted.find(|id| !waits_for_place(*id))
+    }
+
+    fn caught_up_learners(&self) -> Vec<u64> {
         let metrics = self.metrics();
-        let replication = metrics.replication?;
-        let heartbeat = metrics.heartbeat?;
+        let replication = metrics.replication.unwrap_or_default();
+        let heartbeat = metrics.heartbeat.unwrap_or_default();
         let last = metrics.last_log_index.unwrap_or(0);
-        metrics
-            .membership_config
-            .membership()
-            .learner_ids()
-            .find(|id| {
-                let matched = replication
-                    .get(id)
-                    .copied()
-                    .flatten()
-                    .map(|log| log.index());
-                let heard = heartbeat.get(id).copied().flatten();
-                matched.is_some_and(|matched| last.saturating_sub(matched) <= CAUGHT_UP_ENTRIES)
-                    && heard.is_some_and(|at| at.elapsed() < self.timing.election())
-            })
+        let follows = |id: &u64| {
+            let matched = replication.get(id).copied().flatten();
+            let heard = heartbeat.get(id).copied().flatten();
+            let behind = matched.map(|log| last.saturating_sub(log.index()));
+            behind.is_some_and(|behind| behind <= CAUGHT_UP_ENTRIES)
+                && heard.is_some_and(|at| at.elapsed() < self.timing.election())
+        };
+        let membership = metrics.membership_config.membership();
+        membership.learner_ids().filter(follows).collect()
     }
 
     /// The first leader of a new cluster writes its identity and authority into the log; then the
@@ -155,7 +209,7 @@ impl Core {
         self.counters.clock_handovers.add_one();
         // Counted beforehand: an attempt may be given up in the middle.
         *attempts = attempts.wrapping_add(1);
-        match self.move_leadership(Some(successor)).await {
+        match self.move_leadership(Some(successor), &[]).await {
             Ok(_) => *attempts = 0,
             Err(managed) => tracing::warn!(?managed, "leadership was not taken over"),
         }
@@ -173,6 +227,14 @@ impl Core {
             .filter(|id| !members.contains(id))
             .collect()
     }
+}
+
+/// Whether a change was made.
+fn made(change: Result<(), Managed>) -> bool {
+    if let Err(managed) = &change {
+        tracing::debug!(?managed, "membership change put off");
+    }
+    change.is_ok()
 }
 
 /// Who is asked to lead after so many attempts that came to nothing: each in turn.

@@ -93,6 +93,7 @@ async fn ask(
             name: config.name.clone(),
             public_key: key.public_key().into(),
             proto_level: LEVEL_MAX,
+            non_voting: config.non_voting,
         };
         let reply = JoinClient::new(channel).join(request).await;
         let reply = reply.map_err(|status| status.message().to_owned())?;
@@ -146,6 +147,7 @@ fn settle(
             })
             .collect(),
         has_store: false,
+        removed: false,
     };
     let settled = folder.settle(&identity, &authority, &certificate);
     settled.map_err(|source| folder_error(folder, source))?;

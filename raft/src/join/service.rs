@@ -66,6 +66,7 @@ impl JoinService {
             secret_hash: JoinToken::secret_hash(&request.secret),
             name: request.name,
             public_key: request.public_key.clone(),
+            non_voting: request.non_voting,
         });
         let admin = Admin { op: Some(op) };
         self.try_out(&admin).await?;

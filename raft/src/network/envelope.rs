@@ -212,7 +212,8 @@ impl fmt::Display for Refusal {
             Self::Removed { replica } => {
                 write!(
                     f,
-                    "the cluster has removed replica {replica}; it must join again as a new one"
+                    "the cluster has removed replica {replica} for good: delete its data folder and \
+                     join again with a new token, as a new replica"
                 )
             }
         }

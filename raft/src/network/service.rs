@@ -264,7 +264,10 @@ impl Peer for PeerService {
             Some(Op::AddLearner(learner)) if learner.replica_id != caller.replica_id => {
                 Managed::Refused("a replica asks for itself only".to_owned())
             }
-            Some(op) => self.core.manage_here(op, patience).await,
+            Some(op) => {
+                let expected = request.expected_membership;
+                self.core.manage_here(op, expected, patience).await
+            }
             None => Managed::Refused("this build does not know the request".to_owned()),
         };
         let result = match managed {

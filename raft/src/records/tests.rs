@@ -1,5 +1,7 @@
 //! What the cluster's records promise.
 
+use hydrascale_proto::raft::v1::{RemoveReplica, ReplaceReplica, SetVoting};
+
 use super::*;
 
 const HOUR_MS: i64 = 3_600_000;
@@ -64,8 +66,17 @@ fn records_loaded_from_their_rows_equal_those_that_wrote_them() {
     let mut records = ClusterRecords::default();
     let mut rows = BTreeMap::new();
     let create = create_op("t", HOUR_MS);
-    let remove = admin(admin::Op::RemoveReplica(RemoveReplica { replica_id: 7 }));
-    let ops = [init("a"), create, use_op("t", b"hash", "key"), remove];
+    let remove = remove(7);
+    let ops = [
+        init("a"),
+        create,
+        use_op("t", b"hash", "key"),
+        remove,
+        voting(4, false),
+        voting(5, false),
+        voting(5, true),
+        replace(4, 6),
+    ];
     for (index, op) in (1..).zip(&ops) {
         for write in records.apply(index, 0, op).0 {
             store(&mut rows, write);
@@ -77,6 +88,8 @@ fn records_loaded_from_their_rows_equal_those_that_wrote_them() {
     assert_eq!(loaded.tokens, records.tokens);
     assert_eq!(loaded.tokens["t"].r#use.as_ref().unwrap().replica_id, 3);
     assert!(loaded.is_removed(7) && !loaded.is_removed(3));
+    assert_eq!(loaded.non_voting, BTreeSet::from([4, 6]));
+    assert_eq!(loaded.replacements().collect::<Vec<_>>(), [(4, 6)]);
 }
 
 #[test]
@@ -112,6 +125,82 @@ fn with_token() -> ClusterRecords {
     records
 }
 
+#[test]
+fn a_place_is_taken_by_one_and_free_again_when_that_one_is_removed() {
+    let mut records = ClusterRecords::default();
+    let mut apply = |op: Admin| result(records.apply(9, 0, &op).1);
+    assert_eq!(apply(replace(2, 5)), Ok(5));
+    assert_eq!(apply(replace(2, 5)), Ok(5), "said twice");
+    assert_eq!(
+        apply(replace(2, 6)),
+        Err("replica 5 takes the place of replica 2 already".to_owned())
+    );
+    assert_eq!(apply(remove(5)), Ok(5));
+    assert_eq!(apply(replace(2, 6)), Ok(6));
+    assert_eq!(apply(remove(2)), Ok(2));
+    assert_eq!(apply(replace(2, 6)), Ok(6), "done already");
+    let late = Err("replica 2 was removed for good".to_owned());
+    assert_eq!(apply(voting(2, true)), late);
+    assert_eq!(records.replaces(6), Some(2));
+}
+
+#[test]
+fn a_joiner_takes_the_place_that_its_token_names() {
+    let mut records = ClusterRecords::default();
+    let replacing = |id: &str| {
+        admin(admin::Op::CreateJoinToken(CreateJoinToken {
+            id: id.to_owned(),
+            secret_hash: Bytes::from_static(b"hash"),
+            expires_at_ms: HOUR_MS,
+            replaces: 2,
+        }))
+    };
+    for op in [voting(2, false), replacing("t"), replacing("u")] {
+        result(records.apply(5, 0, &op).1).unwrap();
+    }
+    assert_eq!(use_token(&mut records, 42, 0, "key a"), Ok(42));
+    assert_eq!(records.replacement_of(2), Some(42));
+    assert!(records.is_non_voting(42), "as the one before it");
+    let second = records.apply(43, 0, &use_op("u", b"hash", "key b")).1;
+    assert_eq!(
+        result(second),
+        Err("replica 42 takes the place of replica 2 already".to_owned())
+    );
+    assert!(
+        records.tokens["u"].r#use.is_none(),
+        "a refusal changes nothing"
+    );
+    result(records.apply(44, 0, &remove(2)).1).unwrap();
+    let late = result(records.apply(45, 0, &replacing("v")).1);
+    assert_eq!(late, Err("replica 2 was removed for good".to_owned()));
+}
+
+#[test]
+fn a_joiner_may_ask_for_no_vote() {
+    let mut records = with_token();
+    let mut op = use_op("t", b"hash", "key");
+    if let Some(admin::Op::UseJoinToken(op)) = &mut op.op {
+        op.non_voting = true;
+    }
+    assert_eq!(result(records.apply(42, 0, &op).1), Ok(42));
+    assert!(records.is_non_voting(42));
+}
+
+fn voting(replica_id: u64, voting: bool) -> Admin {
+    admin(admin::Op::SetVoting(SetVoting { replica_id, voting }))
+}
+
+fn replace(replica_id: u64, with: u64) -> Admin {
+    admin(admin::Op::ReplaceReplica(ReplaceReplica {
+        replica_id,
+        with,
+    }))
+}
+
+fn remove(replica_id: u64) -> Admin {
+    admin(admin::Op::RemoveReplica(RemoveReplica { replica_id }))
+}
+
 fn use_token(
     records: &mut ClusterRecords,
     index: u64,
@@ -145,6 +234,7 @@ fn create_op(id: &str, expires_at_ms: i64) -> Admin {
         id: id.to_owned(),
         secret_hash: Bytes::from_static(b"hash"),
         expires_at_ms,
+        replaces: 0,
     }))
 }
 
@@ -154,6 +244,7 @@ fn use_op(id: &str, hash: &'static [u8], key: &str) -> Admin {
         secret_hash: Bytes::from_static(hash),
         name: "b".to_owned(),
         public_key: key.as_bytes().to_vec().into(),
+        non_voting: false,
     }))
 }
 

@@ -37,6 +37,9 @@ pub struct ReplicaConfig {
     pub continue_trace: fn(&Span, &str),
     /// What a failed disk does to the process.
     pub disk_failure: DiskFailure,
+    /// A join asks for a place without a vote: the replica serves clients and never weighs on a
+    /// commit. Counts at the join only.
+    pub non_voting: bool,
 }
 
 impl ReplicaConfig {
@@ -59,6 +62,7 @@ impl ReplicaConfig {
             clock: Clock::default(),
             continue_trace: |_, _| {},
             disk_failure: DiskFailure::ExitProcess,
+            non_voting: false,
         }
     }
 }

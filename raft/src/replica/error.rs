@@ -94,6 +94,18 @@ pub enum StartError {
         /// The folder.
         path: PathBuf,
     },
+    /// The cluster has removed the replica that the folder belongs to.
+    #[error(
+        "data folder {} is of replica {replica}, which the cluster has removed for good: delete the \
+         folder and join again with a new token, as a new replica",
+        path.display()
+    )]
+    Removed {
+        /// The folder.
+        path: PathBuf,
+        /// Whose it was.
+        replica: ReplicaId,
+    },
     /// The identity file and the store disagree: one of them was copied or replaced.
     #[error("data folder {} is refused: {reason}", path.display())]
     ForeignFolder {
@@ -243,7 +255,10 @@ pub enum Fatal {
         reason: String,
     },
     /// The cluster removed this replica for good; its data folder is of no further use.
-    #[error("the cluster has removed this replica")]
+    #[error(
+        "the cluster has removed this replica for good; to come back, delete its data folder and \
+         join again with a new token, as a new replica"
+    )]
     Removed,
     /// A later start of this replica is running: its data folder is in use twice.
     #[error("another process runs with a copy of this replica's data folder")]

@@ -24,6 +24,7 @@ pub(super) fn init_cluster(config: &ReplicaConfig) -> Result<String, InitError> 
         replica_id: FIRST_REPLICA,
         peers: Vec::new(),
         has_store: false,
+        removed: false,
     };
     folder
         .settle_first(&identity, &authority, &key, &certificate)

@@ -29,7 +29,7 @@ use crate::storage::{OpenError, Storage, StorageConfig};
 use crate::timing::{MULTIPLIERS, Timing};
 use crate::tls::{Credentials, PeerName, client_settings, server_settings};
 use crate::type_config::Member;
-use crate::{DiskFailure, Fatal, ReplicaConfig, StateMachine};
+use crate::{DiskFailure, Fatal, ReplicaConfig, ReplicaId, StateMachine};
 
 /// The replica's own fact in the store that repeats the identity file.
 const REPLICA_ID: &str = "replica_id";
@@ -208,6 +208,12 @@ fn read_identity(folder: &Folder) -> Result<(Identity, Credentials), StartError>
     let identity = identity.ok_or_else(|| StartError::NoIdentity {
         path: folder.path().to_owned(),
     })?;
+    if identity.removed {
+        return Err(StartError::Removed {
+            path: folder.path().to_owned(),
+            replica: ReplicaId(identity.replica_id),
+        });
+    }
     let credentials = folder.credentials().map_err(read)?;
     let expected = PeerName::new(identity.cluster_id.clone(), identity.replica_id);
     match PeerName::of(&credentials.certificate) {

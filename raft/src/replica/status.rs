@@ -28,8 +28,12 @@ pub struct Status {
     pub applied_index: u64,
     /// Voters and learners by id, this replica included.
     pub members: Vec<MemberStatus>,
+    /// Log index of the membership: another one is another membership.
+    pub membership_index: u64,
     /// Whether a membership change is under way.
     pub joint: bool,
+    /// Replicas that were removed for good and have left the membership.
+    pub removed: Vec<ReplicaId>,
     /// Last proof of a working leader: on the leader the last answer of a quorum, elsewhere the last
     /// message of the leader.
     pub last_leader_contact: Instant,
@@ -61,12 +65,18 @@ pub struct MemberStatus {
     pub addr: String,
     /// Whether it votes; a learner does not.
     pub voter: bool,
+    /// It stays a learner; any other learner votes once it has caught up.
+    pub non_voting: bool,
+    /// The member whose place it takes once it has caught up.
+    pub replaces: Option<ReplicaId>,
     /// Its last acknowledgement to the leader; known on the leader only, absent for itself.
     pub last_contact: Option<Instant>,
     /// Its last answer to this replica's own probe, absent for itself.
     pub last_answer: Option<Instant>,
     /// Newest entry that it is known to have; known on the leader only.
     pub matched_index: Option<u64>,
+    /// Newest entry that it had applied when it last answered, and now for this replica itself.
+    pub applied_index: Option<u64>,
     /// Its incarnation when it last answered.
     pub incarnation: Option<u64>,
     /// How far its wall clock is ahead of ours, milliseconds, when it last answered.
@@ -188,7 +198,9 @@ mod tests {
                 .chain(others)
                 .map(member)
                 .collect(),
+            membership_index: 0,
             joint: false,
+            removed: Vec::new(),
             last_leader_contact: now,
             reachable_within: Duration::from_secs(3),
         }
@@ -200,9 +212,12 @@ mod tests {
             name: format!("r{id}"),
             addr: String::new(),
             voter: true,
+            non_voting: false,
+            replaces: None,
             last_contact: None,
             last_answer,
             matched_index: None,
+            applied_index: None,
             incarnation: None,
             clock_ahead_ms: None,
         }

@@ -9,6 +9,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::Fatal;
 use crate::core::Core;
 use crate::fatal::chain;
 use crate::storage::Storage;
@@ -72,13 +73,20 @@ impl Inner {
         if alone || self.core.leader() != Some(self.core.id()) {
             return;
         }
-        match self.core.move_leadership(None).await {
+        match self.core.move_leadership(None, &[]).await {
             Ok(leader) => tracing::info!(raft.leader = leader, "leadership handed over"),
             Err(managed) => tracing::warn!(?managed, "leadership could not be handed over"),
         }
     }
 
     async fn stop(&self, storage: &mut Option<Storage>, drain: bool) {
+        if self.core.fatal.reported() == Some(Fatal::Removed) {
+            // A restart need not ask to learn it again.
+            let marked = self.core.folder.mark_removed(&self.core.identity);
+            if let Err(error) = marked {
+                tracing::warn!(%error, "the removal cannot be noted in the data folder");
+            }
+        }
         // It waits for the core's end and has no other result.
         let _ = self.core.raft.shutdown().await;
         self.tasks.close();
