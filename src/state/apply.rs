@@ -146,6 +146,7 @@ impl Txn<'_> {
             Op::ReplicaUp(op) => self.replica_up(op),
             Op::ReplicaDown(op) => self.replica_down(op),
             Op::RemoveReplica(op) => self.remove_replica(op),
+            Op::DrainReplica(op) => self.drain_replica(op),
             _ if self.state.tailnet.is_none() => Err(refuse(
                 RefusalCode::Precondition,
                 "the tailnet does not exist yet: run `hydrascale cluster init`",

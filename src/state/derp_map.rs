@@ -7,7 +7,7 @@ use super::{Relay, Replica, State};
 use crate::tailcfg::{DerpHomeParams, DerpMap, DerpNode, DerpRegion};
 use crate::types::RegionId;
 
-/// Factor on the latency of a region whose replica is dead. It passes both hysteresis tests of the
+/// Factor on the latency of a region whose replica is dead or drained. It passes both hysteresis tests of the
 /// client's netcheck whatever the latencies are, and clients that reach nothing else still stay.
 const SCORE_DOWN: f64 = 10_000.0;
 
@@ -24,7 +24,7 @@ impl State {
             .values()
             .filter_map(|replica| self.region(replica))
             .collect();
-        let score = |replica: &Replica| match replica.down_since {
+        let score = |replica: &Replica| match replica.down_since.or(replica.drained_since) {
             Some(_) => SCORE_DOWN,
             None => SCORE_UP,
         };
@@ -130,6 +130,20 @@ mod tests {
         assert!(world.replica_down(1, 1).change.derp_map);
         assert!(json(&world).contains(r#"{"900":10000.0}"#));
         assert!(world.replica_up(1, 2).change.derp_map);
+        assert!(json(&world).contains(r#"{"900":1.0}"#));
+    }
+
+    #[test]
+    fn a_drained_replica_repels_until_it_is_undrained() {
+        let mut world = World::new();
+        world.replica_up(1, 1);
+        let drain = |drained| hydrascale_proto::state::v1::DrainReplica {
+            replica_id: 1,
+            drained,
+        };
+        assert!(world.ok(drain(true)).change.derp_map);
+        assert!(json(&world).contains(r#"{"900":10000.0}"#));
+        assert!(world.ok(drain(false)).change.derp_map);
         assert!(json(&world).contains(r#"{"900":1.0}"#));
     }
 

@@ -101,6 +101,7 @@ fn scenario() -> World {
     silence(&mut world);
     tags_and_routes(&mut world);
     ssh_checks(&mut world);
+    drained(&mut world);
     world
 }
 
@@ -318,6 +319,16 @@ fn silence(world: &mut World) {
         last_heard_ms: Some(0),
         silence_ms: Some(12_345),
     });
+}
+
+fn drained(world: &mut World) {
+    for (replica_id, drained) in [(1, true), (1, true), (77, true), (1, false), (2, true)] {
+        world.apply(v1::DrainReplica {
+            replica_id,
+            drained,
+        });
+    }
+    world.replica_up(2, 2);
 }
 
 fn tags_and_routes(world: &mut World) {

@@ -253,6 +253,8 @@ pub struct Replica {
     pub region_id: Option<RegionId>,
     /// Set while the leader counts it as dead.
     pub down_since: Option<Timestamp>,
+    /// Set while it shall have no clients and not lead.
+    pub drained_since: Option<Timestamp>,
     /// The last face of a relay that it no longer runs, for nodes that still call it home.
     pub retired_relay: Option<Relay>,
     /// Set once it is out of the cluster; the row stays, because its ids are never reused.

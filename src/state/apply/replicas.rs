@@ -1,8 +1,10 @@
-//! Replicas: announced, dead, removed; and the DERP region that each relay is given for good.
+//! Replicas: announced, drained, dead, removed; and the DERP region that each relay is given for good.
 
 use std::time::Duration;
 
-use hydrascale_proto::state::v1::{Refusal, RefusalCode, RemoveReplica, ReplicaDown, ReplicaUp};
+use hydrascale_proto::state::v1::{
+    DrainReplica, Refusal, RefusalCode, RemoveReplica, ReplicaDown, ReplicaUp,
+};
 
 use super::super::convert::{relay_from_proto, timestamp};
 use super::super::{Replica, names};
@@ -50,6 +52,8 @@ impl Txn<'_> {
             relay,
             region_id,
             down_since: None,
+            // Whoever drains a replica to restart it says when it is done.
+            drained_since: old.as_ref().and_then(|old| old.drained_since),
             removed_at: None,
             ended: old
                 .map(|old| self.ended_incarnations(&old, op.incarnation))
@@ -101,6 +105,19 @@ impl Txn<'_> {
         Ok(done(op.replica_id))
     }
 
+    /// A replica shall have no clients any more, or may have some again.
+    pub(super) fn drain_replica(&mut self, op: &DrainReplica) -> Verdict {
+        let replica = self.existing_replica(op.replica_id)?;
+        if replica.drained_since.is_some() != op.drained {
+            let now = self.now();
+            self.put_replica(Replica {
+                drained_since: op.drained.then_some(now),
+                ..replica
+            });
+        }
+        Ok(done(op.replica_id))
+    }
+
     /// A replica left for good. Its row stays, because neither its id nor its region is given away.
     pub(super) fn remove_replica(&mut self, op: &RemoveReplica) -> Verdict {
         let replica = self.existing_replica(op.replica_id)?;
@@ -108,6 +125,7 @@ impl Txn<'_> {
         self.put_replica(Replica {
             removed_at: Some(now),
             down_since: replica.down_since.or(Some(now)),
+            drained_since: None,
             retired_relay: replica.relay.or(replica.retired_relay),
             relay: None,
             ..replica
@@ -359,6 +377,37 @@ mod tests {
         assert!(!world.state.is_online(two));
         world.replica_up(1, 4);
         assert_eq!(world.state.replica(ReplicaId(1)).unwrap().ended, []);
+    }
+
+    #[test]
+    fn a_replica_stays_drained_through_restarts_until_it_is_told_otherwise() {
+        let mut world = World::new();
+        world.replica_up(1, 1);
+        let drain = |drained| DrainReplica {
+            replica_id: 1,
+            drained,
+        };
+        let drained = world.ok(drain(true));
+        assert!(drained.change.derp_map);
+        let since = world.state.replica(ReplicaId(1)).unwrap().drained_since;
+        assert_eq!(since, Some(world.now));
+        world.pass(1_000);
+        assert!(world.ok(drain(true)).writes.is_empty(), "said twice");
+        world.replica_up(1, 2);
+        assert_eq!(
+            world.state.replica(ReplicaId(1)).unwrap().drained_since,
+            since
+        );
+        assert!(world.ok(drain(false)).change.derp_map);
+        assert_eq!(
+            world.state.replica(ReplicaId(1)).unwrap().drained_since,
+            None
+        );
+        let unknown = DrainReplica {
+            replica_id: 7,
+            drained: true,
+        };
+        assert_eq!(refusal(&world.apply(unknown)).0, RefusalCode::NotFound);
     }
 
     #[test]
