@@ -4,11 +4,13 @@
 //! lock-free and never older than what this replica has shown before. What a client or
 //! administrator must see as of now is read after [`Cluster::linearizable`].
 
+mod administration;
 mod announce;
 mod catch_up;
 mod consensus;
 mod local;
 mod machine;
+mod members;
 mod metrics;
 mod policy;
 mod presence;
@@ -25,11 +27,13 @@ use hydrascale_proto::state::v1::{self as pb, command::Op};
 use tokio::sync::broadcast;
 use tokio::task::JoinSet;
 
+pub use self::administration::{Administration, JoinTokenStatus, MemberChange};
 pub use self::announce::{Announcement, Unwelcome, spawn_announcer};
 use self::catch_up::CaughtUp;
 pub use self::consensus::{AnnouncedStatus, ClusterStatus, Consensus, MemberStatus, Role};
 pub use self::local::LocalControl;
 pub use self::machine::{Applied, Machine, What};
+pub use self::members::spawn_member_clerk;
 pub use self::metrics::{Bound, ClusterMetrics};
 use self::policy::PolicyReader;
 pub use self::presence::spawn_presence;
@@ -269,13 +273,5 @@ impl Cluster {
     /// Boot counter of this replica.
     pub fn incarnation(&self) -> u64 {
         self.inner.incarnation
-    }
-
-    /// Makes a one-time token that admits a new replica within `ttl`.
-    ///
-    /// # Errors
-    /// As [`Self::propose`].
-    pub async fn create_join_token(&self, ttl: Duration) -> Result<String, ProposeError> {
-        self.inner.consensus.create_join_token(ttl).await
     }
 }

@@ -37,7 +37,7 @@ pub use self::policy_file::PolicyFileError;
 pub use self::tls::ClientTlsError;
 use crate::api::{self, ApiState};
 use crate::cluster::{
-    Announcement, Cluster, Machine, Unwelcome, spawn_announcer, spawn_presence,
+    Announcement, Cluster, Machine, Unwelcome, spawn_announcer, spawn_member_clerk, spawn_presence,
     spawn_route_approval,
 };
 use crate::config::Config;
@@ -318,6 +318,8 @@ fn spawn_cluster_tasks(
         tasks,
     );
     spawn_route_approval(cluster.clone(), tasks);
+    spawn_member_clerk(cluster.clone(), tasks);
+    relay::spawn_drainer(cluster.clone(), relay.clone(), tasks);
     // A relay that is open to everybody has nobody to send away.
     if config.derp.verify_clients {
         relay::spawn_evictor(cluster.clone(), relay.clone(), tasks);

@@ -1,14 +1,17 @@
-//! Routes of our own: the cluster's health and its growth.
+//! Routes of our own: the cluster's health, its growth, who belongs to it.
+
+mod members;
 
 use std::time::Duration;
 
-use axum::Json;
-use axum::extract::State as AxumState;
+use axum::extract::{Path, State as AxumState};
+use axum::routing::{delete, get, post};
+use axum::{Json, Router};
 use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 
-use crate::cluster::ClusterStatus;
-use crate::types::Timestamp;
+use crate::cluster::{ClusterStatus, JoinTokenStatus};
+use crate::types::{ReplicaId, Timestamp};
 
 use super::body::JsonBody;
 use super::gate::Read;
@@ -19,19 +22,35 @@ const TOKEN_TTL: Duration = Duration::from_secs(3600);
 /// Longest life of a join token: it admits a machine to everything the cluster knows.
 const TOKEN_TTL_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 
+pub(super) fn routes() -> Router<ApiState> {
+    let tokens = get(list_join_tokens).post(create_join_token);
+    Router::new()
+        .route("/cluster/status", get(status))
+        .route("/cluster/digest", get(digest))
+        .route("/cluster/join-token", tokens)
+        .route("/cluster/join-token/{id}", delete(revoke_join_token))
+        .route("/cluster/leader", post(members::lead))
+        .route("/cluster/replica/{id}/promote", post(members::promote))
+        .route("/cluster/replica/{id}/demote", post(members::demote))
+        .route("/cluster/replica/{id}/remove", post(members::remove))
+        .route("/cluster/replica/{id}/replace", post(members::replace))
+        .route("/cluster/replica/{id}/drain", post(members::drain))
+        .route("/cluster/replica/{id}/undrain", post(members::undrain))
+}
+
 /// How the cluster looks from this replica, leader or not.
-pub(super) async fn status(AxumState(api): AxumState<ApiState>) -> Json<ClusterStatus> {
+async fn status(AxumState(api): AxumState<ApiState>) -> Json<ClusterStatus> {
     Json(api.cluster.report())
 }
 
 #[derive(Serialize)]
-pub(super) struct Digest {
+struct Digest {
     digest: String,
 }
 
 /// A hash over the whole state, to compare replicas with: equal when they applied the same
 /// commands.
-pub(super) async fn digest(Read(state): Read) -> Json<Digest> {
+async fn digest(Read(state): Read) -> Json<Digest> {
     Json(Digest {
         digest: HEXLOWER.encode(&state.digest()),
     })
@@ -39,19 +58,21 @@ pub(super) async fn digest(Read(state): Read) -> Json<Digest> {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct CreateJoinToken {
+struct CreateJoinToken {
     expiration: Option<Timestamp>,
+    /// The replica whose place the joiner takes.
+    replaces: Option<u64>,
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct CreatedJoinToken {
+struct CreatedJoinToken {
     join_token: String,
     expiration: Timestamp,
 }
 
 /// Makes a one-time token that admits a new replica; the only place that shows it.
-pub(super) async fn create_join_token(
+async fn create_join_token(
     AxumState(api): AxumState<ApiState>,
     JsonBody(body): JsonBody<CreateJoinToken>,
 ) -> Result<Json<CreatedJoinToken>, ApiError> {
@@ -64,9 +85,36 @@ pub(super) async fn create_join_token(
         let detail = "a join token must expire between now and 7 days from now";
         return Err(ApiError::bad_request(detail).at("body.expiration"));
     }
-    let join_token = api.cluster.create_join_token(ttl).await?;
+    let replaces = body.replaces.map(ReplicaId);
+    let join_token = api.cluster.create_join_token(ttl, replaces).await?;
     Ok(Json(CreatedJoinToken {
         join_token,
         expiration,
     }))
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct JoinTokens {
+    join_tokens: Vec<JoinTokenStatus>,
+}
+
+/// The tokens that are remembered, without their secrets.
+async fn list_join_tokens(
+    AxumState(api): AxumState<ApiState>,
+) -> Result<Json<JoinTokens>, ApiError> {
+    let join_tokens = api.cluster.join_tokens().await?;
+    Ok(Json(JoinTokens { join_tokens }))
+}
+
+#[derive(Serialize)]
+struct Revoked {}
+
+/// Withdraws a token that was not used yet.
+async fn revoke_join_token(
+    AxumState(api): AxumState<ApiState>,
+    Path(id): Path<String>,
+) -> Result<Json<Revoked>, ApiError> {
+    api.cluster.revoke_join_token(id).await?;
+    Ok(Json(Revoked {}))
 }

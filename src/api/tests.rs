@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::Access;
 use super::testing::World;
 use crate::telemetry::testing::Exports;
-use crate::types::Timestamp;
+use crate::types::{ReplicaId, Timestamp};
 
 async fn with_key(world: &World, path: &str, authorization: &str) -> u16 {
     let headers = [("authorization", authorization)];
@@ -336,8 +336,67 @@ async fn join_tokens_have_a_bounded_life() {
     };
     assert_eq!(create(0).await, 400);
     assert_eq!(create(8 * 86_400).await, 400);
-    // An in-memory cluster cannot grow, and says so.
-    assert_eq!(create(60).await, 503);
+    assert_eq!(create(60).await, 200);
+}
+
+#[tokio::test]
+async fn join_tokens_are_listed_without_their_secrets_and_revoked_once() {
+    let world = World::new().await;
+    let expiration = world.after(Duration::from_secs(60));
+    let body = json!({ "expiration": expiration, "replaces": 7 });
+    let (status, answer) = world.call("POST", "/cluster/join-token", Some(body)).await;
+    assert_eq!(status, 400, "{answer}");
+    let body = json!({ "expiration": expiration, "replaces": 1 });
+    let made = world.ok("POST", "/cluster/join-token", body).await;
+    assert!(
+        made["joinToken"]
+            .as_str()
+            .unwrap()
+            .starts_with("hydra-join-")
+    );
+    for revoked in [false, true] {
+        let (_, listed) = world.call("GET", "/cluster/join-token", None).await;
+        let wanted = json!({ "joinTokens": [{
+            "id": "token1", "expiration": expiration, "revoked": revoked, "usedBy": null,
+            "usedAt": null, "replaces": 1,
+        }] });
+        assert_eq!(listed, wanted);
+        let revoke = world
+            .call("DELETE", "/cluster/join-token/token1", None)
+            .await;
+        assert_eq!(revoke.0, 200);
+    }
+    let unknown = world.call("DELETE", "/cluster/join-token/lost", None).await;
+    assert_eq!(unknown.0, 400, "{}", unknown.1);
+}
+
+#[tokio::test]
+async fn members_change_on_the_membership_that_was_seen_and_what_is_done_stays_done() {
+    let world = World::new().await;
+    world.control.join(ReplicaId(2)).await.unwrap();
+    let seen = world.call("GET", "/cluster/status", None).await.1["membershipIndex"].clone();
+    let body = json!({ "expectedMembership": seen });
+    let changed = world
+        .ok("POST", "/cluster/replica/2/demote", body.clone())
+        .await;
+    assert_eq!(changed["leader"], 1);
+    let late = world
+        .call("POST", "/cluster/replica/2/remove", Some(body))
+        .await;
+    assert_eq!(late.0, 400);
+    let text = late.1["detail"].as_str().unwrap();
+    assert!(text.contains("the membership has changed"), "{text}");
+    for _ in 0..2 {
+        world
+            .ok("POST", "/cluster/replica/2/remove", json!({}))
+            .await;
+    }
+    let (_, status) = world.call("GET", "/cluster/status", None).await;
+    assert_eq!(status["removed"], json!([2]));
+    let last = world.call("POST", "/cluster/replica/1/remove", None).await;
+    assert_eq!(last.0, 400, "{}", last.1);
+    let strange = world.call("POST", "/cluster/replica/x/remove", None).await;
+    assert_eq!(strange.0, 400, "{}", strange.1);
 }
 
 #[tokio::test]

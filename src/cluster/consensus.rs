@@ -6,11 +6,11 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use serde::Serialize;
 
-use super::{ProposeError, ReadError};
+use super::{Administration, ProposeError, ReadError};
 use crate::types::RegionId;
 
 /// A totally ordered log of commands that [`super::Machine`] applies.
-pub trait Consensus: Send + Sync + 'static {
+pub trait Consensus: Administration {
     /// Commits a command and answers its outcome once it is applied on this replica.
     fn propose(&self, command: Bytes) -> BoxFuture<'_, Result<Bytes, ProposeError>>;
 
@@ -23,9 +23,6 @@ pub trait Consensus: Send + Sync + 'static {
     /// How long nothing has proven that a leader works, once that is longer than elections take; as
     /// of this call.
     fn lacks_leader(&self) -> Option<Duration>;
-
-    /// Makes a one-time token that admits a new replica.
-    fn create_join_token(&self, ttl: Duration) -> BoxFuture<'_, Result<String, ProposeError>>;
 }
 
 /// What a replica is to the cluster at the moment.
@@ -73,6 +70,12 @@ pub struct ClusterStatus {
     pub quorum: bool,
     /// How many more voters may fail before the cluster stops taking changes.
     pub tolerated_failures: usize,
+    /// Log index of the membership: another one is another membership.
+    pub membership_index: u64,
+    /// Whether a change of the membership is under way.
+    pub joint: bool,
+    /// Replicas that were removed for good and have left.
+    pub removed: Vec<u64>,
     /// Members of the committed membership in id order.
     pub members: Vec<MemberStatus>,
     /// What an operator should look into, one sentence each.
@@ -91,10 +94,16 @@ pub struct MemberStatus {
     pub addr: String,
     /// Whether it votes.
     pub voter: bool,
+    /// It stays without a vote; any other learner votes once it has caught up.
+    pub non_voting: bool,
+    /// The member whose place it takes once it has caught up.
+    pub replaces: Option<u64>,
     /// Milliseconds since it last answered the leader; only known to the leader.
     pub last_contact_ms: Option<u64>,
     /// Last log entry that it is known to hold; only known to the leader.
     pub matched_index: Option<u64>,
+    /// Last log entry that it had applied when it last answered this replica.
+    pub applied_index: Option<u64>,
     /// Whether it answered this replica lately; true for this replica itself.
     pub reachable: bool,
     /// What it announced when it last started; nothing before it has.
@@ -113,4 +122,10 @@ pub struct AnnouncedStatus {
     pub region_id: Option<RegionId>,
     /// Nodes whose newest map stream it holds.
     pub streams: usize,
+    /// Nodes that are online and call its relay home.
+    pub homes: usize,
+    /// Its clients are sent elsewhere and kept away.
+    pub drained: bool,
+    /// It counts as dead.
+    pub dead: bool,
 }

@@ -2,8 +2,8 @@
 //! For tests of what stands above the cluster.
 
 mod lagging;
+mod members;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
@@ -15,6 +15,7 @@ use hydrascale_proto::state::v1::{self as pb, command::Op};
 use hydrascale_raft::{ApplyContext, StateMachine};
 use parking_lot::Mutex;
 
+use self::members::LocalMembers;
 use super::{
     Cluster, ClusterStatus, Consensus, Machine, MemberStatus, ProposeError, ReadError, Role,
 };
@@ -41,7 +42,7 @@ struct LocalLog {
     /// Committed entries that no replica has applied yet.
     behind: AtomicU64,
     /// Who is a member.
-    members: Mutex<BTreeSet<ReplicaId>>,
+    members: Mutex<LocalMembers>,
     /// When the leader went, by the log's clock.
     leaderless_since_ms: AtomicI64,
 }
@@ -64,7 +65,7 @@ impl Cluster {
             forgetful: AtomicBool::new(false),
             cut_off: AtomicBool::new(false),
             behind: AtomicU64::new(0),
-            members: Mutex::new([ReplicaId(1)].into()),
+            members: Mutex::new(LocalMembers::new()),
             leaderless_since_ms: AtomicI64::new(now.unix_ms()),
         });
         let control = LocalControl { log };
@@ -83,7 +84,7 @@ impl LocalControl {
     pub async fn join(&self, id: ReplicaId) -> Result<Cluster, ProposeError> {
         let cluster = self.handle(id);
         cluster.propose(Self::up(id)).await?;
-        self.log.members.lock().insert(id);
+        self.log.members.lock().members.insert(id);
         Ok(cluster)
     }
 
@@ -204,10 +205,17 @@ impl Consensus for LocalLog {
     fn status(&self) -> ClusterStatus {
         let available = self.available.load(Ordering::Relaxed);
         let cut_off = self.cut_off.load(Ordering::Relaxed);
+        let members = self.members.lock();
         let member = |id: &ReplicaId| MemberStatus {
             id: id.0,
-            name: "local".to_owned(),
-            voter: true,
+            name: if id.0 == 1 {
+                "local".to_owned()
+            } else {
+                format!("local-{id}")
+            },
+            voter: !members.learners.contains(id),
+            non_voting: members.learners.contains(id),
+            applied_index: Some(self.machine.applied_index()),
             reachable: id.0 == 1 || !cut_off,
             ..Default::default()
         };
@@ -215,19 +223,21 @@ impl Consensus for LocalLog {
             cluster_id: "local".to_owned(),
             replica_id: 1,
             incarnation: 1,
-            role: if available {
+            role: if available && members.leader.0 == 1 {
                 Role::Leader
             } else {
                 Role::Follower
             },
-            leader: available.then_some(1),
+            leader: available.then_some(members.leader.0),
             term: 1,
             committed_index: self.machine.applied_index() + self.behind.load(Ordering::Relaxed),
             applied_index: self.machine.applied_index(),
             leaderless_ms: self.leaderless_ms(),
             cut_off,
             quorum: available,
-            members: self.members.lock().iter().map(member).collect(),
+            membership_index: members.index,
+            removed: members.removed.iter().map(|id| id.0).collect(),
+            members: members.members.iter().map(member).collect(),
             ..Default::default()
         }
     }
@@ -235,10 +245,5 @@ impl Consensus for LocalLog {
     fn lacks_leader(&self) -> Option<Duration> {
         let without = Duration::from_millis(self.leaderless_ms());
         (without > LEADERLESS_AFTER).then_some(without)
-    }
-
-    fn create_join_token(&self, _ttl: Duration) -> BoxFuture<'_, Result<String, ProposeError>> {
-        let reason = "an in-memory cluster cannot grow".to_owned();
-        async move { Err(ProposeError::Unavailable { reason }) }.boxed()
     }
 }

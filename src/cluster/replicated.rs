@@ -7,12 +7,16 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use hydrascale_proto::state::v1::{Refusal, RefusalCode};
 use hydrascale_raft::{
-    AdminError, MemberStatus as RaftMember, ProposeError as RaftProposeError, Replica,
-    Role as RaftRole, Status, chain,
+    AdminError, JoinTokenInfo, MemberStatus as RaftMember, ProposeError as RaftProposeError,
+    Replica, ReplicaId as RaftReplicaId, Role as RaftRole, Status, chain,
 };
 
-use super::{ClusterStatus, Consensus, MemberStatus, ProposeError, ReadError, Role};
+use super::{
+    Administration, ClusterStatus, Consensus, JoinTokenStatus, MemberChange, MemberStatus,
+    ProposeError, ReadError, Role,
+};
 use crate::telemetry::traceparent;
+use crate::types::{ReplicaId, Timestamp};
 
 impl Consensus for Replica {
     fn propose(&self, command: Bytes) -> BoxFuture<'_, Result<Bytes, ProposeError>> {
@@ -41,15 +45,81 @@ impl Consensus for Replica {
     fn lacks_leader(&self) -> Option<Duration> {
         Self::lacks_leader(self)
     }
+}
 
-    fn create_join_token(&self, ttl: Duration) -> BoxFuture<'_, Result<String, ProposeError>> {
+impl Administration for Replica {
+    fn create_join_token(
+        &self,
+        ttl: Duration,
+        replaces: Option<ReplicaId>,
+    ) -> BoxFuture<'_, Result<String, ProposeError>> {
         async move {
-            match Self::create_join_token(self, ttl, None).await {
-                Ok(token) => Ok(token.to_string()),
-                Err(error) => Err(not_administered(&error)),
-            }
+            let made = Self::create_join_token(self, ttl, replaces.map(raft_id)).await;
+            made.map(|token| token.to_string())
+                .map_err(|error| not_administered(&error))
         }
         .boxed()
+    }
+
+    fn join_tokens(&self) -> BoxFuture<'_, Result<Vec<JoinTokenStatus>, ProposeError>> {
+        async move {
+            let tokens = Self::join_tokens(self).await;
+            let tokens = tokens.map_err(|error| not_administered(&error))?;
+            Ok(tokens.into_iter().map(describe_token).collect())
+        }
+        .boxed()
+    }
+
+    fn revoke_join_token(&self, id: String) -> BoxFuture<'_, Result<(), ProposeError>> {
+        async move {
+            let revoked = Self::revoke_join_token(self, &id).await;
+            revoked.map_err(|error| not_administered(&error))
+        }
+        .boxed()
+    }
+
+    fn change_member(
+        &self,
+        change: MemberChange,
+        expected: Option<u64>,
+    ) -> BoxFuture<'_, Result<ReplicaId, ProposeError>> {
+        async move {
+            let changed = match change {
+                MemberChange::Remove(id) => self.remove_member(raft_id(id), expected).await,
+                MemberChange::Promote(id) => self.set_voting(raft_id(id), true, expected).await,
+                MemberChange::Demote(id) => self.set_voting(raft_id(id), false, expected).await,
+                MemberChange::Replace { id, with } => {
+                    self.replace_member(raft_id(id), raft_id(with), expected)
+                        .await
+                }
+                MemberChange::Lead { to, avoid } => {
+                    let avoid: Vec<_> = avoid.into_iter().map(raft_id).collect();
+                    let leads = Self::transfer_leadership(self, to.map(raft_id), &avoid).await;
+                    return leads
+                        .map(|id| ReplicaId(id.0))
+                        .map_err(|error| not_administered(&error));
+                }
+            };
+            changed.map_err(|error| not_administered(&error))?;
+            let leader = Self::status(self).borrow().leader;
+            Ok(leader.map_or(ReplicaId(0), |id| ReplicaId(id.0)))
+        }
+        .boxed()
+    }
+}
+
+fn raft_id(id: ReplicaId) -> RaftReplicaId {
+    RaftReplicaId(id.0)
+}
+
+fn describe_token(token: JoinTokenInfo) -> JoinTokenStatus {
+    JoinTokenStatus {
+        id: token.id,
+        expiration: Timestamp::from_unix_ms(token.expires_at_ms),
+        revoked: token.revoked,
+        used_by: token.used_by.map(|id| id.0),
+        used_at: token.used_at_ms.map(Timestamp::from_unix_ms),
+        replaces: token.replaces.map(|id| id.0),
     }
 }
 
@@ -103,6 +173,9 @@ fn describe(status: &Status, now: Instant) -> ClusterStatus {
         cut_off: status.is_cut_off(now),
         quorum: quorum.is_healthy(),
         tolerated_failures: quorum.tolerated_failures(),
+        membership_index: status.membership_index,
+        joint: status.joint,
+        removed: status.removed.iter().map(|id| id.0).collect(),
         members: status
             .members
             .iter()
@@ -120,8 +193,11 @@ fn describe_member(member: &RaftMember, status: &Status, now: Instant) -> Member
         name: member.name.clone(),
         addr: member.addr.clone(),
         voter: member.voter,
+        non_voting: member.non_voting,
+        replaces: member.replaces.map(|id| id.0),
         last_contact_ms: member.last_contact.map(|at| millis(since(at))),
         matched_index: member.matched_index,
+        applied_index: member.applied_index,
         reachable: me
             || member
                 .last_answer

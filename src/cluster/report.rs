@@ -25,8 +25,21 @@ pub(super) fn report(mut status: ClusterStatus, state: &State) -> ClusterStatus 
     ]
     .into_iter()
     .flatten()
+    .chain(status.members.iter().filter_map(dead))
     .collect();
     status
+}
+
+/// What to do about a member that counts as dead.
+fn dead(member: &MemberStatus) -> Option<String> {
+    let announced = member.announced.as_ref()?;
+    let MemberStatus { id, name, .. } = member;
+    announced.dead.then(|| {
+        format!(
+            "replica {id} ({name}) counts as dead: start it again, or let a new one take its place \
+             with `cluster replace {id}`"
+        )
+    })
 }
 
 fn announced(state: &State, id: ReplicaId) -> Option<AnnouncedStatus> {
@@ -36,11 +49,18 @@ fn announced(state: &State, id: ReplicaId) -> Option<AnnouncedStatus> {
         .filter(|session| session.replica == id && session.incarnation == replica.incarnation)
         .filter(|session| session.closed_at.is_none())
         .count();
+    let homes = |region| {
+        let nodes = state.nodes_by_home(region);
+        nodes.filter(|node| state.is_online(node.id)).count()
+    };
     Some(AnnouncedStatus {
         version: replica.version.clone(),
         config_digest: replica.config_digest.clone(),
         region_id: replica.region_id,
         streams,
+        homes: replica.region_id.map_or(0, homes),
+        drained: replica.drained_since.is_some(),
+        dead: replica.down_since.is_some(),
     })
 }
 
@@ -130,5 +150,34 @@ mod tests {
             warning.contains("(r1 has one, r2 has two, r3 has one)"),
             "{warning}"
         );
+    }
+
+    #[tokio::test]
+    async fn a_dead_replica_is_named_with_what_to_do() {
+        let init = pb::InitTailnet {
+            settings: Some(pb::Settings {
+                ipv4_prefix: "100.64.0.0/10".to_owned(),
+                ephemeral_inactivity_ms: 120_000,
+                login_ttl_ms: 900_000,
+                ..Default::default()
+            }),
+            noise_private_key: vec![1; 32].into(),
+            secret_pepper: vec![2; 32].into(),
+        };
+        let (cluster, _control) = Cluster::local(init, Timestamp::default()).await.unwrap();
+        cluster.propose(up(2, "")).await.unwrap();
+        let down = pb::ReplicaDown {
+            replica_id: 2,
+            incarnation: 1,
+            ..Default::default()
+        };
+        cluster.propose(Op::ReplicaDown(down)).await.unwrap();
+        let seen = report(status(), &cluster.state());
+        let dead = seen
+            .warnings
+            .iter()
+            .find(|text| text.contains("counts as dead"));
+        let dead = dead.map(String::as_str).unwrap_or_default();
+        assert!(dead.contains("`cluster replace 2`"), "{:?}", seen.warnings);
     }
 }

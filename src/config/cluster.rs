@@ -33,6 +33,9 @@ pub struct ClusterConfig {
     pub peer_advertise: HostPort,
     /// File with a join token; a replica without data joins with it when it starts.
     pub join_token_file: Option<PathBuf>,
+    /// A join asks for a place without a vote (`non_voting`): the replica serves clients and relays,
+    /// and no commit ever waits for it. Counts at the join only.
+    pub non_voting: bool,
     /// Failure domain, shown to operators (`zone`); empty = none.
     pub zone: String,
     /// There is a `cluster:` block. Without one an empty data folder becomes a new cluster of one,
@@ -73,6 +76,7 @@ impl ClusterConfig {
                 .parse("cluster.peer_advertise_addr", HostPort::parse)
                 .unwrap_or_else(|| default_advertise(peer_listen, host_name)),
             join_token_file: reader.path("cluster.join_token_file"),
+            non_voting: reader.bool("cluster.non_voting").unwrap_or(false),
             zone,
             explicit: reader.lookup("cluster").is_some(),
             sync_append: reader.bool("cluster.raft.sync_append").unwrap_or(false),

@@ -22,6 +22,7 @@ use h2::server::{self, SendResponse};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 pub(super) use self::keep_alive::Progress;
@@ -66,9 +67,16 @@ pub(super) struct Session {
     bodies: Semaphore,
     /// A client that updates by separate requests repeats stale values in its streaming request.
     updated_separately: AtomicBool,
+    /// The client shall find another replica.
+    handed_off: CancellationToken,
 }
 
 impl Session {
+    /// Asks the client to leave.
+    pub(super) fn hand_off(&self) {
+        self.handed_off.cancel();
+    }
+
     /// Notes that the client sends its state in requests of its own.
     pub(super) fn note_separate_update(&self) {
         self.updated_separately.store(true, Ordering::Relaxed);
@@ -121,6 +129,7 @@ pub(super) async fn serve<T: AsyncRead + AsyncWrite + Unpin>(
         progress: Progress::default(),
         bodies: Semaphore::new(BODIES_PER_SESSION_MAX),
         updated_separately: AtomicBool::new(false),
+        handed_off: CancellationToken::new(),
     });
     run(session, connection).instrument(span).await;
 }
@@ -148,9 +157,16 @@ async fn drive<T: AsyncRead + AsyncWrite + Unpin>(
     let drain = session.control.drain().clone();
     let progress = session.progress.clone();
     let keep_alive = keep_alive::until_silent(connection.ping_pong(), &progress);
+    let handed_off = session.handed_off.clone();
     let leave = async {
-        drain.cancelled().await;
-        sleep(DRAIN_SPREAD.mul_f64(rand::random())).await;
+        let drained = async {
+            drain.cancelled().await;
+            sleep(DRAIN_SPREAD.mul_f64(rand::random())).await;
+        };
+        tokio::select! {
+            () = drained => {}
+            () = handed_off.cancelled() => {}
+        }
     };
     let (mut keep_alive, mut leave) = (std::pin::pin!(keep_alive), std::pin::pin!(leave));
     let mut requests = Requests::new();

@@ -25,7 +25,7 @@ use super::inner::{Answer, Reply, Session};
 use super::limits::BARRIER_TIMEOUT;
 use super::metrics::Limit;
 use super::{auth, hostinfo};
-use crate::session::{MapKind, StreamRequest};
+use crate::session::{MapKind, StreamEnd, StreamRequest};
 use crate::state::{MAX_HOSTINFO_BYTES, State};
 use crate::tailcfg::MapRequest;
 
@@ -144,9 +144,13 @@ impl Stream {
             map.kind = ?self.request.kind,
         );
         let streams = self.session.control.streams();
-        streams
+        let end = streams
             .serve(self.request, self.found, &mut sink)
             .instrument(span)
             .await;
+        if end == StreamEnd::HandedOff {
+            // On the same connection the client would only come back here.
+            self.session.hand_off();
+        }
     }
 }

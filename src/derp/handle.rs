@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -53,6 +54,12 @@ impl RelayHandle {
     /// are accepted all the same.
     pub fn set_quiet(&self, quiet: bool) {
         self.0.health.set_quiet(quiet);
+    }
+
+    /// Closes the connections that are there one after another over `over`, so that their owners do
+    /// not arrive elsewhere all at once. Who comes again is let in.
+    pub async fn send_away(&self, over: Duration) {
+        self.0.send_away(over).await;
     }
 
     /// Whether clients should come here.

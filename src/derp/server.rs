@@ -147,14 +147,7 @@ impl RelayServer {
         relay.health.set_quiet(true);
         relay.draining.store(true, Ordering::SeqCst);
         relay.stop_accepting.cancel();
-        let clients = relay.clients.all();
-        tracing::info!(clients = clients.len(), "relay drains");
-        let start = Instant::now();
-        let count = u32::try_from(clients.len()).unwrap_or(u32::MAX).max(1);
-        for (turn, client) in (0u32..).zip(clients) {
-            sleep_until(start + over.mul_f64(f64::from(turn) / f64::from(count))).await;
-            client.queue.close(CloseReason::Draining);
-        }
+        relay.send_away(over).await;
         let _ = timeout(Duration::from_secs(1), relay.wait_until_empty()).await;
         relay.clients.all().len()
     }
@@ -190,6 +183,18 @@ impl Drop for RelayServer {
 }
 
 impl Relay {
+    /// Closes the connections that are there one after another over `over`.
+    pub(crate) async fn send_away(&self, over: Duration) {
+        let clients = self.clients.all();
+        tracing::info!(clients = clients.len(), "relay drains");
+        let start = Instant::now();
+        let count = u32::try_from(clients.len()).unwrap_or(u32::MAX).max(1);
+        for (turn, client) in (0u32..).zip(clients) {
+            sleep_until(start + over.mul_f64(f64::from(turn) / f64::from(count))).await;
+            client.queue.close(CloseReason::Draining);
+        }
+    }
+
     /// Accepts TLS with the current certificate.
     pub(crate) fn tls_acceptor(&self) -> TlsAcceptor {
         TlsAcceptor::from(self.tls.server_config())

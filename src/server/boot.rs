@@ -78,6 +78,7 @@ pub(crate) fn raft_config(config: &ClusterConfig) -> ReplicaConfig {
     raft.snapshot_every = config.snapshot_every;
     raft.log_kept = config.log_kept;
     raft.continue_trace = continue_trace;
+    raft.non_voting = config.non_voting;
     raft
 }
 

@@ -10,7 +10,7 @@ use futures::future::BoxFuture;
 use hydrascale_proto::state::v1 as pb;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::ServeError;
 use super::clock::now;
@@ -27,6 +27,15 @@ use crate::types::{NodeKey, Timestamp};
 const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(2);
 /// Keys also expire while no leader announces it.
 const EVICT_EVERY: Duration = Duration::from_secs(10);
+
+/// A drained relay answers STUN for so long: clients that are told its new score measure it a last
+/// time, and find another home while they still have this one.
+const QUIET_AFTER: Duration = Duration::from_secs(30);
+/// Whoever has not left a drained relay by then is sent away, over this time.
+const AWAY_AFTER: Duration = Duration::from_secs(60);
+const AWAY_OVER: Duration = Duration::from_secs(5);
+/// How often a relay looks whether it is drained.
+const DRAINED_EVERY: Duration = Duration::from_millis(500);
 
 /// Starts the relay on `listener`.
 ///
@@ -175,6 +184,58 @@ pub(super) fn spawn_evictor(cluster: Cluster, relay: RelayHandle, tasks: &mut Jo
             }
         }
     });
+}
+
+/// Sends the relay's clients elsewhere while the replica is drained. The map tells them first, by the
+/// region's score; here is what moves those who have not heard.
+pub(super) fn spawn_drainer(cluster: Cluster, relay: RelayHandle, tasks: &mut JoinSet<()>) {
+    tasks.spawn(async move {
+        let mut ticks = interval(DRAINED_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut drained: Option<Drained> = None;
+        loop {
+            ticks.tick().await;
+            match (cluster.is_drained(), drained) {
+                (false, None) => {}
+                (false, Some(_)) => {
+                    relay.set_quiet(false);
+                    drained = None;
+                }
+                (true, None) => drained = Some(Drained::new(Instant::now())),
+                (true, Some(now)) => drained = Some(now.step(&relay).await),
+            }
+        }
+    });
+}
+
+/// How far a relay is in losing its clients.
+#[derive(Clone, Copy)]
+struct Drained {
+    since: Instant,
+    quiet: bool,
+    sent_away: bool,
+}
+
+impl Drained {
+    const fn new(since: Instant) -> Self {
+        Self {
+            since,
+            quiet: false,
+            sent_away: false,
+        }
+    }
+
+    async fn step(mut self, relay: &RelayHandle) -> Self {
+        if !self.quiet && self.since.elapsed() >= QUIET_AFTER {
+            relay.set_quiet(true);
+            self.quiet = true;
+        }
+        if !self.sent_away && self.since.elapsed() >= AWAY_AFTER {
+            relay.send_away(AWAY_OVER).await;
+            self.sent_away = true;
+        }
+        self
+    }
 }
 
 /// Whether a change can have ended a node's right to be relayed.

@@ -22,7 +22,7 @@ use crate::state::State;
 const KEEP_ALIVE_MIN: Duration = Duration::from_secs(50);
 /// Spread of the keep-alives, so that streams opened together do not stay together.
 const KEEP_ALIVE_SPREAD: Duration = Duration::from_secs(10);
-/// Streams leave a cut-off replica at random moments of this time.
+/// Streams leave a cut-off or drained replica at random moments of this time.
 const HAND_OFF_SPREAD: Duration = Duration::from_secs(15);
 
 /// Why a stream ended.
@@ -32,7 +32,7 @@ pub enum StreamEnd {
     Closed,
     /// The node was deleted, or has taken another key.
     Gone,
-    /// This replica is cut off; the client finds another.
+    /// This replica is cut off or drained; the client finds another.
     HandedOff,
     /// A newer stream of the same node came.
     Replaced,
@@ -124,6 +124,9 @@ impl Driver<'_> {
         if let Err(end) = self.send_full(sink).await {
             return end;
         }
+        // A stream that comes to a cut-off replica had nowhere else to go.
+        let drained = *self.service.borrow() == Service::Drained;
+        self.plan_leave(drained);
         loop {
             let leave_at = self.leave_at;
             let event = tokio::select! {
@@ -164,7 +167,7 @@ impl Driver<'_> {
             Event::Item(Err(RecvError::Closed)) => return Err(StreamEnd::Stopped),
             Event::Service => {
                 let service = *self.service.borrow_and_update();
-                self.plan_leave(service == Service::CutOff);
+                self.plan_leave(service.sends_away());
                 self.stream.service(service)
             }
             Event::KeepAlive => Step::Send(self.inner.keep_alive.frame(self.stream.wire())),

@@ -216,7 +216,7 @@ fn report_fault(basis: &Basis) {
 
 async fn judge(cluster: Cluster, service: watch::Sender<Service>) {
     loop {
-        let judged = Service::of(&cluster.status());
+        let judged = Service::of(&cluster.status(), cluster.is_drained());
         service.send_if_modified(|current| {
             let changed = *current != judged;
             if changed {

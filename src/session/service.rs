@@ -28,23 +28,44 @@ pub enum Service {
     /// No other replica answers this one, and has not for a while: clients are better off elsewhere.
     /// When the whole cluster has lost its quorum, this is not it: clients then stay.
     CutOff,
+    /// Clients shall go to other replicas, which are there.
+    Drained,
 }
 
 impl Service {
-    /// Judges by how the cluster looks from here.
-    pub fn of(status: &ClusterStatus) -> Self {
+    /// Judges by how the cluster looks from here; `drained` is whether clients shall go elsewhere.
+    pub fn of(status: &ClusterStatus, drained: bool) -> Self {
         if status.cut_off && status.leaderless_ms >= HAND_OFF_AFTER_MS {
             Self::CutOff
         } else if status.leaderless_ms >= DEGRADED_AFTER_MS {
+            // Also when drained: the others have no leader either.
             Self::Degraded
+        } else if drained {
+            Self::Drained
         } else {
             Self::Normal
         }
     }
 
+    /// Whether clients are told that something is wrong.
+    pub fn warns(self) -> bool {
+        match self {
+            Self::Degraded | Self::CutOff => true,
+            Self::Normal | Self::Drained => false,
+        }
+    }
+
+    /// Whether streams leave.
+    pub fn sends_away(self) -> bool {
+        match self {
+            Self::CutOff | Self::Drained => true,
+            Self::Normal | Self::Degraded => false,
+        }
+    }
+
     /// Puts the warning, or its end, into a message.
     pub fn announce(self, message: &mut MapResponse, capver: u16) {
-        let warn = self != Self::Normal;
+        let warn = self.warns();
         if capver < DISPLAY_MESSAGES_SINCE {
             message.health = Some(if warn {
                 vec![WARNING_TEXT.to_owned()]
@@ -75,17 +96,18 @@ mod tests {
             leaderless_ms: 40_000,
             ..Default::default()
         };
-        assert_eq!(Service::of(&alone), Service::CutOff);
+        assert_eq!(Service::of(&alone, false), Service::CutOff);
         let no_quorum = ClusterStatus {
             cut_off: false,
             ..alone.clone()
         };
-        assert_eq!(Service::of(&no_quorum), Service::Degraded);
+        assert_eq!(Service::of(&no_quorum, true), Service::Degraded);
         let election = ClusterStatus {
             leaderless_ms: 2_000,
             ..alone
         };
-        assert_eq!(Service::of(&election), Service::Normal);
+        assert_eq!(Service::of(&election, false), Service::Normal);
+        assert_eq!(Service::of(&election, true), Service::Drained);
     }
 
     #[test]

@@ -109,7 +109,7 @@ impl MapStream {
             // An empty list clears nothing: peers that are gone must be named.
             message.peers_removed = self.known_peers();
         }
-        if service != Service::Normal || self.service != Service::Normal {
+        if service.warns() || self.service.warns() {
             service.announce(&mut message, self.request.capver);
         }
         self.service = service;
@@ -146,10 +146,10 @@ impl MapStream {
 
     /// Tells the client that this replica's service has changed.
     pub(super) fn service(&mut self, service: Service) -> Step {
-        if service == self.service {
+        let warned = std::mem::replace(&mut self.service, service).warns();
+        if service.warns() == warned {
             return Step::Idle;
         }
-        self.service = service;
         let mut message = MapResponse::default();
         service.announce(&mut message, self.request.capver);
         Step::Send(encode(&message, self.wire()))

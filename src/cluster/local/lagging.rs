@@ -9,7 +9,9 @@ use futures::future::BoxFuture;
 use hydrascale_raft::StateMachine;
 use parking_lot::Mutex;
 
-use super::super::{Cluster, ClusterStatus, Consensus, Machine, ProposeError, ReadError};
+use super::super::{
+    Administration, Cluster, ClusterStatus, Consensus, Machine, ProposeError, ReadError,
+};
 use super::{LocalControl, LocalLog};
 use crate::types::ReplicaId;
 
@@ -34,7 +36,7 @@ impl LocalControl {
         });
         let cluster = Cluster::new(lagging as Arc<dyn Consensus>, machine, id, 1);
         cluster.propose(Self::up(id)).await?;
-        self.log.members.lock().insert(id);
+        self.log.members.lock().members.insert(id);
         Ok(cluster)
     }
 }
@@ -86,8 +88,6 @@ impl Consensus for Lagging {
     fn lacks_leader(&self) -> Option<Duration> {
         self.log.lacks_leader()
     }
-
-    fn create_join_token(&self, ttl: Duration) -> BoxFuture<'_, Result<String, ProposeError>> {
-        self.log.create_join_token(ttl)
-    }
 }
+
+impl Administration for Lagging {}

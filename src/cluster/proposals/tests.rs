@@ -2,7 +2,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 
-use super::super::{Cluster, ClusterStatus, Machine, ReadError};
+use super::super::{Administration, Cluster, ClusterStatus, Machine, ReadError};
 use super::*;
 use crate::types::ReplicaId;
 
@@ -67,11 +67,9 @@ impl Consensus for Gated {
     fn lacks_leader(&self) -> Option<Duration> {
         *self.without_leader.lock()
     }
-
-    fn create_join_token(&self, _ttl: Duration) -> BoxFuture<'_, Result<String, ProposeError>> {
-        async { Ok(String::new()) }.boxed()
-    }
 }
+
+impl Administration for Gated {}
 
 fn cluster(log: &Arc<Gated>) -> Cluster {
     let consensus = Arc::clone(log) as Arc<dyn Consensus>;

@@ -56,6 +56,9 @@ fn not_ready(control: &Control) -> Option<String> {
     if !control.cluster().has_caught_up() {
         return Some("this replica has not caught up since it started".to_owned());
     }
+    if control.cluster().is_drained() {
+        return Some("this replica is drained, until `cluster undrain`".to_owned());
+    }
     let lag = status.committed_index.saturating_sub(status.applied_index);
     (lag > LAG_READY_MAX).then(|| format!("this replica is {lag} log entries behind"))
 }

@@ -10,7 +10,7 @@ use super::super::testing::{PATIENCE, TestClient, TestFrames, TestServer, TestSe
 use super::super::{Limit, limits};
 use crate::state::{MAX_HOSTINFO_BYTES, Node};
 use crate::telemetry::testing::Exports;
-use crate::types::DiscoKey;
+use crate::types::{DiscoKey, ReplicaId};
 
 /// A server with a reusable key.
 async fn server_with_key() -> (TestServer, String) {
@@ -408,4 +408,32 @@ async fn a_draining_replica_ends_its_map_streams() {
     while frames.next().await.is_some() {}
     drop((frames, session));
     draining.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drained_replica_ends_streams_with_their_connections_so_that_clients_go_elsewhere() {
+    let (server, client, session) = registered().await;
+    server.log.join(ReplicaId(2)).await.unwrap();
+    let mut frames = session.map(&client.map_request(json!({}))).await;
+    frames.next().await.unwrap();
+    let drained = server
+        .cluster
+        .set_drained(server.cluster.replica_id(), true);
+    drained.await.unwrap();
+    tokio::time::sleep(Duration::from_secs(25)).await;
+    while frames.next().await.is_some() {}
+    let again = session.send(Method::GET, "/machine/whoami", "").await;
+    assert!(again.is_err(), "the connection is closed, too");
+    let (status, _, body) = server.get("/health/ready").await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    let body = String::from_utf8_lossy(&body).into_owned();
+    assert!(
+        body.contains("this replica is drained, until `cluster undrain`"),
+        "{body}"
+    );
+    let undrained = server
+        .cluster
+        .set_drained(server.cluster.replica_id(), false);
+    undrained.await.unwrap();
+    assert_eq!(server.get("/health/ready").await.0, StatusCode::OK);
 }

@@ -376,6 +376,16 @@ async fn a_drained_relay_says_goodbye_to_its_clients_one_by_one() {
 }
 
 #[tokio::test]
+async fn a_relay_that_sends_its_clients_away_goes_on_accepting_them() {
+    let relay = TestRelay::start(allow);
+    let mut client = relay.client(1).await;
+    relay.handle.send_away(Duration::ZERO).await;
+    while client.frame().await.is_some() {}
+    assert!(!relay.handle.stats().draining);
+    relay.client(1).await;
+}
+
+#[tokio::test]
 async fn shutdown_ends_everything_in_bounded_time() {
     let relay = TestRelay::start(allow);
     let mut a = relay.client(1).await;

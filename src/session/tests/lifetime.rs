@@ -288,3 +288,46 @@ async fn a_stream_takes_the_node_back_when_its_session_elsewhere_ends() {
     assert_eq!(holder(&tailnet, NodeId(1)), Some(ReplicaId(1)));
     drop(other);
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_streams_of_a_drained_replica_leave_without_a_warning_until_it_is_undrained() {
+    let mut tailnet = Tailnet::with_nodes(20).await;
+    let mut streams: Vec<_> = (1..=20).map(|id| tailnet.stream(NodeId(id))).collect();
+    for stream in &mut streams {
+        settled(stream).await;
+    }
+    let me = tailnet.cluster.replica_id();
+    // Nobody would take them.
+    tailnet.cluster.set_drained(me, true).await.unwrap_err();
+    tailnet.control.join(ReplicaId(2)).await.unwrap();
+    tailnet.cluster.set_drained(me, true).await.unwrap();
+    let start = Instant::now();
+    let mut moments = Vec::new();
+    for _ in 0..20 {
+        assert_eq!(tailnet.ended().await, StreamEnd::HandedOff);
+        moments.push(start.elapsed());
+    }
+    assert!(
+        moments
+            .iter()
+            .all(|moment| *moment <= Duration::from_secs(16))
+    );
+    moments.dedup();
+    assert!(moments.len() > 10, "{moments:?}");
+    for stream in &mut streams {
+        let told = settled(stream).await;
+        assert!(
+            told.iter()
+                .all(|message| message.display_messages.is_empty())
+        );
+    }
+    // Who comes all the same is served, and asked to leave again.
+    let mut late = tailnet.stream(NodeId(1));
+    assert_eq!(next(&mut late).await.peers.len(), 19);
+    assert_eq!(tailnet.ended().await, StreamEnd::HandedOff);
+    tailnet.cluster.set_drained(me, false).await.unwrap();
+    sleep(Duration::from_secs(1)).await;
+    let _stays = tailnet.stream(NodeId(1));
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(tailnet.streams.count(), 1);
+}

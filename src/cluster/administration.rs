@@ -1,0 +1,207 @@
+//! Changes of who belongs to the cluster: what [`super::Cluster`] asks of the consensus layer.
+
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use hydrascale_proto::state::v1::{self as pb, Refusal, RefusalCode, command::Op};
+use serde::Serialize;
+
+use super::{Cluster, ProposeError};
+use crate::types::{ReplicaId, Timestamp};
+
+/// A change of the membership, or of who leads it. What is done already is done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MemberChange {
+    /// The replica leaves for good.
+    Remove(ReplicaId),
+    /// The replica votes, once it has caught up.
+    Promote(ReplicaId),
+    /// The replica goes on without a vote.
+    Demote(ReplicaId),
+    /// The learner `with` takes the replica's place, once it has caught up.
+    Replace {
+        /// Who leaves for good.
+        id: ReplicaId,
+        /// Who comes.
+        with: ReplicaId,
+    },
+    /// Another replica leads.
+    Lead {
+        /// Who; absent = whom it costs least.
+        to: Option<ReplicaId>,
+        /// Not these, when nobody is named.
+        avoid: Vec<ReplicaId>,
+    },
+}
+
+/// A join token as the cluster remembers it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct JoinTokenStatus {
+    /// Its name; not secret.
+    pub id: String,
+    /// When it expires.
+    pub expiration: Timestamp,
+    /// Withdrawn before it was used.
+    pub revoked: bool,
+    /// The replica that joined with it.
+    pub used_by: Option<u64>,
+    /// When that was.
+    pub used_at: Option<Timestamp>,
+    /// The replica whose place the joiner takes.
+    pub replaces: Option<u64>,
+}
+
+/// The part of a consensus layer that administers itself. A log that cannot says so.
+pub trait Administration: Send + Sync + 'static {
+    /// Makes a one-time token that admits a new replica, which may take another's place.
+    fn create_join_token(
+        &self,
+        _ttl: Duration,
+        _replaces: Option<ReplicaId>,
+    ) -> BoxFuture<'_, Result<String, ProposeError>> {
+        unable()
+    }
+
+    /// The tokens that are remembered.
+    fn join_tokens(&self) -> BoxFuture<'_, Result<Vec<JoinTokenStatus>, ProposeError>> {
+        unable()
+    }
+
+    /// Withdraws an unused token.
+    fn revoke_join_token(&self, _id: String) -> BoxFuture<'_, Result<(), ProposeError>> {
+        unable()
+    }
+
+    /// Makes a change; with `expected` only while the membership is that one. Tells who leads.
+    fn change_member(
+        &self,
+        _change: MemberChange,
+        _expected: Option<u64>,
+    ) -> BoxFuture<'_, Result<ReplicaId, ProposeError>> {
+        unable()
+    }
+}
+
+fn unable<T: Send + 'static>() -> BoxFuture<'static, Result<T, ProposeError>> {
+    let reason = "this cluster has no members to administer".to_owned();
+    async move { Err(ProposeError::Unavailable { reason }) }.boxed()
+}
+
+impl Cluster {
+    /// Makes a one-time token that admits a new replica within `ttl`; with `replaces` it takes that
+    /// one's place once it has caught up.
+    ///
+    /// # Errors
+    /// As [`Self::propose`].
+    pub async fn create_join_token(
+        &self,
+        ttl: Duration,
+        replaces: Option<ReplicaId>,
+    ) -> Result<String, ProposeError> {
+        let consensus = &self.inner.consensus;
+        consensus.create_join_token(ttl, replaces).await
+    }
+
+    /// The join tokens that are remembered: spent and expired ones for a month after their expiry.
+    ///
+    /// # Errors
+    /// When no leader confirms that this replica is up to date.
+    pub async fn join_tokens(&self) -> Result<Vec<JoinTokenStatus>, ProposeError> {
+        self.inner.consensus.join_tokens().await
+    }
+
+    /// Withdraws an unused join token.
+    ///
+    /// # Errors
+    /// As [`Self::propose`]; the token is unknown or was used.
+    pub async fn revoke_join_token(&self, id: String) -> Result<(), ProposeError> {
+        self.inner.consensus.revoke_join_token(id).await
+    }
+
+    /// Changes the membership; with `expected` ([`super::ClusterStatus::membership_index`]) only
+    /// while it is that one. Tells who leads then.
+    ///
+    /// # Errors
+    /// As [`Self::propose`]; refused is what would leave voters that cannot commit.
+    pub async fn change_member(
+        &self,
+        change: MemberChange,
+        expected: Option<u64>,
+    ) -> Result<ReplicaId, ProposeError> {
+        self.inner.consensus.change_member(change, expected).await
+    }
+
+    /// Hands leadership over: to the one named, else to whom it costs least and who is not drained.
+    ///
+    /// # Errors
+    /// As [`Self::propose`]; the old leader goes on.
+    pub async fn transfer_leadership(
+        &self,
+        to: Option<ReplicaId>,
+    ) -> Result<ReplicaId, ProposeError> {
+        let state = self.state();
+        if let Some(to) = to
+            && state
+                .replica(to)
+                .is_some_and(|replica| replica.drained_since.is_some())
+        {
+            return Err(refused(format!(
+                "replica {to} is drained and would hand leadership on: undrain it first"
+            )));
+        }
+        let drained = state
+            .replicas()
+            .filter(|replica| replica.drained_since.is_some());
+        let avoid = drained.map(|replica| replica.id).collect();
+        self.change_member(MemberChange::Lead { to, avoid }, None)
+            .await
+    }
+
+    /// Sends a replica's clients elsewhere and keeps them away, or lets them come again.
+    ///
+    /// # Errors
+    /// As [`Self::propose`]; refused when no other replica would take the clients.
+    pub async fn set_drained(&self, id: ReplicaId, drained: bool) -> Result<(), ProposeError> {
+        let state = self.state();
+        let known = state.replica(id);
+        let already = known.is_some_and(|replica| replica.drained_since.is_some());
+        if drained && !already && known.is_some() && !self.has_host_besides(id) {
+            return Err(refused(format!(
+                "nobody would take the clients of replica {id}: every other replica is drained or \
+                 dead"
+            )));
+        }
+        let op = Op::DrainReplica(pb::DrainReplica {
+            replica_id: id.0,
+            drained,
+        });
+        self.propose(op).await.map(drop)
+    }
+
+    /// Whether this replica is drained and another one takes its clients.
+    pub fn is_drained(&self) -> bool {
+        let me = self.inner.replica;
+        let drained = self
+            .state()
+            .replica(me)
+            .is_some_and(|replica| replica.drained_since.is_some());
+        drained && self.has_host_besides(me)
+    }
+
+    /// Whether any other replica is there for clients.
+    fn has_host_besides(&self, id: ReplicaId) -> bool {
+        let state = self.state();
+        let mut others = state.replicas().filter(|replica| replica.id != id);
+        others.any(|other| other.drained_since.is_none() && other.down_since.is_none())
+    }
+}
+
+/// The cluster says no.
+pub(super) fn refused(message: String) -> ProposeError {
+    ProposeError::Refused(Refusal {
+        code: RefusalCode::Precondition.into(),
+        message,
+    })
+}
