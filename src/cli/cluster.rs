@@ -1,4 +1,6 @@
-//! `cluster`: make one, grow it, look at it.
+//! `cluster`: make one, grow it, shrink it, look at it.
+
+mod members;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,7 +13,9 @@ use serde_json::json;
 use crate::config::ClusterConfig;
 use crate::server::raft_config;
 
+use self::members::{Follow, Replace, Transfer, Which};
 use super::args::parse_life;
+use super::client::escape;
 use super::context::Context;
 use super::table::{Cell, Table};
 use super::time;
@@ -26,6 +30,22 @@ pub(super) enum ClusterCommand {
     /// Tokens that admit new replicas
     #[command(subcommand)]
     JoinToken(JoinTokenCommand),
+    /// Give a replica a vote, which it has once it has caught up
+    Promote(Which),
+    /// Take a replica's vote away: it goes on serving clients and relays
+    Demote(Which),
+    /// Let another replica take the place of one that is dead or shall go
+    Replace(Replace),
+    /// Remove a replica for good
+    Remove(Which),
+    /// Drain the replica that answers and remove it for good
+    Leave(Follow),
+    /// Send a replica's clients elsewhere and keep them away
+    Drain(Which),
+    /// Let a drained replica have clients again
+    Undrain(Which),
+    /// Let another replica lead
+    TransferLeader(Transfer),
     /// Show the replicas and how they are doing
     Status,
     /// Show a hash over the whole state, equal on replicas that have applied the same changes
@@ -40,6 +60,9 @@ pub(super) struct Join {
     /// Read the token from a file
     #[arg(long, value_name = "FILE", conflicts_with = "token")]
     token_file: Option<PathBuf>,
+    /// Stay without a vote: serve clients and relays, and no change ever waits for this replica
+    #[arg(long)]
+    non_voting: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -50,6 +73,14 @@ pub(super) enum JoinTokenCommand {
         /// Life of the token, 7d at most
         #[arg(short, long, default_value = "1h", value_parser = parse_life)]
         expiration: Duration,
+    },
+    /// List the tokens that were made
+    #[command(visible_alias = "ls")]
+    List,
+    /// Withdraw a token that was not used yet
+    Revoke {
+        /// Id of the token, as the list shows it
+        id: String,
     },
 }
 
@@ -65,6 +96,20 @@ pub(super) async fn run(
             let made = context.api()?.post("/cluster/join-token", body).await?;
             context.out.result(&made.text("joinToken"), &made)
         }
+        ClusterCommand::JoinToken(JoinTokenCommand::List) => list_tokens(context).await,
+        ClusterCommand::JoinToken(JoinTokenCommand::Revoke { id }) => {
+            let path = format!("/cluster/join-token/{}", escape(&id));
+            let answer = context.api()?.delete(&path).await?;
+            context.out.result("Join token revoked", &answer)
+        }
+        ClusterCommand::Promote(which) => members::promote(which, context).await,
+        ClusterCommand::Demote(which) => members::demote(which, context).await,
+        ClusterCommand::Replace(args) => members::replace(args, context).await,
+        ClusterCommand::Remove(which) => members::remove(which, context).await,
+        ClusterCommand::Leave(wait) => members::leave(wait, context).await,
+        ClusterCommand::Drain(which) => members::drain(which, context).await,
+        ClusterCommand::Undrain(which) => members::undrain(which, context).await,
+        ClusterCommand::TransferLeader(args) => members::transfer(args, context).await,
         ClusterCommand::Status => status(context).await,
         ClusterCommand::Digest => {
             let digest = context.api()?.get("/cluster/digest").await?;
@@ -92,7 +137,9 @@ async fn join(args: Join, context: &mut Context<'_, '_>) -> anyhow::Result<()> {
         token.cluster_id(),
         token.addrs().join(", ")
     ));
-    let replica = Replica::join_cluster(&raft_config(&config), &token).await?;
+    let mut raft = raft_config(&config);
+    raft.non_voting |= args.non_voting;
+    let replica = Replica::join_cluster(&raft, &token).await?;
     made(
         context,
         &config,
@@ -100,6 +147,30 @@ async fn join(args: Join, context: &mut Context<'_, '_>) -> anyhow::Result<()> {
         &replica.to_string(),
         "Joined",
     )
+}
+
+async fn list_tokens(context: &mut Context<'_, '_>) -> anyhow::Result<()> {
+    let answer = context.api()?.get("/cluster/join-token").await?;
+    let tokens = answer.get("joinTokens");
+    let mut table = Table::new(&["ID", "Expiration", "State", "Replaces"]);
+    for token in tokens.items() {
+        let used_by = token.text("usedBy");
+        let state = if !used_by.is_empty() {
+            format!("used by replica {used_by}")
+        } else if token.flag("revoked") {
+            "revoked".to_owned()
+        } else {
+            "open".to_owned()
+        };
+        let replaces = token.text("replaces");
+        table.row([
+            token.text("id").into(),
+            time::expiry(token, "expiration", "-"),
+            state.into(),
+            replaces.into(),
+        ]);
+    }
+    context.out.list(&table, tokens)
 }
 
 fn read_token(path: &Path) -> anyhow::Result<String> {
@@ -135,9 +206,10 @@ async fn status(context: &mut Context<'_, '_>) -> anyhow::Result<()> {
         "Address",
         "Role",
         "Reachable",
-        "Log index",
+        "Lag",
         "Heard",
         "Streams",
+        "Drained",
         "Version",
     ]);
     for member in status.get("members").items() {
@@ -149,13 +221,16 @@ async fn status(context: &mut Context<'_, '_>) -> anyhow::Result<()> {
             member.text("addr").into(),
             role(member, &leader).into(),
             Cell::judged(if reachable { "yes" } else { "no" }, reachable),
-            member.text("matchedIndex").into(),
+            members::lag(&status, member)
+                .map_or_else(String::new, |lag| lag.to_string())
+                .into(),
             if heard.is_empty() {
                 "".into()
             } else {
                 format!("{heard} ms ago").into()
             },
             member.get("announced").text("streams").into(),
+            drained(member).into(),
             member.get("announced").text("version").into(),
         ]);
     }
@@ -168,13 +243,26 @@ async fn status(context: &mut Context<'_, '_>) -> anyhow::Result<()> {
     context.out.result(&text, &status)
 }
 
-fn role(member: &Value, leader: &str) -> &'static str {
+fn role(member: &Value, leader: &str) -> String {
+    let replaces = member.text("replaces");
     if member.text("id") == leader {
-        "leader"
+        "leader".to_owned()
     } else if member.flag("voter") {
-        "voter"
+        "voter".to_owned()
+    } else if !replaces.is_empty() {
+        format!("learner, replaces {replaces}")
+    } else if member.flag("nonVoting") {
+        "non-voting".to_owned()
     } else {
-        "learner"
+        "learner".to_owned()
+    }
+}
+
+fn drained(member: &Value) -> &'static str {
+    if member.get("announced").flag("drained") {
+        "yes"
+    } else {
+        ""
     }
 }
 
@@ -195,8 +283,12 @@ fn headline(status: &Value) -> String {
     } else {
         "TAKES NO CHANGES: too few replicas answer".to_owned()
     };
+    let changing = match status.flag("joint") {
+        true => "; a change of the members is under way",
+        false => "",
+    };
     format!(
-        "Cluster {} as replica {} sees it: {lead}, term {}, applied {} of {}; {health}",
+        "Cluster {} as replica {} sees it: {lead}, term {}, applied {} of {}; {health}{changing}",
         status.text("clusterId"),
         status.text("replicaId"),
         status.text("term"),

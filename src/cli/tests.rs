@@ -17,6 +17,7 @@ use crate::api::Access;
 use crate::api::testing::World;
 use crate::config::{Config, Environment};
 use crate::control::{ToolchainInfo, VersionInfo};
+use crate::types::ReplicaId;
 
 /// A day of the in-memory log's clock; other times come from the machine's and are masked.
 const LOG_DAY: &str = "2025-06-15";
@@ -100,6 +101,7 @@ async fn start_replica(socket: &Path) {
     world
         .pending_login("hskey-authreq-111111111111111111111111", "phone")
         .await;
+    world.control.join(ReplicaId(2)).await.unwrap();
     serve(world, socket);
 }
 
