@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::cluster::Cluster;
 use crate::policy::Owner;
 use crate::state::secret::{AuthId, AuthIdParseError};
-use crate::state::{PendingLogin, State};
+use crate::state::{PendingLogin, SshCheck, State};
 use crate::types::{MachinePrivateKey, NodeId, NodeKey, UserId};
 
 use super::body::{JsonBody, Params};
@@ -111,8 +111,8 @@ pub(super) async fn approve(
     JsonBody(body): JsonBody<Decision>,
 ) -> Result<Json<Empty>, ApiError> {
     let auth_id = parse_auth_id(body.auth_id.as_deref(), "body.authId")?;
-    if state.ssh_check(auth_id.as_str()).is_some() {
-        return decide_ssh_check(&api, auth_id, true).await;
+    if let Some(check) = state.ssh_check(auth_id.as_str()) {
+        return decide_ssh_check(&api, check, true).await;
     }
     let login = find_login(&state, &auth_id)?;
     let detail = format!(
@@ -128,8 +128,8 @@ pub(super) async fn reject(
     JsonBody(body): JsonBody<Decision>,
 ) -> Result<Json<Empty>, ApiError> {
     let auth_id = parse_auth_id(body.auth_id.as_deref(), "body.authId")?;
-    if state.ssh_check(auth_id.as_str()).is_some() {
-        return decide_ssh_check(&api, auth_id, false).await;
+    if let Some(check) = state.ssh_check(auth_id.as_str()) {
+        return decide_ssh_check(&api, check, false).await;
     }
     let auth_id = auth_id.to_string();
     api.cluster
@@ -140,14 +140,15 @@ pub(super) async fn reject(
 
 async fn decide_ssh_check(
     api: &ApiState,
-    auth_id: AuthId,
+    check: &SshCheck,
     approved: bool,
 ) -> Result<Json<Empty>, ApiError> {
-    let auth_id = auth_id.to_string();
+    let auth_id = check.auth_id.clone();
     api.cluster
         .propose(Op::DecideSshCheck(DecideSshCheck { auth_id, approved }))
         .await?;
-    tracing::info!(approved, "ssh login decided");
+    let (src, dst) = (check.src.0, check.dst.0);
+    tracing::info!(src, dst, approved, "ssh check decided");
     Ok(Json(Empty {}))
 }
 
