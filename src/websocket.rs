@@ -14,8 +14,8 @@ use futures::{Sink, Stream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_tungstenite::tungstenite;
 
-/// Longest message that is sent, in bytes: a few records, or one packet.
-const SENT_LEN_MAX: usize = 64 * 1024;
+/// Longest message that is sent, in bytes: clients in browsers close above 32 KiB (`coder/websocket`).
+const SENT_LEN_MAX: usize = 32 * 1024;
 
 /// What a message means to a stream of bytes.
 #[derive(Debug)]

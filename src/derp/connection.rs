@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout};
 use tracing::Instrument;
 
@@ -68,6 +69,7 @@ pub(crate) async fn serve(
             remote,
             place: &mut place,
             progress,
+            pending: None,
         };
         match http::serve(&mut io, &relay.site()).await? {
             Outcome::Done => {
@@ -76,6 +78,14 @@ pub(crate) async fn serve(
             }
             Outcome::Upgraded(read_ahead) => visit.carry(io, read_ahead).await,
             Outcome::WebSocket(read_ahead) => {
+                let Ok(pending) = Arc::clone(&relay.pending_websockets).try_acquire_owned() else {
+                    relay.metrics.connections_refused.increment();
+                    return Ok(());
+                };
+                let visit = Visit {
+                    pending: Some(pending),
+                    ..visit
+                };
                 let io = websocket::over(io, read_ahead).await;
                 visit.carry(io, BytesMut::new()).await
             }
@@ -129,6 +139,8 @@ struct Visit<'a> {
     remote: SocketAddr,
     place: &'a mut Place,
     progress: Progress,
+    /// A place among the WebSockets of strangers, given back once the client is admitted.
+    pending: Option<OwnedSemaphorePermit>,
 }
 
 impl Visit<'_> {
@@ -145,6 +157,7 @@ impl Visit<'_> {
         let registered = register(relay, &introduction, remote);
         settle(relay, &mut io, &registered.client, &introduction, closings).await?;
         self.place.admitted();
+        drop(self.pending);
         registered.run(io, read_ahead, self.progress).await;
         Ok(())
     }

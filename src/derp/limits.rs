@@ -175,9 +175,12 @@ pub(crate) const RESTART_RECONNECT_IN: Duration = Duration::from_secs(1);
 /// See [`RESTART_RECONNECT_IN`].
 pub(crate) const RESTART_TRY_FOR: Duration = Duration::from_secs(30);
 
-/// Longest WebSocket message from a client, in bytes: the longest packet with its frame, and as much
-/// again for what a browser sends with it.
-pub(crate) const WEBSOCKET_MESSAGE_BYTES_MAX: usize = 2 * PACKET_BYTES_MAX;
+/// Longest WebSocket message from a client, in bytes: the longest packet with its frame.
+pub(crate) const WEBSOCKET_MESSAGE_BYTES_MAX: usize = PACKET_BYTES_MAX + 8 * 1024;
 
-/// Read buffer of a WebSocket, in bytes; it is kept as long as the connection.
+/// Read buffer of a WebSocket, in bytes.
 pub(crate) const WEBSOCKET_READ_BYTES: usize = 8 * 1024;
+
+/// WebSockets whose clients have not introduced themselves yet. A message is only looked at when it is
+/// whole, so that each of these may hold two messages: 9 MiB together.
+pub(crate) const PENDING_WEBSOCKETS_MAX: usize = 64;

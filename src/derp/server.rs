@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, interval, sleep, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -21,7 +21,9 @@ use super::handle::RelayHandle;
 use super::health::RelayHealth;
 use super::http::Site;
 use super::key::RelayPrivateKey;
-use super::limits::{ACCEPT_RETRY_DELAY, CERTIFICATE_CHECK_INTERVAL, CONNECTIONS_MAX};
+use super::limits::{
+    ACCEPT_RETRY_DELAY, CERTIFICATE_CHECK_INTERVAL, CONNECTIONS_MAX, PENDING_WEBSOCKETS_MAX,
+};
 use super::listener::RelayListener;
 use super::metrics::RelayMetrics;
 use super::tls::RelayTls;
@@ -75,6 +77,7 @@ pub(crate) struct Relay {
     pub(crate) metrics: Arc<RelayMetrics>,
     pub(crate) next_connection: AtomicU64,
     pub(crate) door: Arc<Doorkeeper>,
+    pub(crate) pending_websockets: Arc<Semaphore>,
     pub(crate) health: RelayHealth,
     pub(crate) cert_name: watch::Sender<Option<String>>,
     tls: RelayTls,
@@ -108,6 +111,7 @@ impl RelayServer {
             clients: Clients::new(Arc::clone(&metrics)),
             metrics,
             next_connection: AtomicU64::new(1),
+            pending_websockets: Arc::new(Semaphore::new(PENDING_WEBSOCKETS_MAX)),
             door: Arc::new(Doorkeeper::new(config.connections_max, health.clone())),
             health,
             cert_name: watch::Sender::new(config.tls.cert_name()),

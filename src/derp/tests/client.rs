@@ -91,8 +91,16 @@ impl TestClient {
         client
     }
 
-    /// Upgrades to DERP inside a WebSocket.
+    /// Upgrades to DERP inside a WebSocket and reads the relay's key.
     pub(super) async fn websocket(relay: &TestRelay, seed: u8) -> Self {
+        let io = Self::open_websocket(relay).await;
+        let mut client = Self::over(relay, seed, io);
+        client.expect_server_key(relay).await;
+        client
+    }
+
+    /// Upgrades to DERP inside a WebSocket.
+    pub(super) async fn open_websocket(relay: &TestRelay) -> Box<dyn Transport> {
         let mut io = dial(relay, &[]).await.unwrap();
         let request = b"GET /derp HTTP/1.1\r\nHost: r\r\nUpgrade: websocket\r\n\
             Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
@@ -104,9 +112,7 @@ impl TestClient {
         }
         assert!(head.starts_with(b"HTTP/1.1 101 "));
         let socket = WebSocketStream::from_raw_socket(io, Role::Client, None).await;
-        let mut client = Self::over(relay, seed, Box::new(WebSocketIo::new(socket)));
-        client.expect_server_key(relay).await;
-        client
+        Box::new(WebSocketIo::new(socket))
     }
 
     /// Knows the relay's key: sends the upgrade, the introduction and a first packet in one piece

@@ -10,6 +10,7 @@ use tokio::time::{Instant, timeout};
 use super::client::key;
 use super::*;
 use crate::derp::DenyReason;
+use crate::derp::limits::PENDING_WEBSOCKETS_MAX;
 
 fn allow(_key: NodeKey) -> Verdict {
     Verdict::Allow
@@ -72,6 +73,22 @@ async fn a_client_in_a_browser_exchanges_packets_with_one_that_is_not() {
         assert_eq!(a.packet_from(b.key).await, packet);
     }
     assert_eq!(relay.handle.metrics().websocket_accepts.value(), 1);
+}
+
+#[tokio::test]
+async fn strangers_with_websockets_cannot_fill_the_memory() {
+    let relay = TestRelay::start(allow);
+    let mut strangers = Vec::new();
+    for _ in 0..PENDING_WEBSOCKETS_MAX {
+        strangers.push(TestClient::websocket(&relay, 9).await);
+    }
+    let mut io = TestClient::open_websocket(&relay).await;
+    assert!(io.read_u8().await.is_err(), "no place is left");
+    assert_eq!(relay.handle.metrics().connections_refused.value(), 1);
+    let mut admitted = strangers.pop().unwrap();
+    admitted.introduce(br#"{"version":2}"#).await;
+    admitted.expect_server_info().await;
+    TestClient::websocket(&relay, 1).await;
 }
 
 #[tokio::test]
