@@ -1,6 +1,7 @@
 //! A cluster of real replica processes on addresses of their own.
 
 mod config;
+mod members;
 mod replica;
 mod state;
 
@@ -50,6 +51,8 @@ fn built_server() -> PathBuf {
 pub struct Cluster {
     context: Context,
     replicas: Vec<Replica>,
+    program: PathBuf,
+    options: Options,
     term: u64,
 }
 
@@ -80,6 +83,8 @@ impl Cluster {
         let mut cluster = Self {
             context: context.clone(),
             replicas: replicas?,
+            program,
+            options,
             term: 0,
         };
 
@@ -95,8 +100,8 @@ impl Cluster {
     }
 
     async fn join(&mut self, index: usize) -> Result<()> {
-        let made = self
-            .replica(0)?
+        let (asked, replica) = self.running().next().context("no replica runs")?;
+        let made = replica
             .command(&["cluster", "join-token", "create"])
             .await?;
         let token = made["joinToken"].as_str();
@@ -104,9 +109,9 @@ impl Cluster {
         fs::write(self.replica(index)?.folder().join("join-token"), token)?;
         self.up(index).await?;
         // Membership is complete before the next one comes.
-        let count = index + 1;
+        let count = self.running().count();
         let voting = async || {
-            let status = self.status(0).await.ok()?;
+            let status = self.status(asked).await.ok()?;
             let members = status["members"].as_array()?;
             let voters = members
                 .iter()

@@ -116,6 +116,11 @@ impl Replica {
             .is_some_and(|process| process.try_status().is_some())
     }
 
+    /// Takes note that the process has ended by itself, as it was meant to.
+    pub(super) fn forget(&mut self) {
+        self.process = None;
+    }
+
     /// Starts the process without waiting for it.
     ///
     /// # Errors

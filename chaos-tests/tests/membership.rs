@@ -1,0 +1,305 @@
+//! A cluster grows, shrinks, loses and replaces a replica, hands leadership around and drains, all
+//! while nodes register and stream: no acknowledged registration is lost, nobody is seen to go
+//! offline, and what would cost the quorum is refused.
+
+#![allow(missing_docs, reason = "a test")]
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use futures::FutureExt as _;
+use hydrascale_benches::client::{CAPVER, Connection, Identity, Registration, fetch_server_key};
+use hydrascale_chaos_tests::clients::Program;
+use hydrascale_chaos_tests::cluster::{Cluster, check_addresses};
+use hydrascale_chaos_tests::observer::{Observer, What};
+use hydrascale_chaos_tests::{Context, Scenario, runner, wait};
+use serde_json::Value;
+use tokio::task::JoinHandle;
+
+const LIMIT: Duration = Duration::from_secs(420);
+/// Until a change of the membership is seen everywhere.
+const SETTLE_LIMIT: Duration = Duration::from_secs(60);
+/// Until a replica has everything.
+const EQUAL_LIMIT: Duration = Duration::from_secs(30);
+/// Streams leave a drained replica within 15 s and are recorded elsewhere soon after.
+const DRAIN_LIMIT: Duration = Duration::from_secs(25);
+/// After this a registration's outcome is unknown and it is tried again, elsewhere.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_millis(25);
+/// Longer than any grace after which a node is called offline (25 s after a dead replica).
+const FLAP_WINDOW: Duration = Duration::from_secs(32);
+const MAP_STREAMS: &str = "hydrascale_map_streams";
+/// A run in which almost nothing was registered proves nothing.
+const REGISTERED_MIN: usize = 50;
+
+fn main() -> ExitCode {
+    runner::main(
+        "membership",
+        &[Scenario::new(
+            "a cluster grows, shrinks, replaces a dead replica and drains under load",
+            LIMIT,
+            &[Program::Server],
+            |context| drill(context).boxed_local(),
+        )],
+    )
+}
+
+async fn drill(context: Context) -> Result<()> {
+    let mut cluster = Cluster::start(&context, 1).await?;
+    let auth_key = cluster.create_auth_key("people").await?;
+    let first = cluster.replica(0)?.client_address();
+    let load = Load::start(first, auth_key.clone());
+
+    for _ in 0..4 {
+        let index = cluster.grow().await?;
+        load.serve(cluster.replica(index)?.client_address());
+    }
+    cluster.wait_voters(0, 5, SETTLE_LIMIT).await?;
+    context.step("one replica has become five");
+
+    let addresses = |cluster: &Cluster, from: usize| -> Vec<SocketAddr> {
+        let all = cluster.replicas().iter().cycle().skip(from).take(5);
+        all.map(|replica| replica.client_address()).collect()
+    };
+    let mut observers = Vec::new();
+    for number in 0..3 {
+        let name = format!("watcher{number}");
+        observers.push(Observer::start(&name, &addresses(&cluster, number), &auth_key).await?);
+    }
+    for observer in &observers {
+        let all_online = |peers: &std::collections::BTreeMap<String, _>| {
+            peers
+                .keys()
+                .filter(|name| name.starts_with("watcher"))
+                .count()
+                == 2
+        };
+        observer
+            .wait_for("the others", SETTLE_LIMIT, all_online)
+            .await?;
+    }
+    let begin = Instant::now();
+
+    transfers(&context, &cluster).await?;
+    drain(&context, &cluster).await?;
+    replace(&context, &mut cluster).await?;
+    shrink(&context, &mut cluster).await?;
+    tokio::time::sleep(FLAP_WINDOW).await;
+
+    for observer in &observers {
+        let offline: Vec<_> = observer.events_since(begin).into_iter().collect();
+        let offline: Vec<_> = offline
+            .iter()
+            .filter(|event| event.what == What::Offline && event.peer.starts_with("watcher"))
+            .collect();
+        ensure!(
+            offline.is_empty(),
+            "somebody was seen to go offline: {offline:?}"
+        );
+    }
+    let acknowledged = load.finish().await?;
+    let nodes = cluster.wait_equal(EQUAL_LIMIT).await?;
+    check_addresses(&nodes)?;
+    let listed: BTreeSet<&str> = nodes.iter().map(|node| node.node_key.as_str()).collect();
+    for key in &acknowledged {
+        ensure!(
+            listed.contains(key.as_str()),
+            "{key} was acknowledged and is lost"
+        );
+    }
+    ensure!(
+        acknowledged.len() >= REGISTERED_MIN,
+        "only {} registrations: nothing was shown",
+        acknowledged.len()
+    );
+    context.measured(
+        "registrations acknowledged and kept through changes of the membership",
+        acknowledged.len().to_string(),
+    );
+    cluster.check_alive()
+}
+
+/// Leadership goes once around, as asked of another replica each time.
+async fn transfers(context: &Context, cluster: &Cluster) -> Result<()> {
+    for to in 0..cluster.size() {
+        let id = cluster.id_of(to).await?;
+        let asked = cluster.replica((to + 2) % cluster.size())?;
+        let done = asked.command(&["cluster", "transfer-leader", &id]).await?;
+        ensure!(is_id(&done["leader"], &id), "{done} instead of {id}");
+    }
+    context.step("every replica has led");
+    Ok(())
+}
+
+/// Whether a number of the status is this id.
+fn is_id(value: &Value, id: &str) -> bool {
+    value.as_u64().map(|value| value.to_string()).as_deref() == Some(id)
+}
+
+/// The leader is drained: it hands over, loses its streams, and is not ready until it is undrained.
+async fn drain(context: &Context, cluster: &Cluster) -> Result<()> {
+    let (leader, asked) = (0, 1);
+    let id = cluster.id_of(leader).await?;
+    let words = ["cluster", "transfer-leader", &id];
+    cluster.replica(asked)?.command(&words).await?;
+    let held = cluster.replica(leader)?.metric(MAP_STREAMS).await?;
+    ensure!(
+        held >= 1.0,
+        "nobody streams from the replica that is drained"
+    );
+    let begin = Instant::now();
+    let words = ["cluster", "drain", &id, "--wait", "0s"];
+    cluster.replica(asked)?.command(&words).await?;
+    let empty = async || {
+        let status = cluster.status(asked).await.ok()?;
+        let members = status["members"].as_array()?;
+        let drained = members.iter().find(|member| is_id(&member["id"], &id))?;
+        let left = drained["announced"]["streams"] == 0 && !is_id(&status["leader"], &id);
+        left.then_some(())
+    };
+    wait::until("the drained replica is left", DRAIN_LIMIT, empty).await?;
+    context.measured(
+        "from the drain of the leader until it is left",
+        format!("{:.1?}", begin.elapsed()),
+    );
+    let words = ["cluster", "undrain", &id];
+    cluster.replica(asked)?.command(&words).await?;
+    Ok(())
+}
+
+/// A replica dies and a new one takes its place, on the same machine.
+async fn replace(context: &Context, cluster: &mut Cluster) -> Result<()> {
+    let dead = 4;
+    let id = cluster.id_of(dead).await?;
+    cluster.kill(dead).await?;
+    let asked = cluster.replica(0)?;
+    let made = asked.command(&["cluster", "replace", &id]).await?;
+    let token = made["joinToken"].as_str().context("no token")?.to_owned();
+    let begin = Instant::now();
+    cluster.start_anew(dead, &token).await?;
+    cluster.wait_voters(0, 5, SETTLE_LIMIT).await?;
+    let new = cluster.id_of(dead).await?;
+    ensure!(new != id, "the id {id} was given again");
+    context.measured(
+        "replacement of a dead replica",
+        format!("{:.1?}", begin.elapsed()),
+    );
+    Ok(())
+}
+
+/// Five become three: one leaves by itself, one is removed; a third is not let go while another is
+/// dead.
+async fn shrink(context: &Context, cluster: &mut Cluster) -> Result<()> {
+    let leaves = cluster.replica(3)?;
+    leaves
+        .command(&["cluster", "leave", "--wait", "20s"])
+        .await?;
+    cluster.wait_removed(3).await?;
+    cluster.wait_voters(0, 4, SETTLE_LIMIT).await?;
+    let removed = cluster.id_of(4).await?;
+    for _ in 0..2 {
+        let words = ["cluster", "remove", &removed];
+        cluster.replica(0)?.command(&words).await?;
+    }
+    cluster.wait_removed(4).await?;
+    cluster.wait_voters(0, 3, SETTLE_LIMIT).await?;
+
+    let kept = cluster.id_of(1).await?;
+    cluster.kill(2).await?;
+    cluster.leader().await?;
+    let refused = async || {
+        let words = ["cluster", "remove", &kept, "--wait", "0s"];
+        let refused = cluster.replica(0).ok()?.command(&words).await.err()?;
+        let text = format!("{refused:#}");
+        text.contains("would take no changes any more")
+            .then_some(())
+    };
+    wait::until("the refusal", SETTLE_LIMIT, refused).await?;
+    cluster.up(2).await?;
+    cluster.wait_voters(0, 3, SETTLE_LIMIT).await?;
+    context.step("five replicas have become three");
+    Ok(())
+}
+
+/// Registers nodes one after another, with whichever replica is there.
+struct Load {
+    servers: Arc<Mutex<Vec<SocketAddr>>>,
+    stop: Arc<AtomicBool>,
+    task: JoinHandle<Result<Vec<String>>>,
+}
+
+impl Load {
+    fn start(server: SocketAddr, auth_key: String) -> Self {
+        let servers = Arc::new(Mutex::new(vec![server]));
+        let stop = Arc::new(AtomicBool::new(false));
+        let task = tokio::spawn(register_all(
+            Arc::clone(&servers),
+            auth_key,
+            Arc::clone(&stop),
+        ));
+        Self {
+            servers,
+            stop,
+            task,
+        }
+    }
+
+    fn serve(&self, server: SocketAddr) {
+        let mut servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
+        servers.push(server);
+    }
+
+    /// The node keys that were acknowledged.
+    async fn finish(self) -> Result<Vec<String>> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.task.await?
+    }
+}
+
+async fn register_all(
+    servers: Arc<Mutex<Vec<SocketAddr>>>,
+    auth_key: String,
+    stop: Arc<AtomicBool>,
+) -> Result<Vec<String>> {
+    let nth = |turn: usize| {
+        let servers = servers.lock().unwrap_or_else(PoisonError::into_inner);
+        servers.get(turn % servers.len().max(1)).copied()
+    };
+    let key = fetch_server_key(nth(0).context("a server")?).await?;
+    let mut acknowledged = Vec::new();
+    let mut turn = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let identity = Identity::generate(&mut rand::rng());
+        let registration = Registration {
+            auth_key: auth_key.clone(),
+            hostname: format!("n{turn}"),
+            ..Registration::default()
+        };
+        // As a client would: the same registration again, elsewhere, until it is answered.
+        while !stop.load(Ordering::Relaxed) {
+            turn += 1;
+            let server = nth(turn).context("a server")?;
+            let attempt = tokio::time::timeout(ANSWER_LIMIT, async {
+                let mut connection = Connection::open(server, &key, &identity, CAPVER).await?;
+                connection.register(&registration).await
+            });
+            if let Ok(Ok(answer)) = attempt.await {
+                ensure!(
+                    answer.authorized,
+                    "a valid key was refused: {}",
+                    answer.error
+                );
+                acknowledged.push(identity.node_key());
+                break;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    Ok(acknowledged)
+}
