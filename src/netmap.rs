@@ -1,15 +1,17 @@
 //! Full maps and deltas as pure functions of the state.
 //!
-//! A change is encoded once per visibility class and wire form, and its bytes are shared by all
-//! receivers; only a receiver that must be told something of itself gets bytes of its own. What must
-//! hold and why it is built so: `DESIGN.md` in the folder of the same name.
+//! What many are told is split from what concerns one viewer, and named by all that its bytes depend
+//! on ([`Outline`], [`Page`]), so that whoever serves many viewers encodes it once. What must hold and
+//! why it is built so: `DESIGN.md` in the folder of the same name.
 
 mod basis;
 mod delta;
 mod dial_plan;
+mod draft;
 mod frame;
 mod full;
 mod node;
+mod outline;
 mod profile;
 mod routes;
 mod shift;
@@ -22,12 +24,13 @@ pub(crate) mod testing;
 mod tests;
 
 pub use self::basis::Basis;
-pub use self::delta::{Delta, Told};
+pub use self::delta::{Delta, Group, Told};
 pub use self::frame::{KeepAlive, Wire, encode};
 pub use self::node::logged_out;
+pub use self::outline::Outline;
 pub use self::profile::{TAGGED_DEVICES, user_profile};
 pub use self::routes::{RouteTable, exit_routes};
-pub use self::whole::Whole;
+pub use self::whole::{Page, Whole};
 
 use crate::config::{Config, DnsConfig, FeatureConfig};
 

@@ -13,13 +13,16 @@ mod driver;
 mod feed;
 mod held;
 mod metrics;
+mod once_map;
 mod one_shots;
 mod recorder;
 mod registry;
 mod service;
+mod shared;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod turns;
 mod whole_maps;
 
 use std::sync::Arc;
@@ -36,6 +39,7 @@ use self::recorder::Recorder;
 use self::registry::Registry;
 pub use self::service::Service;
 pub use self::stream::{MapKind, StreamRequest};
+use self::turns::Turns;
 use self::whole_maps::WholeMaps;
 use crate::cluster::Cluster;
 use crate::netmap::{Basis, KeepAlive, NetmapConfig};
@@ -80,6 +84,9 @@ struct Inner {
     registry: Arc<Registry>,
     one_shots: OneShots,
     whole_maps: WholeMaps,
+    /// Who works out what a heavy delta means. Turns of their own: a netmap keeps its turn while it
+    /// waits for room, and what closes something must not wait for that.
+    tellers: Turns,
     metrics: MapMetrics,
     keep_alive: KeepAlive,
     tasks: Tasks,
@@ -102,6 +109,7 @@ impl MapStreams {
             registry,
             one_shots: OneShots::default(),
             whole_maps: WholeMaps::new(metrics.clone()),
+            tellers: Turns::new(),
             metrics,
             keep_alive: KeepAlive::default(),
             tasks: Tasks::new("map streams", tasks),

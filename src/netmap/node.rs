@@ -13,7 +13,7 @@ use super::{Basis, NetmapConfig};
 use crate::dns::node_name;
 use crate::state::{Node, State};
 use crate::tailcfg::{self, CapMap, Hostinfo, Location, MapResponse, Service};
-use crate::types::{NodeId, RegionId, Timestamp};
+use crate::types::{RegionId, Timestamp};
 
 /// Everything that the nodes of netmaps are made from.
 #[derive(Clone, Copy)]
@@ -24,9 +24,8 @@ pub(super) struct Scene<'a> {
 }
 
 impl Scene<'_> {
-    /// A node as a peer sees it, and all others of the viewer's class with it.
-    pub(super) fn peer(&self, viewer: NodeId, node: &Node) -> tailcfg::Node {
-        let routes = self.basis.routes(viewer, node.id);
+    /// A node as all peers see it who may use these of its routes.
+    pub(super) fn peer(&self, node: &Node, routes: BTreeSet<IpNet>) -> tailcfg::Node {
         tailcfg::Node {
             cap_map: self.basis.engine.peer_attributes(node.id),
             ..self.node(node, routes)

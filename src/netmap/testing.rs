@@ -8,7 +8,7 @@ use bytes::Bytes;
 use hydrascale_proto::state::v1::{self as pb, command::Op, outcome};
 use ipnet::{Ipv4Net, Ipv6Net};
 
-use super::{Basis, Delta, NetmapConfig, Whole, Wire};
+use super::{Basis, Delta, NetmapConfig, Told, Whole, Wire};
 use crate::config::{DnsConfig, FeatureConfig};
 use crate::state::{ApplyContext, Change, Node, RegisterMethod, Settings, State};
 use crate::tailcfg::{self, Hostinfo, MapResponse};
@@ -25,13 +25,23 @@ pub(crate) fn full_map(
     let whole = Whole::new(Arc::clone(basis), now);
     let viewer = basis.state.node(viewer).unwrap();
     let (message, peers) = whole.message(config, viewer);
-    let frame = whole.frame(config, viewer, &message, &peers, wire);
+    let pages = whole.pages(viewer, &peers, wire).into_iter();
+    let pages = pages.map(|(page, _)| whole.page(config, viewer.id, &page));
+    let frame = Whole::frame(&message, pages.collect(), wire);
     let payload = frame[4..].to_vec();
     let json = match wire {
         Wire::Raw => payload,
         Wire::Zstd => zstd::stream::decode_all(&*payload).unwrap(),
     };
     tailcfg::decode(&json).unwrap()
+}
+
+/// What a viewer is told of a change.
+pub(crate) fn tell(world: &World, delta: &Delta, viewer: NodeId, wire: Wire) -> Told {
+    let viewer = delta.basis().state.node(viewer).unwrap();
+    let outline = delta.outline(viewer.id);
+    let shared = || delta.frame(&world.config, &outline, wire);
+    delta.tell(&world.config, viewer, &outline, wire, shared)
 }
 
 /// A row as tests of single functions need it.

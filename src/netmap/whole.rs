@@ -4,15 +4,13 @@
 //! {own parts,"Peers":[  page  page  ...  page  ]}
 //! ```
 //!
-//! Peers are told in pages. A page is encoded once for all viewers of a class that see the same
-//! nodes of it, which is everybody but these nodes themselves. Compressed, every page is a zstd
-//! frame: clients decode frame after frame until the message ends.
+//! Peers are told in pages. A page is the same for all viewers who see the same nodes of it, which
+//! is everybody of a class but these nodes themselves, and may use the same routes of them.
+//! Compressed, every page is a zstd frame: clients decode frame after frame until the message ends.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use parking_lot::Mutex;
 
 use super::frame::{frame, json, pack};
 use super::full::own_parts;
@@ -27,11 +25,8 @@ use crate::types::{NodeId, Timestamp};
 const PAGE_IDS_MIN: u64 = 64;
 /// Pages of a message: Go's decoder copies what it has at each frame.
 const PAGES_MAX: u64 = 48;
-/// Pages that are kept of one state, in bytes: those of 100,000 nodes in a few classes. What comes
-/// after is encoded for each viewer.
-const SHARED_BYTES_MAX: usize = 128 * 1024 * 1024;
 
-/// A state of which whole netmaps are made, and what these share.
+/// A state of which whole netmaps are made.
 #[derive(Debug)]
 pub struct Whole {
     /// The state, and what follows from it.
@@ -40,19 +35,15 @@ pub struct Whole {
     pub now: Timestamp,
     /// How many ids one page covers. Pages follow ids, so that all viewers cut at the same places.
     page_ids: u64,
-    shared: Mutex<Shared>,
+    /// Peers that a viewer may be told of otherwise than others are, in id order.
+    carriers: Vec<NodeId>,
 }
 
-#[derive(Debug, Default)]
-struct Shared {
-    pages: BTreeMap<PageKey, Bytes>,
-    bytes: usize,
-}
-
-/// All that the bytes of a page depend on, within one state.
+/// Some peers of a netmap: all that their bytes depend on, within one state.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct PageKey {
-    class: u64,
+pub struct Page {
+    /// Who may use which routes of these peers; absent where they have none to use.
+    route_class: Option<u64>,
     wire: Wire,
     is_first: bool,
     nodes: Vec<NodeId>,
@@ -64,10 +55,16 @@ impl Whole {
         let last = basis.state.nodes().next_back().map_or(0, |node| node.id.0);
         Self {
             page_ids: PAGE_IDS_MIN.max(last / PAGES_MAX + 1),
+            carriers: basis.engine.carriers().collect(),
             basis,
             now,
-            shared: Mutex::default(),
         }
+    }
+
+    /// The same with pages of this many ids.
+    #[cfg(test)]
+    pub(crate) fn with_page_ids(self, page_ids: u64) -> Self {
+        Self { page_ids, ..self }
     }
 
     /// Everything that `viewer` is told but its peers, and these. Clients forget all they knew at
@@ -80,69 +77,54 @@ impl Whole {
         )
     }
 
-    /// The frame of a message and its peers.
-    pub fn frame(
-        &self,
-        config: &NetmapConfig,
-        viewer: &Node,
-        message: &MapResponse,
-        peers: &[&Node],
-        wire: Wire,
-    ) -> Bytes {
+    /// The peers of a viewer in pages, and of each whether others may have the same one: nobody else
+    /// sees the viewer's own page without the viewer.
+    pub fn pages(&self, viewer: &Node, peers: &[&Node], wire: Wire) -> Vec<(Page, bool)> {
+        let class = self.basis.engine.route_class(viewer.id);
+        let number = |node: &Node| node.id.0 / self.page_ids;
+        let carries = |node: &&Node| self.carriers.binary_search(&node.id).is_ok();
+        let pages = peers.chunk_by(|one, next| number(one) == number(next));
+        let pages = pages.zip(0..).map(|(nodes, place)| {
+            let page = Page {
+                route_class: nodes.iter().any(carries).then_some(class),
+                wire,
+                is_first: place == 0,
+                nodes: nodes.iter().map(|node| node.id).collect(),
+            };
+            let is_own = nodes.iter().any(|node| number(node) == number(viewer));
+            (page, !is_own)
+        });
+        pages.collect()
+    }
+
+    /// The bytes of a page, as `viewer` and all others who have the same one are told.
+    pub fn page(&self, config: &NetmapConfig, viewer: NodeId, page: &Page) -> Bytes {
+        let scene = self.scene(config);
+        let nodes = page.nodes.iter();
+        let nodes = nodes.filter_map(|id| self.basis.state.node(*id));
+        let mut text = Vec::new();
+        for (number, node) in nodes.enumerate() {
+            if number > 0 || !page.is_first {
+                text.push(b',');
+            }
+            let routes = self.basis.routes(viewer, node.id);
+            text.extend_from_slice(&json(&scene.peer(node, routes)));
+        }
+        pack(text, page.wire)
+    }
+
+    /// The frame of a message and the pages of its peers.
+    pub fn frame(message: &MapResponse, pages: Vec<Bytes>, wire: Wire) -> Bytes {
         let mut head = json(message);
-        if peers.is_empty() {
+        if pages.is_empty() {
             return frame(&[pack(head, wire)]);
         }
         head.pop();
         head.extend_from_slice(b",\"Peers\":[");
         let mut pieces = vec![pack(head, wire)];
-        let class = self.basis.engine.class(viewer.id);
-        let number = |node: &Node| node.id.0 / self.page_ids;
-        for page in peers.chunk_by(|one, next| number(one) == number(next)) {
-            let key = PageKey {
-                class,
-                wire,
-                is_first: pieces.len() == 1,
-                nodes: page.iter().map(|node| node.id).collect(),
-            };
-            // Nobody else sees this node's page without this node.
-            let is_own = page.iter().any(|node| number(node) == number(viewer));
-            pieces.push(self.page(self.scene(config), viewer, page, key, !is_own));
-        }
+        pieces.extend(pages);
         pieces.push(pack(b"]}".to_vec(), wire));
         frame(&pieces)
-    }
-
-    /// Whether there is no room for more pages to share.
-    pub fn is_full(&self) -> bool {
-        self.shared.lock().bytes >= SHARED_BYTES_MAX
-    }
-
-    fn page(
-        &self,
-        scene: Scene<'_>,
-        viewer: &Node,
-        nodes: &[&Node],
-        key: PageKey,
-        keep: bool,
-    ) -> Bytes {
-        if let Some(page) = self.shared.lock().pages.get(&key) {
-            return page.clone();
-        }
-        let mut text = Vec::new();
-        for (number, node) in nodes.iter().enumerate() {
-            if number > 0 || !key.is_first {
-                text.push(b',');
-            }
-            text.extend_from_slice(&json(&scene.peer(viewer.id, node)));
-        }
-        let page = pack(text, key.wire);
-        let mut shared = self.shared.lock();
-        if keep && shared.bytes < SHARED_BYTES_MAX {
-            shared.bytes += page.len();
-            shared.pages.insert(key, page.clone());
-        }
-        page
     }
 
     fn scene<'a>(&'a self, config: &'a NetmapConfig) -> Scene<'a> {
@@ -167,17 +149,16 @@ mod tests {
             world.register(device, device, "alice").unwrap();
         }
         world.take_delta();
-        let whole = Whole {
-            page_ids: 4,
-            ..Whole::new(world.basis(), world.now)
-        };
+        let whole = Whole::new(world.basis(), world.now).with_page_ids(4);
         (world, whole)
     }
 
     fn told(world: &World, whole: &Whole, viewer: u64, wire: Wire) -> MapResponse {
         let viewer = whole.basis.state.node(NodeId(viewer)).unwrap();
         let (message, peers) = whole.message(&world.config, viewer);
-        let frame = whole.frame(&world.config, viewer, &message, &peers, wire);
+        let pages = whole.pages(viewer, &peers, wire).into_iter();
+        let pages = pages.map(|(page, _)| whole.page(&world.config, viewer.id, &page));
+        let frame = Whole::frame(&message, pages.collect(), wire);
         let (len, payload) = frame.split_at(4);
         assert_eq!(
             u32::from_le_bytes(len.try_into().unwrap()) as usize,
@@ -201,25 +182,6 @@ mod tests {
             assert_eq!(raw.node.as_ref().unwrap().id, NodeId(viewer));
             assert_eq!(told(&world, &whole, viewer, Wire::Zstd), raw);
         }
-    }
-
-    #[test]
-    fn a_page_is_encoded_once_for_all_who_see_all_of_it() {
-        let (world, whole) = whole(10);
-        for viewer in 1..=10 {
-            told(&world, &whole, viewer, Wire::Zstd);
-        }
-        let shared = whole.shared.lock();
-        let kept: Vec<usize> = shared.pages.keys().map(|key| key.nodes.len()).collect();
-        assert_eq!(
-            kept,
-            [4, 3, 3],
-            "one of each: the rest belongs to one viewer"
-        );
-        assert_eq!(
-            shared.bytes,
-            shared.pages.values().map(Bytes::len).sum::<usize>()
-        );
     }
 
     #[test]

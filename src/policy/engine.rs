@@ -156,22 +156,28 @@ impl Engine {
     /// the same about them, so that what is encoded for one of them serves all. Classes of different
     /// engines have nothing to do with each other.
     pub fn class(&self, viewer: NodeId) -> u64 {
+        let class = self.route_class(viewer);
+        let place = self.roster.place(viewer);
+        // A router has a class of its own, and so has a node that nobody knows.
+        let place = place.filter(|_| class & u64::from(u32::MAX) == 0);
+        let owner = place.and_then(|place| self.roster.member(place)?.owner);
+        let owner = owner.filter(|_| !self.plan.own.is_empty());
+        let first = owner.and_then(|owner| self.roster.owned(owner).first());
+        first.map_or(class, |first| class | (*first as u64 + 1))
+    }
+
+    /// The class of a node, whoever owns it: nodes of one such class may use the same routes of any
+    /// peer, but where owners see their own nodes (`autogroup:self`) they may see different peers.
+    pub fn route_class(&self, viewer: NodeId) -> u64 {
         let place = self.roster.place(viewer);
         let class = place.and_then(|place| Some((place, self.classes.number(place)?)));
         let Some((place, class)) = class else {
             return UNKNOWN;
         };
-        let member = self.roster.member(place);
         // A router also sees the routes that it shares with others.
+        let member = self.roster.member(place);
         let is_router = member.is_some_and(|member| !member.subnets.is_empty());
-        let owner = member.and_then(|member| member.owner);
-        let owner = owner.filter(|_| !self.plan.own.is_empty());
-        let first = owner.and_then(|owner| self.roster.owned(owner).first());
-        let beside = match first {
-            _ if is_router => place as u64 | ALONE,
-            Some(first) => *first as u64 + 1,
-            None => 0,
-        };
+        let beside = if is_router { place as u64 | ALONE } else { 0 };
         u64::from(class) << 32 | beside
     }
 

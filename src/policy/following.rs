@@ -63,10 +63,18 @@ fn routes_of(state: &State, id: NodeId) -> Vec<ipnet::IpNet> {
         .collect()
 }
 
-/// Nodes of one class are told the same.
+/// Nodes of one class are told the same, and whoever owns them may use the same routes.
 fn check_classes(engine: &Engine, state: &State) {
     let mut told: BTreeMap<u64, Vec<NodeId>> = BTreeMap::new();
+    let mut usable: BTreeMap<u64, Vec<BTreeSet<ipnet::IpNet>>> = BTreeMap::new();
     for node in state.nodes() {
+        let peers = state.nodes().map(|peer| peer.id);
+        let routes = peers.map(|peer| engine.routes(node.id, peer, &routes_of(state, peer)));
+        let routes: Vec<BTreeSet<ipnet::IpNet>> = routes.collect();
+        let of_class = usable
+            .entry(engine.route_class(node.id))
+            .or_insert_with(|| routes.clone());
+        assert_eq!(*of_class, routes, "routes of {:?}", node.id);
         let peers: Vec<NodeId> = engine.class_peers(node.id).collect();
         let of_class = told
             .entry(engine.class(node.id))

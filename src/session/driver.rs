@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::feed::Item;
 use super::metrics::{Bound, MapMetrics};
 use super::service::Service;
+use super::shared::SharedDelta;
 use super::stream::{MapKind, MapStream, Step, StreamRequest};
 use super::whole_maps::{PLACE_TIME, Place};
 use super::{FrameSink, Inner, SinkError};
@@ -151,8 +152,7 @@ impl Driver<'_> {
                 Step::Idle
             }
             Event::Item(Ok(Item::Delta(since, delta))) if self.stream.has_told(since) => {
-                let now = (self.inner.clock)();
-                self.stream.delta(&self.inner.config, &delta, now)
+                self.tell(delta, sink).await?
             }
             Event::Item(Ok(Item::Reset(index))) if self.stream.has_told(index) => Step::Idle,
             Event::Item(Ok(Item::Delta(..) | Item::Reset(_))) => {
@@ -179,6 +179,28 @@ impl Driver<'_> {
             return self.send_full(sink).await;
         }
         self.take(step, sink).await
+    }
+
+    /// What a delta means for the stream. A heavy one is worked out off the reactor.
+    async fn tell(
+        &mut self,
+        delta: Arc<SharedDelta>,
+        sink: &mut impl FrameSink,
+    ) -> Result<Step, StreamEnd> {
+        let inner = self.inner;
+        if !self.stream.is_heavy(&delta) {
+            let now = (inner.clock)();
+            return Ok(self.stream.delta(&inner.config, &delta, now));
+        }
+        let (shared, mut stream) = (Arc::clone(inner), self.stream.clone());
+        let work = move || {
+            let step = stream.delta(&shared.config, &delta, (shared.clock)());
+            (stream, step)
+        };
+        let told = self.wait(inner.tellers.run(work), sink).await?;
+        let ((stream, step), _turn) = told.ok_or(StreamEnd::Stopped)?;
+        self.stream = stream;
+        Ok(step)
     }
 
     /// Draws the moment at which the stream leaves this replica, if it must. Once drawn, it stays.

@@ -10,9 +10,11 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::GATHER_WINDOW;
 use super::service::Service;
+use super::shared::SharedDelta;
 use crate::cluster::{Applied, Cluster, What};
 use crate::netmap::{Basis, Delta};
 use crate::state::Change;
+use crate::tasks::joined;
 use crate::types::Timestamp;
 
 /// Deltas that a slow stream may lag behind before it gets a fresh full map instead: each takes at
@@ -25,7 +27,7 @@ const JUDGE_EVERY: Duration = Duration::from_millis(500);
 #[derive(Clone, Debug)]
 pub(super) enum Item {
     /// Tell the client what changed since this log index, which the item before this one told.
-    Delta(u64, Arc<Delta>),
+    Delta(u64, Arc<SharedDelta>),
     /// Anything may have changed up to this log index: send a fresh full map.
     Reset(u64),
 }
@@ -167,13 +169,7 @@ impl Gatherer {
         let now = (self.clock)();
         // Off the reactor: a policy of many rules takes its time, and heartbeats must not wait.
         let lead = move || lead(before, &newest, change, reset, now);
-        let delta = match spawn_blocking(lead).await {
-            Ok(delta) => delta,
-            Err(error) => match error.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                Err(_) => return None,
-            },
-        };
+        let delta = joined(spawn_blocking(lead).await)?;
         self.basis = Arc::clone(delta.basis());
         report_fault(&self.basis);
         self.published.send_replace(Arc::clone(&self.basis));
@@ -198,13 +194,13 @@ fn lead(
     change: Change,
     reset: bool,
     now: Timestamp,
-) -> Delta {
+) -> SharedDelta {
     let state = Arc::clone(&newest.state);
     let (after, change) = match reset {
         true => (Basis::of(newest.index, state), change),
         false => before.follow(newest.index, state, change),
     };
-    Delta::new(before, Arc::new(after), change, now)
+    SharedDelta::new(Delta::new(before, Arc::new(after), change, now))
 }
 
 /// The text in force may be from a later version, or from before a check was added.

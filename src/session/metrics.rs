@@ -44,6 +44,7 @@ pub struct MapMetrics {
     bounds: Family<BoundLabel, Counter>,
     ends: Family<EndLabel, Counter>,
     resent: Counter,
+    pages: Counter,
 }
 
 impl MapMetrics {
@@ -61,6 +62,11 @@ impl MapMetrics {
              settings",
             self.resent.clone(),
         );
+        registry.register(
+            "map_pages_encoded",
+            "Pages of peers that were encoded, for one whole netmap or for many",
+            self.pages.clone(),
+        );
     }
 
     pub(super) fn bound_hit(&self, bound: Bound) {
@@ -73,6 +79,10 @@ impl MapMetrics {
 
     pub(super) fn resent_whole(&self) {
         self.resent.inc();
+    }
+
+    pub(super) fn page_encoded(&self) {
+        self.pages.inc();
     }
 
     /// How often a bound was met.
@@ -88,5 +98,10 @@ impl MapMetrics {
     /// How many whole netmaps were sent in the middle of a stream.
     pub fn resent(&self) -> u64 {
         self.resent.get()
+    }
+
+    /// How many pages of peers were encoded.
+    pub fn pages_encoded(&self) -> u64 {
+        self.pages.get()
     }
 }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::service::Service;
-use crate::netmap::{Basis, Delta, NetmapConfig, Told, Whole, Wire, encode, logged_out};
+use super::shared::{SharedDelta, SharedWhole};
+use crate::netmap::{Basis, NetmapConfig, Told, Wire, encode, logged_out};
 use crate::state::{Node, State};
 use crate::tailcfg::MapResponse;
 use crate::types::{NodeId, NodeKey, Timestamp};
@@ -99,7 +100,13 @@ impl MapStream {
     }
 
     /// The whole netmap.
-    pub(super) fn full(&mut self, config: &NetmapConfig, whole: &Whole, service: Service) -> Step {
+    pub(super) fn full(
+        &mut self,
+        config: &NetmapConfig,
+        shared: &SharedWhole,
+        service: Service,
+    ) -> Step {
+        let whole = shared.whole();
         let basis = &whole.basis;
         let Some(viewer) = self.viewer(&basis.state) else {
             return self.end(config, &basis.state, whole.now);
@@ -116,7 +123,7 @@ impl MapStream {
         self.served = basis.index;
         self.known = Some(Arc::clone(basis));
         self.found = None;
-        Step::Send(whole.frame(config, viewer, &message, &peers, self.wire()))
+        Step::Send(shared.frame(config, viewer, &message, &peers, self.wire()))
     }
 
     /// Whether the client has been told all up to this index.
@@ -124,8 +131,18 @@ impl MapStream {
         self.served >= index
     }
 
+    /// Whether it takes long to find out what a delta means for this stream.
+    pub(super) fn is_heavy(&self, delta: &SharedDelta) -> bool {
+        delta.is_heavy_for(self.request.node_id, self.wire())
+    }
+
     /// What a delta means for this stream.
-    pub(super) fn delta(&mut self, config: &NetmapConfig, delta: &Delta, now: Timestamp) -> Step {
+    pub(super) fn delta(
+        &mut self,
+        config: &NetmapConfig,
+        delta: &SharedDelta,
+        now: Timestamp,
+    ) -> Step {
         let basis = delta.basis();
         if self.has_told(basis.index) {
             return Step::Idle;

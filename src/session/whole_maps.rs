@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
-use tokio::task::spawn_blocking;
 
 use super::held::{Fresh, Held, Slow};
 use super::metrics::{Bound, MapMetrics};
+use super::shared::SharedWhole;
+use super::turns::Turns;
 use crate::netmap::{Basis, Whole};
-use crate::tasks::joined;
 use crate::types::Timestamp;
 
 /// Whole netmaps that are made or sent at once. What they take is bounded by their bytes
@@ -28,10 +28,10 @@ const WHOLE_AGE_MAX: Duration = Duration::from_secs(5);
 
 pub(super) struct WholeMaps {
     places: Semaphore,
-    builders: Arc<Semaphore>,
+    builders: Turns,
     held: Held,
     /// The state that netmaps were made from last; nothing while nobody has a place.
-    newest: Mutex<Option<Arc<Whole>>>,
+    newest: Mutex<Option<Arc<SharedWhole>>>,
     metrics: MapMetrics,
 }
 
@@ -46,7 +46,7 @@ impl WholeMaps {
     pub(super) fn new(metrics: MapMetrics) -> Self {
         Self {
             places: Semaphore::new(PLACES),
-            builders: Arc::new(Semaphore::new(turns())),
+            builders: Turns::new(),
             held: Held::new(metrics.clone()),
             newest: Mutex::default(),
             metrics,
@@ -75,22 +75,26 @@ impl WholeMaps {
         &self,
         build: impl FnOnce() -> T + Send + 'static,
     ) -> Option<(T, OwnedSemaphorePermit)> {
-        let turn = Arc::clone(&self.builders).acquire_owned().await.ok()?;
-        // The turn lasts as long as the build, also when nobody waits for it any more.
-        let building = spawn_blocking(move || (build(), turn));
-        joined(building.await)
+        self.builders.run(build).await
     }
 
     /// What to make netmaps from, applied up to `needed` at least; `basis` is.
-    pub(super) fn newest(&self, basis: Arc<Basis>, needed: u64, now: Timestamp) -> Arc<Whole> {
+    pub(super) fn newest(
+        &self,
+        basis: Arc<Basis>,
+        needed: u64,
+        now: Timestamp,
+    ) -> Arc<SharedWhole> {
         let mut newest = self.newest.lock();
-        let is_recent = |whole: &&Arc<Whole>| {
+        let is_recent = |shared: &&Arc<SharedWhole>| {
+            let whole = shared.whole();
             whole.basis.index >= needed && now < whole.now.saturating_add(WHOLE_AGE_MAX)
         };
         if let Some(whole) = newest.as_ref().filter(is_recent) {
             return Arc::clone(whole);
         }
-        let whole = Arc::new(Whole::new(basis, now));
+        let whole = Whole::new(basis, now);
+        let whole = Arc::new(SharedWhole::new(whole, self.metrics.clone()));
         *newest = Some(Arc::clone(&whole));
         whole
     }
@@ -106,23 +110,16 @@ impl WholeMaps {
     /// Whether a state is held when nothing is being built any more.
     #[cfg(test)]
     pub(super) async fn holds_a_state(&self) -> bool {
-        let all = u32::try_from(turns()).unwrap();
-        let _nobody_builds = self.builders.acquire_many(all).await.unwrap();
+        self.builders.rest().await;
         self.newest.lock().is_some()
     }
 
     /// Counts a netmap that could not share all that it might have.
-    pub(super) fn note(&self, whole: &Whole) {
+    pub(super) fn note(&self, whole: &SharedWhole) {
         if whole.is_full() {
             self.metrics.bound_hit(Bound::SharedPages);
         }
     }
-}
-
-/// How many build at once.
-fn turns() -> usize {
-    let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    (processors / 2).max(1)
 }
 
 impl<'a> Place<'a> {

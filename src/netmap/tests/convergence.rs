@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use crate::netmap::testing::client::Client;
 use crate::netmap::testing::full_map;
-use crate::netmap::testing::{World, endpoints, key};
+use crate::netmap::testing::{World, endpoints, key, tell};
 use crate::netmap::{Told, Wire, encode};
 use crate::tailcfg::{MapResponse, Node};
 use crate::types::{NodeId, RegionId};
@@ -244,8 +244,7 @@ impl Tailnet {
         let state = &delta.basis().state;
         self.streams.retain(|id, _| state.node(*id).is_some());
         for (id, client) in &mut self.streams {
-            let viewer = state.node(*id).unwrap();
-            match delta.tell(&self.world.config, viewer, Wire::Raw) {
+            match tell(&self.world, &delta, *id, Wire::Raw) {
                 Told::Nothing => {}
                 Told::Frame(frames) => client.take_frames(&frames),
                 Told::Whole(_) => panic!("a few nodes are never told as a whole"),

@@ -2,7 +2,7 @@
 
 use hydrascale_proto::state::v1 as pb;
 
-use crate::netmap::testing::World;
+use crate::netmap::testing::{self, World};
 use crate::netmap::{Delta, Told, Wire};
 use crate::tailcfg::{MapResponse, decode};
 use crate::types::NodeId;
@@ -31,8 +31,7 @@ fn world(policy: &str) -> World {
 }
 
 fn tell(world: &World, delta: &Delta, viewer: NodeId) -> Told {
-    let viewer = delta.basis().state.node(viewer).unwrap();
-    delta.tell(&world.config, viewer, Wire::Raw)
+    testing::tell(world, delta, viewer, Wire::Raw)
 }
 
 fn messages(told: Told) -> Vec<MapResponse> {

@@ -87,7 +87,8 @@ impl Scenario {
             writeln!(self.printed, "to {device}:").unwrap();
             let id = self.devices[&device.parse().unwrap()];
             let viewer = delta.basis().state.node(id).unwrap();
-            match delta.message(&self.world.config, viewer) {
+            let outline = delta.outline(viewer.id);
+            match delta.message(&self.world.config, viewer, &outline) {
                 Some(message) => self.print(&message),
                 None => self.printed.push_str("  nothing\n"),
             }
