@@ -1,17 +1,17 @@
 //! MagicDNS names and the DNS part of a netmap (`tailcfg.DNSConfig`).
 
+mod nextdns;
+
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::{Ipv4Net, Ipv6Net};
 
+use self::nextdns::NextDns;
 use crate::config::DnsConfig;
 use crate::state::{Node, Settings};
-use crate::tailcfg::{self, DnsRecord, Resolver};
+use crate::tailcfg::{self, CapMap, DnsRecord, Resolver};
 use crate::types::Timestamp;
-
-/// Resolvers whose URL tells which device asks.
-const NEXTDNS: &str = "https://dns.nextdns.io";
 
 /// The range whose reverse zones clients serve by themselves.
 const CGNAT: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(100, 64, 0, 0), 10);
@@ -29,18 +29,19 @@ pub fn node_name(node: &Node, base_domain: &str) -> String {
     }
 }
 
-/// What a node is told about name resolution. A node whose key has expired is told nothing.
+/// What a node with these attributes is told about name resolution. A node whose key has expired is
+/// told nothing.
 pub fn dns_config(
     config: &DnsConfig,
     settings: Option<&Settings>,
-    viewer: &Node,
+    (viewer, attributes): (&Node, &CapMap),
     now: Timestamp,
 ) -> tailcfg::DnsConfig {
     if viewer.is_expired(now) {
         return tailcfg::DnsConfig::default();
     }
-    let device = Device { viewer };
-    let global = device.resolvers(&config.global);
+    let nextdns = NextDns::of(viewer, attributes);
+    let global = nextdns.resolvers(&config.global);
     let (resolvers, fallback_resolvers) = if config.override_local_dns {
         (global, vec![])
     } else {
@@ -50,7 +51,7 @@ pub fn dns_config(
     let base = magic.then(|| config.base_domain.clone());
     tailcfg::DnsConfig {
         resolvers,
-        routes: Some(routes(config, settings, device)),
+        routes: Some(routes(config, settings, &nextdns)),
         fallback_resolvers,
         domains: base
             .into_iter()
@@ -60,52 +61,6 @@ pub fn dns_config(
         extra_records: config.extra_records.iter().map(record).collect(),
         ..Default::default()
     }
-}
-
-/// The node that asks, as NextDNS wants to know it.
-#[derive(Clone, Copy)]
-struct Device<'a> {
-    viewer: &'a Node,
-}
-
-impl Device<'_> {
-    fn resolvers(self, addresses: &[String]) -> Vec<Resolver> {
-        addresses.iter().map(|addr| self.resolver(addr)).collect()
-    }
-
-    /// A resolver; one of NextDNS is told which device asks, as headscale does.
-    fn resolver(self, addr: &str) -> Resolver {
-        let addr = if addr.starts_with(NEXTDNS) {
-            let node = self.viewer;
-            let ip = node
-                .ipv4
-                .map(IpAddr::from)
-                .or_else(|| node.ipv6.map(IpAddr::from));
-            format!(
-                "{addr}?device_ip={}&device_model={}&device_name={}",
-                ip.map(|ip| escaped(&ip.to_string())).unwrap_or_default(),
-                escaped(&node.hostinfo.os),
-                escaped(&node.hostname),
-            )
-        } else {
-            addr.to_owned()
-        };
-        Resolver {
-            addr,
-            ..Resolver::default()
-        }
-    }
-}
-
-/// Query text: everything but unreserved characters is percent-encoded (RFC 3986 section 2.3).
-fn escaped(text: &str) -> String {
-    let escape = |byte: u8| match byte {
-        b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-            char::from(byte).to_string()
-        }
-        _ => format!("%{byte:02X}"),
-    };
-    text.bytes().map(escape).collect()
 }
 
 fn record(record: &crate::config::ExtraRecord) -> DnsRecord {
@@ -121,11 +76,11 @@ fn record(record: &crate::config::ExtraRecord) -> DnsRecord {
 fn routes(
     config: &DnsConfig,
     settings: Option<&Settings>,
-    device: Device<'_>,
+    nextdns: &NextDns<'_>,
 ) -> BTreeMap<String, Vec<Resolver>> {
     let split = config.split.iter();
     let mut routes: BTreeMap<_, Vec<_>> = split
-        .map(|(domain, servers)| (domain.clone(), device.resolvers(servers)))
+        .map(|(domain, servers)| (domain.clone(), nextdns.resolvers(servers)))
         .collect();
     if let Some(settings) = settings.filter(|_| config.magic_dns) {
         let v4 = settings
@@ -201,7 +156,8 @@ mod tests {
     }
 
     fn told(config: &DnsConfig) -> tailcfg::DnsConfig {
-        dns_config(config, None, &node(1), Timestamp::default())
+        let viewer = (&node(1), &CapMap::new());
+        dns_config(config, None, viewer, Timestamp::default())
     }
 
     #[test]
@@ -229,7 +185,8 @@ mod tests {
         };
         let mut settings = crate::netmap::testing::settings();
         let routes = |settings: &Settings| {
-            dns_config(&config, Some(settings), &node(1), Timestamp::default())
+            let viewer = (&node(1), &CapMap::new());
+            dns_config(&config, Some(settings), viewer, Timestamp::default())
                 .routes
                 .unwrap()
         };
@@ -274,23 +231,9 @@ mod tests {
         };
         let mut viewer = node(1);
         viewer.expires_at = Some(Timestamp::from_unix_ms(5));
-        let dns = dns_config(&config, None, &viewer, Timestamp::from_unix_ms(5));
+        let viewer = (&viewer, &CapMap::new());
+        let dns = dns_config(&config, None, viewer, Timestamp::from_unix_ms(5));
         assert_eq!(dns, tailcfg::DnsConfig::default());
-    }
-
-    #[test]
-    fn nextdns_is_told_which_device_asks() {
-        let config = DnsConfig {
-            global: vec![format!("{NEXTDNS}/abc")],
-            ..DnsConfig::default()
-        };
-        let mut viewer = node(1);
-        viewer.hostname = "Ann's laptop".to_owned();
-        let dns = dns_config(&config, None, &viewer, Timestamp::default());
-        assert_eq!(
-            dns.fallback_resolvers[0].addr,
-            "https://dns.nextdns.io/abc?device_ip=100.64.0.1&device_model=linux&device_name=Ann%27s%20laptop"
-        );
     }
 
     #[test]

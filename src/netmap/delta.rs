@@ -13,9 +13,10 @@ use super::node::Scene;
 use super::outline::Outline;
 use super::profile::owner;
 use super::{BASE_FILTER, Basis, NetmapConfig, Wire, encode};
+use crate::dns::dns_config;
 use crate::policy::Difference;
 use crate::state::{Change, Node};
-use crate::tailcfg::MapResponse;
+use crate::tailcfg::{CapMap, MapResponse};
 use crate::types::{NodeId, Timestamp};
 
 /// Changed nodes that are written down in no time.
@@ -205,8 +206,30 @@ impl Delta {
                 draft.message.ssh_policy = Some(logins);
             }
         }
-        if difference.may_change_attributes(new, id) && old.attributes(id) != new.attributes(id) {
-            draft.message.node = Some(self.scene(config).own(viewer));
+        if difference.may_change_attributes(new, id) {
+            let attributes = [old, new].map(|engine| engine.attributes(id));
+            self.add_attributes(draft, config, viewer, &attributes);
+        }
+    }
+
+    /// What the viewer's own attributes, before and after, change for it.
+    fn add_attributes(
+        &self,
+        draft: &mut Draft,
+        config: &NetmapConfig,
+        viewer: &Node,
+        attributes: &[CapMap; 2],
+    ) {
+        let [old, new] = attributes;
+        if old == new {
+            return;
+        }
+        draft.message.node = Some(self.scene(config).own(viewer));
+        let settings = self.after.state.settings();
+        let dns = |attributes| dns_config(&config.dns, settings, (viewer, attributes), self.now);
+        let resolved = dns(new);
+        if dns(old) != resolved {
+            draft.message.dns_config = Some(resolved);
         }
     }
 

@@ -61,7 +61,9 @@ impl Draft {
         self.owners.insert(owner(viewer));
         if change.expiry {
             let settings = scene.basis.state.settings();
-            let dns = dns_config(&scene.config.dns, settings, viewer, scene.now);
+            let attributes = scene.basis.engine.attributes(viewer.id);
+            let asking = (viewer, &attributes);
+            let dns = dns_config(&scene.config.dns, settings, asking, scene.now);
             self.message.dns_config = Some(dns);
         }
     }

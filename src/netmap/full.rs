@@ -20,12 +20,14 @@ pub(super) fn own_parts(
 ) -> MapResponse {
     let Scene { config, basis, now } = scene;
     let state = &basis.state;
+    let attributes = basis.engine.attributes(viewer.id);
+    let asking = (viewer, &attributes);
     let mut owners: BTreeSet<_> = peers.iter().map(|node| owner(node)).collect();
     owners.insert(owner(viewer));
     MapResponse {
         node: Some(scene.own(viewer)),
         derp_map: Some(basis.derp_map()),
-        dns_config: Some(dns_config(&config.dns, state.settings(), viewer, now)),
+        dns_config: Some(dns_config(&config.dns, state.settings(), asking, now)),
         domain: config.domain().to_owned(),
         collect_services: Some(false),
         packet_filters: [(BASE_FILTER.to_owned(), Some(basis.engine.filter(viewer.id)))].into(),

@@ -29,8 +29,12 @@ impl Scenario {
     fn run(&mut self, command: &str) {
         let mut words = command.split_whitespace();
         let verb = words.next().unwrap();
-        if verb == "register" {
-            return self.register(&words.collect::<Vec<_>>());
+        let (_, rest) = command.trim().split_once(' ').unwrap_or_default();
+        match verb {
+            "register" => return self.register(&words.collect::<Vec<_>>()),
+            "policy" => return self.world.set_policy(rest),
+            "resolver" => return self.world.config.dns.global.push(rest.to_owned()),
+            _ => {}
         }
         let number: u64 = words.next().unwrap().parse().unwrap();
         let args: Vec<_> = words.collect();
@@ -187,6 +191,11 @@ fn routes() {
 #[test]
 fn own_node() {
     check("own_node.txt");
+}
+
+#[test]
+fn nextdns() {
+    check("nextdns.txt");
 }
 
 #[test]
