@@ -184,7 +184,7 @@ pub async fn serve(
         Ok(fatal) = unwelcome => Err(ServeError::Fatal(fatal.to_string())),
         Ok(refused) = refused => Err(refused.into()),
         reason = first_end => Err(ServeError::Fatal(reason)),
-        () = relay.ended() => Err(ServeError::Fatal("the relay's listener ended".to_owned())),
+        reason = relay.ended() => Err(ServeError::Fatal(reason)),
         () = stun.ended() => Err(ServeError::Fatal("a STUN listener ended".to_owned())),
     };
     drain(clients.control, relay, &replica).await;

@@ -6,10 +6,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, interval, sleep, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TrackedFuture;
 
 use super::admission::Admission;
 use super::bootstrap::BootstrapDns;
@@ -27,6 +29,7 @@ use super::limits::{
 use super::listener::RelayListener;
 use super::metrics::RelayMetrics;
 use super::tls::RelayTls;
+use crate::tasks::{Tasks, joined};
 use crate::types::Timestamp;
 
 /// What a relay is made of.
@@ -65,6 +68,8 @@ impl RelayConfig {
 pub struct RelayServer {
     relay: Arc<Relay>,
     local_addr: SocketAddr,
+    /// Those that run as long as the relay accepts connections.
+    lasting: Tasks,
 }
 
 /// What the tasks of a relay share.
@@ -84,8 +89,6 @@ pub(crate) struct Relay {
     draining: AtomicBool,
     /// No more connections.
     stop_accepting: CancellationToken,
-    /// The accept loop has ended, for whatever reason.
-    accept_ended: CancellationToken,
     /// Every task ends where it stands.
     abort: CancellationToken,
     tasks: TaskTracker,
@@ -118,14 +121,18 @@ impl RelayServer {
             tls: config.tls,
             draining: AtomicBool::new(false),
             stop_accepting: CancellationToken::new(),
-            accept_ended: CancellationToken::new(),
             abort: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
-        relay.spawn(accept_connections(Arc::clone(&relay), listener));
-        relay.spawn(refresh_certificate(Arc::clone(&relay)));
+        let mut lasting = JoinSet::new();
+        lasting.spawn(relay.lasting(accept_connections(Arc::clone(&relay), listener)));
+        lasting.spawn(relay.lasting(refresh_certificate(Arc::clone(&relay))));
         tracing::info!(addr = %local_addr, "relay started");
-        Ok(Self { relay, local_addr })
+        Ok(Self {
+            relay,
+            local_addr,
+            lasting: Tasks::new("the relay", lasting),
+        })
     }
 
     /// Where it listens.
@@ -138,9 +145,10 @@ impl RelayServer {
         RelayHandle::new(Arc::clone(&self.relay))
     }
 
-    /// Resolves when it accepts no more connections: it drains, or its accept loop has panicked.
-    pub async fn ended(&self) {
-        self.relay.accept_ended.cancelled().await;
+    /// Resolves when one of its tasks has ended: it drains, or accepts no more connections or looks
+    /// after its certificate no more through a fault; tells how.
+    pub async fn ended(&self) -> String {
+        self.lasting.ended().await
     }
 
     /// Stops accepting and closes the connections one after another over `over`, so that their
@@ -220,13 +228,16 @@ impl Relay {
 
     /// Runs a task until it ends or the relay is aborted.
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let abort = self.abort.clone();
-        self.tasks.spawn(async move {
-            tokio::select! {
-                () = abort.cancelled() => {}
-                () = task => {}
-            }
-        });
+        self.tasks.spawn(until_aborted(self.abort.clone(), task));
+    }
+
+    /// The same, to be watched by its owner.
+    fn lasting<F>(&self, task: F) -> TrackedFuture<impl Future<Output = ()> + Send + use<F>>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let task = until_aborted(self.abort.clone(), task);
+        self.tasks.track_future(task)
     }
 
     /// Waits until no client is registered.
@@ -238,18 +249,24 @@ impl Relay {
     }
 }
 
+async fn until_aborted(abort: CancellationToken, task: impl Future<Output = ()>) {
+    tokio::select! {
+        () = abort.cancelled() => {}
+        () = task => {}
+    }
+}
+
 /// Marks the relay as not accepting when the accept loop ends, even by a panic.
-struct Accepting(RelayHealth, CancellationToken);
+struct Accepting(RelayHealth);
 
 impl Drop for Accepting {
     fn drop(&mut self) {
         self.0.set_accepting(false);
-        self.1.cancel();
     }
 }
 
 async fn accept_connections(relay: Arc<Relay>, listener: RelayListener) {
-    let accepting = Accepting(relay.health.clone(), relay.accept_ended.clone());
+    let accepting = Accepting(relay.health.clone());
     loop {
         accepting.0.set_accepting(true);
         let accepted = tokio::select! {
@@ -284,18 +301,20 @@ async fn refresh_certificate(relay: Arc<Relay>) {
     loop {
         ticks.tick().await;
         let tls = relay.tls.clone();
-        let refreshed = tokio::task::spawn_blocking(move || tls.refresh(now())).await;
+        let refreshing = tokio::task::spawn_blocking(move || tls.refresh(now()));
+        let Some(refreshed) = joined(refreshing.await) else {
+            return;
+        };
         match refreshed {
-            Ok(Ok(false)) => {}
-            Ok(Ok(true)) => {
+            Ok(false) => {}
+            Ok(true) => {
                 tracing::info!("relay certificate exchanged");
                 relay.cert_name.send_replace(relay.tls.cert_name());
             }
-            Ok(Err(error)) => {
+            Err(error) => {
                 let cause = std::error::Error::source(&error).map(ToString::to_string);
                 tracing::error!(%error, cause, "relay certificate cannot be refreshed");
             }
-            Err(error) => tracing::error!(%error, "relay certificate check failed"),
         }
     }
 }
