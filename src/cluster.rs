@@ -8,6 +8,7 @@ mod administration;
 mod announce;
 mod catch_up;
 mod consensus;
+mod disputed;
 mod local;
 mod machine;
 mod members;
@@ -98,6 +99,18 @@ struct Inner {
     tasks: Tasks,
 }
 
+/// A map stream that runs here.
+pub struct StreamGuard {
+    soft: Arc<SoftState>,
+    node: NodeId,
+}
+
+impl Drop for StreamGuard {
+    fn drop(&mut self) {
+        self.soft.end_stream(self.node);
+    }
+}
+
 impl Cluster {
     /// Makes the handle over a running consensus whose commands `machine` applies.
     pub fn new(
@@ -109,7 +122,7 @@ impl Cluster {
         let mut tasks = JoinSet::new();
         let metrics = ClusterMetrics::default();
         let proposals = Proposals::spawn(Arc::clone(&consensus), metrics, &mut tasks);
-        let soft = SoftState::spawn(proposals.clone(), &mut tasks);
+        let soft = SoftState::spawn(proposals.clone(), Arc::clone(&machine), replica, &mut tasks);
         let caught_up = CaughtUp::spawn(Arc::clone(&consensus), &mut tasks);
         let inner = Inner {
             consensus,
@@ -206,7 +219,8 @@ impl Cluster {
     }
 
     /// Stores what a node reports about itself: soon, newest wins, equal values are skipped. What
-    /// waits here while the node moves to another replica is dropped.
+    /// waits here while the node moves to another replica is dropped; what is only taken for that is
+    /// stored later, if the node still streams here then ([`Self::begin_stream`]).
     pub fn update_node(&self, update: pb::UpdateNode) {
         let known = self.newest_session(NodeId(update.node_id));
         self.inner.soft.update(pb::UpdateNode {
@@ -214,6 +228,15 @@ impl Cluster {
             known_session: Some(known.into()),
             ..update
         });
+    }
+
+    /// Notes that a map stream of the node runs here, until the guard is dropped.
+    pub fn begin_stream(&self, node: NodeId) -> StreamGuard {
+        self.inner.soft.begin_stream(node);
+        StreamGuard {
+            soft: Arc::clone(&self.inner.soft),
+            node,
+        }
     }
 
     /// Number of the node's newest session as far as this replica knows; zero for none.

@@ -12,19 +12,24 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
+use super::disputed::Disputed;
+use super::machine::Machine;
 use super::proposals::Proposals;
 use crate::state::SessionNo;
-use crate::types::NodeId;
+use crate::types::{NodeId, ReplicaId};
 
 /// Reports sent in one round.
 const ROUND_MAX: usize = 256;
 /// Pause after a round that the cluster did not take.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
+/// How often it is looked into where the nodes are of which refused reports are kept.
+const SETTLE_EVERY: Duration = Duration::from_secs(1);
 
 /// Reports that wait to be proposed: at most one of each kind per node.
 #[derive(Default)]
 pub(super) struct SoftState {
     waiting: Mutex<Waiting>,
+    disputed: Mutex<Disputed>,
     wake: Notify,
 }
 
@@ -94,15 +99,36 @@ impl Waiting {
 }
 
 impl SoftState {
-    pub(super) fn spawn(proposals: Proposals, tasks: &mut JoinSet<()>) -> Arc<Self> {
+    pub(super) fn spawn(
+        proposals: Proposals,
+        machine: Arc<Machine>,
+        here: ReplicaId,
+        tasks: &mut JoinSet<()>,
+    ) -> Arc<Self> {
         let soft = Arc::new(Self::default());
-        tasks.spawn(Arc::clone(&soft).run(proposals));
+        tasks.spawn(Arc::clone(&soft).run(proposals, machine, here));
         soft
     }
 
     pub(super) fn update(&self, update: pb::UpdateNode) {
-        self.waiting.lock().add_newer(update);
+        let kept = self.disputed.lock().take(update.node_id);
+        let mut waiting = self.waiting.lock();
+        waiting.add_newer(update);
+        if let Some(kept) = kept {
+            waiting.add_older(kept);
+        }
+        drop(waiting);
         self.wake.notify_one();
+    }
+
+    /// A map stream of the node begins here.
+    pub(super) fn begin_stream(&self, node: NodeId) {
+        self.disputed.lock().begin(node.0);
+    }
+
+    /// A map stream of the node has ended here.
+    pub(super) fn end_stream(&self, node: NodeId) {
+        self.disputed.lock().end(node.0);
     }
 
     pub(super) fn close(&self, node: NodeId, no: SessionNo) {
@@ -110,11 +136,12 @@ impl SoftState {
         self.wake.notify_one();
     }
 
-    async fn run(self: Arc<Self>, proposals: Proposals) {
+    async fn run(self: Arc<Self>, proposals: Proposals, machine: Arc<Machine>, here: ReplicaId) {
         loop {
+            self.settle(&machine, here);
             let round = self.take_round();
             if round.is_empty() {
-                self.wake.notified().await;
+                self.rest().await;
                 continue;
             }
             let results = join_all(round.iter().map(|op| proposals.propose(op.clone()))).await;
@@ -122,8 +149,7 @@ impl SoftState {
             for (op, result) in round.into_iter().zip(results) {
                 match result {
                     Err(super::ProposeError::Refused(refusal)) => {
-                        // Asking again would not help: the node's next report may.
-                        tracing::debug!(error = %refusal.message, "report of a node refused");
+                        self.refused(op, &refusal, &machine);
                     }
                     Err(_) => {
                         failed = true;
@@ -136,6 +162,39 @@ impl SoftState {
             if failed {
                 tokio::time::sleep(RETRY_AFTER).await;
             }
+        }
+    }
+
+    /// Waits until there may be something to do.
+    async fn rest(&self) {
+        let woken = self.wake.notified();
+        if self.disputed.lock().is_empty() {
+            woken.await;
+        } else {
+            // Whether it woke or not, all is looked into.
+            let _ = tokio::time::timeout(SETTLE_EVERY, woken).await;
+        }
+    }
+
+    /// Asking again would not help, unless the node turns out to be here after all.
+    fn refused(&self, op: Op, refusal: &pb::Refusal, machine: &Machine) {
+        let mut kept = false;
+        if let Op::UpdateNode(update) = op
+            && refusal.code() == pb::RefusalCode::Precondition
+        {
+            let session = machine.state().session(NodeId(update.node_id)).copied();
+            let no = session.map(|session| session.no).unwrap_or_default();
+            kept = self.disputed.lock().keep(update, no);
+        }
+        tracing::debug!(error = %refusal.message, kept, "report of a node refused");
+    }
+
+    /// Sends again what was refused for a reason that no longer holds.
+    fn settle(&self, machine: &Machine, here: ReplicaId) {
+        let settled = self.disputed.lock().settle(&machine.state(), here);
+        let mut waiting = self.waiting.lock();
+        for update in settled {
+            waiting.add_older(update);
         }
     }
 
@@ -159,7 +218,7 @@ impl SoftState {
 }
 
 /// Lays the fields that `newer` carries over `older`.
-fn merge(older: &mut pb::UpdateNode, newer: pb::UpdateNode) {
+pub(super) fn merge(older: &mut pb::UpdateNode, newer: pb::UpdateNode) {
     if !newer.disco_key.is_empty() {
         older.disco_key = newer.disco_key;
     }

@@ -83,6 +83,7 @@ pub(super) async fn run(
         MapKind::Stream => {
             let known = inner.cluster.newest_session(node);
             let place = inner.registry.enter(node, known);
+            let _here = inner.cluster.begin_stream(node);
             tokio::select! {
                 biased;
                 // Also in the middle of a frame: nothing more is sent behind it.
