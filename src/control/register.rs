@@ -26,7 +26,7 @@ use super::inner::{Reply, Session};
 use super::metrics::Limit;
 use crate::cluster::ProposeError;
 use crate::state::secret::{AuthId, SecretText};
-use crate::state::{Node, State, tags_not_permitted};
+use crate::state::{Node, State};
 use crate::tailcfg::{RegisterRequest, RegisterResponse};
 
 /// When to come back to a replica that cannot take changes: elections take a second or two.
@@ -86,7 +86,10 @@ impl Registration {
             Step::Known(node) => Ok(answer::authorized(&state, &node)),
             Step::KeyExpired => Ok(answer::key_expired()),
             Step::Refuse(text) => Ok(answer::refused(text)),
-            Step::Refresh(node) => self.register(None, Some(node), None).await,
+            Step::Refresh(node) => {
+                let op = self.registration(None, None);
+                self.register(op, Some(node)).await
+            }
             Step::Admit(key, known) => self.admit(&state, key, known).await,
             Step::Wait(auth_id) => self.wait(auth_id).await,
             Step::Begin => self.begin().await,
@@ -124,15 +127,23 @@ impl Registration {
         known: Option<Arc<Node>>,
     ) -> Result<RegisterResponse, Reply> {
         let mut asked = self.asked_tags(state, &key).await;
-        if known.is_none() && !asked.refused.is_empty() {
-            let newest = self.session.control.cluster().linearizable().await;
-            let newest = newest.map_err(|error| unavailable(error.to_string()))?;
+        if !asked.refused.is_empty() {
+            let newest = match (self.session.control.cluster().linearizable().await, &known) {
+                (Ok(newest), _) => newest,
+                (Err(_), Some(node)) => return Ok(answer::authorized(state, node)),
+                (Err(error), None) => return Err(unavailable(error.to_string())),
+            };
             asked = self.asked_tags(&newest, &key).await;
             if !asked.refused.is_empty() {
-                return Ok(answer::refused(tags_not_permitted(&asked.refused)));
+                // A node that is in gets its answer all the same, unless the key makes it another's.
+                let op = self.registration(Some(&key), asked.grant.clone());
+                if let Some(refusal) = newest.would_refuse(&op, self.session.control.now()) {
+                    return Ok(answer::from_refusal(&refusal));
+                }
             }
         }
-        self.register(Some(key), known, asked.grant).await
+        let op = self.registration(Some(&key), asked.grant);
+        self.register(op, known).await
     }
 
     async fn asked_tags(&self, state: &State, key: &SecretText) -> Asked<'_> {
@@ -145,26 +156,24 @@ impl Registration {
         Asked::of(cluster, state, self.session.peer.machine_key, key, wanted).await
     }
 
-    /// Lets a node in with an auth key, or refreshes it. `known` is the node when it is in already:
-    /// a cluster that takes no changes still serves it.
-    async fn register(
-        &self,
-        key: Option<SecretText>,
-        known: Option<Arc<Node>>,
-        tag_grant: Option<pb::TagGrant>,
-    ) -> Result<RegisterResponse, Reply> {
-        let cluster = self.session.control.cluster();
-        let op = Op::RegisterNode(pb::RegisterNode {
+    fn registration(&self, key: Option<&SecretText>, tag_grant: Option<pb::TagGrant>) -> Op {
+        Op::RegisterNode(pb::RegisterNode {
             machine_key: self.machine_key(),
             node_key: self.node_key(),
             hostinfo_json: self.hostinfo_json.clone(),
             capver: self.capver(),
             ephemeral: self.request.ephemeral,
             requested_expiry_ms: self.requested_expiry_ms(),
-            auth_key: key.and_then(|key| self.proof(&key)),
+            auth_key: key.and_then(|key| self.proof(key)),
             entropy: rand::random(),
             tag_grant,
-        });
+        })
+    }
+
+    /// Lets a node in with an auth key, or refreshes it. `known` is the node when it is in already:
+    /// a cluster that takes no changes still serves it.
+    async fn register(&self, op: Op, known: Option<Arc<Node>>) -> Result<RegisterResponse, Reply> {
+        let cluster = self.session.control.cluster();
         match cluster.propose(op).await {
             Ok(done) => {
                 tracing::info!(node.id = done.id, "node registered");

@@ -95,6 +95,18 @@ impl State {
             change,
         })
     }
+
+    /// Why the change would be refused if it were made now, for one that must not cost a log entry
+    /// then. It says nothing of what others do meanwhile.
+    pub fn would_refuse(&self, op: &Op, now: Timestamp) -> Option<Refusal> {
+        let ctx = ApplyContext { index: 0, now };
+        let mut txn = Txn::new(self.clone(), &ctx);
+        txn.sweep();
+        match txn.run(op, 0) {
+            outcome::Result::Refusal(refusal) => Some(refusal),
+            outcome::Result::Done(_) | outcome::Result::Batch(_) => None,
+        }
+    }
 }
 
 /// Whether this program knows the operation, and those inside it.

@@ -74,6 +74,31 @@ async fn a_device_gets_the_tags_that_its_keys_owner_owns_and_no_others() {
 }
 
 #[tokio::test]
+async fn a_known_device_that_asks_another_owners_key_for_tags_costs_no_log_entry() {
+    let (server, ann, bob) = server().await;
+    let anns = server.create_key(ann, |key| key.reusable = true).await;
+    let bobs = server.create_key(bob, |_| {}).await;
+    let client = TestClient::new(1);
+    let session = client.dial(&server).await;
+    let request = client.register_request(asking(&anns, &[]));
+    assert_eq!(session.register(&request).await["MachineAuthorized"], true);
+    let tagged = |key: &mut pb::CreatePreAuthKey| key.tags = vec!["tag:db".to_owned()];
+    let tagged = server.create_key(bob, tagged).await;
+    let index = server.cluster.applied_index();
+    // A node of the key's owner would need a node key of its own.
+    let request = client.register_request(asking(&bobs, &["tag:lost"]));
+    assert_eq!(session.register(&request).await["NodeKeyExpired"], true);
+    let request = client.register_request(asking(&tagged, &["tag:lost"]));
+    let text = "requested tags [tag:lost] are invalid or not permitted";
+    assert_eq!(session.register(&request).await["Error"], text);
+    assert_eq!(server.cluster.applied_index(), index);
+    // Its owner's key says nothing new about a device that is in, whatever it asks for.
+    let again = server.create_key(ann, |_| {}).await;
+    let request = client.register_request(asking(&again, &["tag:lost"]));
+    assert_eq!(session.register(&request).await["MachineAuthorized"], true);
+}
+
+#[tokio::test]
 async fn without_a_policy_nobody_owns_a_tag() {
     let server = TestServer::start().await;
     let ann = server.create_user("ann").await;
