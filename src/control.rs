@@ -18,6 +18,7 @@ mod metrics;
 mod options;
 mod plain;
 mod register;
+mod source;
 mod ssh;
 mod ts2021;
 
@@ -40,7 +41,7 @@ pub use self::options::{
     BootstrapNames, Clock, ControlOptions, NoiseKeySource, ToolchainInfo, VersionInfo,
 };
 pub use self::plain::{router, with_security_headers};
-use self::register::{LoginLimiter, LoginWatch};
+use self::register::{LoginLimiter, LoginWatch, SourceLimiter};
 use crate::cluster::Cluster;
 use crate::session::MapStreams;
 use crate::types::{MachinePrivateKey, Timestamp};
@@ -59,6 +60,7 @@ struct Inner {
     logins: LoginWatch,
     login_limiter: LoginLimiter,
     ssh_check_limiter: LoginLimiter,
+    source_limiter: SourceLimiter,
     handshakes: Arc<Semaphore>,
     large_bodies: Semaphore,
     drain: CancellationToken,
@@ -77,6 +79,7 @@ impl Control {
             logins: LoginWatch::spawn(&cluster),
             login_limiter: LoginLimiter::new(),
             ssh_check_limiter: LoginLimiter::new(),
+            source_limiter: SourceLimiter::new(metrics.clone()),
             handshakes: Arc::new(Semaphore::new(limits::HANDSHAKES_MAX)),
             large_bodies: Semaphore::new(limits::LARGE_BODIES_MAX),
             drain: CancellationToken::new(),
@@ -135,6 +138,10 @@ impl Control {
 
     fn login_limiter(&self) -> &LoginLimiter {
         &self.inner.login_limiter
+    }
+
+    fn source_limiter(&self) -> &SourceLimiter {
+        &self.inner.source_limiter
     }
 
     fn ssh_check_limiter(&self) -> &LoginLimiter {

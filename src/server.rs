@@ -217,6 +217,7 @@ fn serve_clients(
     let metrics = ControlMetrics::default();
     let options = ControlOptions {
         bootstrap_names: Arc::new(move || names.addresses()),
+        trusted_proxies: config.listeners.trusted_proxies.clone(),
         ..ControlOptions::new(config.server_url.as_str(), version())
     };
     let control = Control::new(cluster.clone(), streams.clone(), options, metrics.clone());

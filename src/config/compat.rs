@@ -101,11 +101,7 @@ const INERT: [(&str, &[&str], &str); 8] = [
     ),
     (
         "other",
-        &[
-            "trusted_proxies",
-            "dns.extra_records_path",
-            "preauth_keys.revoked_retention",
-        ],
+        &["dns.extra_records_path", "preauth_keys.revoked_retention"],
         "not supported yet",
     ),
 ];

@@ -22,7 +22,7 @@ pub struct Listeners {
     pub unix_socket: PathBuf,
     /// File mode of that socket (`unix_socket_permission`).
     pub unix_socket_mode: u32,
-    /// Networks whose forwarding headers are believed (`trusted_proxies`).
+    /// Networks of balancers, whose `X-Forwarded-For` is believed (`trusted_proxies`).
     pub trusted_proxies: Vec<IpNet>,
 }
 

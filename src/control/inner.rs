@@ -34,6 +34,7 @@ use super::limits::{
     INNER_HEAD_BYTES_MAX, REQUESTS_PER_SESSION_MAX,
 };
 use super::metrics::{Handshake, Limit, SessionEnd};
+use super::source::Source;
 use crate::noise::NoiseStream;
 use crate::types::MachineKey;
 
@@ -55,6 +56,8 @@ pub(super) struct Peer {
     pub(super) capver: u16,
     /// Where the connection comes from, if it is a network connection.
     pub(super) remote: Option<SocketAddr>,
+    /// Where the client is, as far as that is known.
+    pub(super) source: Option<Source>,
 }
 
 /// One Noise connection, as its requests see it.

@@ -42,6 +42,14 @@ pub const INNER_HEAD_BYTES_MAX: u32 = 16 * 1024;
 pub const LOGINS_PER_SECOND: u32 = 20;
 /// Logins that may start at once after a quiet time: an office that comes to work.
 pub const LOGINS_BURST: u32 = 200;
+/// The same of one source, where that is known: the most of an office behind one address, and little
+/// enough that some sources cannot take what is there for all.
+pub const SOURCE_LOGINS_PER_SECOND: u32 = 2;
+/// Logins that one source may start at once.
+pub const SOURCE_LOGINS_BURST: u32 = 50;
+/// Sources that are remembered until their burst is full again, at some tens of bytes each. With more,
+/// the limit for all is left.
+pub const LOGIN_SOURCES_MAX: usize = 4096;
 
 /// How long a map stream waits for this replica to catch up. After that it is sent elsewhere, or,
 /// when no leader was heard of meanwhile, served what is there.

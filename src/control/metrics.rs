@@ -37,6 +37,10 @@ pub enum Limit {
     PendingSshChecks,
     /// `LOGINS_PER_SECOND`, of logins over SSH
     SshChecks,
+    /// `SOURCE_LOGINS_PER_SECOND`
+    SourceLogins,
+    /// `LOGIN_SOURCES_MAX`
+    LoginSources,
     /// `BARRIER_TIMEOUT`
     Barrier,
     /// `STALE_SERVICE_MAX`

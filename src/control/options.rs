@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use serde::Serialize;
 
 use crate::state::State;
@@ -30,6 +31,8 @@ pub struct ControlOptions {
     pub noise_key: NoiseKeySource,
     /// Names of the control plane and of the relays.
     pub bootstrap_names: BootstrapNames,
+    /// Balancers: their own addresses say nothing of where a client is, and what they forward does.
+    pub trusted_proxies: Vec<IpNet>,
 }
 
 impl ControlOptions {
@@ -41,6 +44,7 @@ impl ControlOptions {
             clock: Arc::new(system_clock),
             noise_key: Arc::new(raw_noise_key),
             bootstrap_names: Arc::new(BTreeMap::new),
+            trusted_proxies: Vec::new(),
         }
     }
 }

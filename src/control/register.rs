@@ -5,6 +5,7 @@
 
 mod answer;
 mod limiter;
+mod source_limiter;
 mod step;
 mod tags;
 mod watch;
@@ -19,6 +20,7 @@ use h2::RecvStream;
 use hydrascale_proto::state::v1::{self as pb, RefusalCode, command::Op};
 
 pub(super) use self::limiter::LoginLimiter;
+pub(super) use self::source_limiter::SourceLimiter;
 use self::step::Step;
 use self::tags::Asked;
 pub(super) use self::watch::LoginWatch;
@@ -194,11 +196,19 @@ impl Registration {
         Ok(answer::authorized(state, node))
     }
 
+    /// Takes one of the logins that may begin; else the seconds after which one is free. A source that
+    /// asks for too many takes none of what is there for all.
+    fn take_login(&self) -> Result<(), u32> {
+        let control = &self.session.control;
+        control.source_limiter().check(self.session.peer.source)?;
+        let taken = control.login_limiter().check();
+        taken.inspect_err(|_| control.metrics().limit_hit(Limit::Logins))
+    }
+
     /// Starts an interactive login and answers where to go.
     async fn begin(&self) -> Result<RegisterResponse, Reply> {
         let control = &self.session.control;
-        if let Err(wait) = control.login_limiter().check() {
-            control.metrics().limit_hit(Limit::Logins);
+        if let Err(wait) = self.take_login() {
             let reply = Reply::text(StatusCode::TOO_MANY_REQUESTS, "too many logins at once");
             return Err(reply.with_retry_after(wait));
         }

@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use super::limits::{HANDSHAKE_TIMEOUT, HANDSHAKES_MAX};
 use super::listener::Connection;
 use super::metrics::{Handshake, Limit};
+use super::source::Source;
 use super::{Control, inner};
 use crate::noise::upgrade::PROTOCOL;
 use crate::noise::{self, Accepted, Initiation, NoiseStream, UpgradeRequest};
@@ -48,9 +49,15 @@ pub(super) async fn upgrade(State(control): State<Control>, request: Request) ->
 struct Ready {
     accepted: Accepted,
     permit: OwnedSemaphorePermit,
+    connection: Option<Connection>,
+    source: Option<Source>,
 }
 
-fn accept(control: &Control, initiation: &Initiation) -> Result<Ready, (StatusCode, String)> {
+fn accept(
+    control: &Control,
+    initiation: &Initiation,
+    parts: &request::Parts,
+) -> Result<Ready, (StatusCode, String)> {
     let Some(private) = control.noise_key() else {
         let reason = "the cluster is not initialised yet".to_owned();
         return Err((StatusCode::SERVICE_UNAVAILABLE, reason));
@@ -61,7 +68,19 @@ fn accept(control: &Control, initiation: &Initiation) -> Result<Ready, (StatusCo
         return Err((StatusCode::SERVICE_UNAVAILABLE, reason));
     };
     noise::accept(&private, initiation, &rand::random())
-        .map(|accepted| Ready { accepted, permit })
+        .map(|accepted| {
+            let connection = parts.extensions.get::<Connection>().cloned();
+            let source = connection.as_ref().and_then(|connection| {
+                let proxies = &control.options().trusted_proxies;
+                Source::of(connection.remote.ip(), &parts.headers, proxies)
+            });
+            Ready {
+                accepted,
+                permit,
+                connection,
+                source,
+            }
+        })
         .map_err(|error| {
             control.metrics().handshake(Handshake::Unauthentic);
             (StatusCode::BAD_REQUEST, error.to_string())
@@ -75,11 +94,10 @@ fn upgrade_raw(control: Control, initiation: &Initiation, parts: &mut request::P
             "this connection cannot be upgraded",
         );
     };
-    let ready = match accept(&control, initiation) {
+    let ready = match accept(&control, initiation, parts) {
         Ok(ready) => ready,
         Err((status, reason)) => return plain_error(status, reason),
     };
-    let connection = parts.extensions.remove::<Connection>();
     let tasks = control.tasks().clone();
     tasks.spawn(async move {
         let upgraded = match timeout(HANDSHAKE_TIMEOUT, on_upgrade).await {
@@ -88,14 +106,7 @@ fn upgrade_raw(control: Control, initiation: &Initiation, parts: &mut request::P
             Err(_) => return control.metrics().limit_hit(Limit::HandshakeTime),
         };
         let challenge = Some(new_challenge());
-        serve(
-            control,
-            TokioIo::new(upgraded),
-            ready,
-            challenge,
-            connection,
-        )
-        .await;
+        serve(control, TokioIo::new(upgraded), ready, challenge).await;
     });
     let head = [
         (header::UPGRADE, HeaderValue::from_static(PROTOCOL)),
@@ -109,19 +120,18 @@ async fn upgrade_websocket(
     initiation: &Initiation,
     parts: &mut request::Parts,
 ) -> Response {
-    let connection = parts.extensions.get::<Connection>().cloned();
     let upgrade = match websocket(parts).await {
         Ok(upgrade) => upgrade,
         Err(response) => return response,
     };
-    let ready = match accept(&control, initiation) {
+    let ready = match accept(&control, initiation, parts) {
         Ok(ready) => ready,
         Err((_, reason)) => return upgrade.on_upgrade(|socket| close(socket, reason)),
     };
     upgrade.on_upgrade(move |socket| {
         let tasks = control.tasks().clone();
         // The reference sends no early payload here.
-        let session = serve(control, WebSocketIo::new(socket), ready, None, connection);
+        let session = serve(control, WebSocketIo::new(socket), ready, None);
         tasks.track_future(session)
     })
 }
@@ -163,13 +173,18 @@ async fn serve<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     io: T,
     ready: Ready,
     challenge: Option<[u8; 32]>,
-    connection: Option<Connection>,
 ) {
-    let Ready { accepted, permit } = ready;
+    let Ready {
+        accepted,
+        permit,
+        connection,
+        source,
+    } = ready;
     let peer = inner::Peer {
         machine_key: accepted.machine_key,
         capver: accepted.capver,
         remote: connection.as_ref().map(|connection| connection.remote),
+        source,
     };
     let leftover = BytesMut::new();
     match NoiseStream::from_accepted(io, &accepted, leftover, challenge.as_ref()) {

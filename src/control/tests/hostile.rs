@@ -134,6 +134,7 @@ async fn serve_http2(bytes: &[u8]) {
         machine_key,
         capver: CAPVER,
         remote: None,
+        source: None,
     };
     let permit = server.control.handshakes().try_acquire_owned().unwrap();
     let serving = Box::pin(inner::serve(server.control.clone(), stream, peer, permit));
