@@ -111,7 +111,9 @@ pub(super) fn likeness(
 }
 
 /// What becomes of a login from one place at another. The client at the destination goes by the same
-/// rules in the same order, and comes here with a login that needs a check.
+/// rules in the same order, and comes here with a login that needs a check. It found its rule by the
+/// name that was asked for and tells the account's own, which no rule may name: then the strictest
+/// check of the pair holds. Nobody becomes root this way.
 pub(super) fn verdict(
     rules: &[LoginRule],
     terms: &Terms,
@@ -119,45 +121,37 @@ pub(super) fn verdict(
     (src, dst): (usize, usize),
     user: &str,
 ) -> LoginVerdict {
-    let Some((source, member)) = roster.member(src).zip(roster.member(dst)) else {
-        return LoginVerdict::unmatched();
-    };
-    let own = principals(source);
-    let rules = rules
-        .iter()
-        .filter(|rule| terms.have(&rule.src, src) && rule.concerns(terms, dst, member));
-    for standing in rules.filter_map(|rule| Standing::of(rule, terms, roster)) {
-        let on_node = standing.on(dst, member);
-        let names_source = |rule: &&WireRule| {
-            let mut principals = rule.principals.iter();
-            principals.any(|principal| own.contains(principal))
-        };
-        for rule in on_node.iter().filter(names_source) {
-            let action = standing.decision();
-            if action.reject {
-                return LoginVerdict::Refused(action.message);
-            }
-            if permits(rule, user) {
-                let check_period = standing.rule.check_period;
-                return LoginVerdict::Allowed {
-                    action,
-                    check_period,
-                };
-            }
+    let mut strictest: Option<&LoginRule> = None;
+    let lead_there = |rule: &&LoginRule| rule.leads(terms, roster, (src, dst));
+    for rule in rules.iter().filter(lead_there) {
+        let permits = rule.permits(roster, src, user);
+        if permits || (rule.must_record && rule.recorders(terms, roster).is_empty()) {
+            return rule.allow(terms, roster);
+        }
+        if let Some(period) = rule.check_period
+            && strictest.is_none_or(|other| Some(period) < other.check_period)
+        {
+            strictest = Some(rule);
         }
     }
-    LoginVerdict::unmatched()
+    strictest
+        .filter(|_| !user.is_empty() && user != "root")
+        .map_or_else(LoginVerdict::unmatched, |rule| rule.allow(terms, roster))
 }
 
 /// Whether a rule lets in this login user; nobody is called nothing.
 pub(super) fn permits(rule: &WireRule, user: &str) -> bool {
     let is_refusal = rule.action.as_ref().is_some_and(|action| action.reject);
-    if user.is_empty() || is_refusal {
+    !is_refusal && lets_in(&rule.ssh_users, user)
+}
+
+fn lets_in(users: &BTreeMap<String, String>, user: &str) -> bool {
+    if user.is_empty() {
         return false;
     }
-    match rule.ssh_users.get(user) {
+    match users.get(user) {
         Some(local) => !local.is_empty(),
-        None => user != "root" && rule.ssh_users.contains_key("*"),
+        None => user != "root" && users.contains_key("*"),
     }
 }
 
@@ -189,6 +183,84 @@ impl LoginRule {
             || (self.is_self && member.owner.is_some())
             || (self.has_localparts() && terms.have(&self.src, place))
     }
+
+    /// Whether the destination is sent a rule that names the source: as [`Standing::on`] makes them,
+    /// for one source.
+    fn leads(&self, terms: &Terms, roster: &Roster, (src, dst): (usize, usize)) -> bool {
+        let Some((source, member)) = roster.member(src).zip(roster.member(dst)) else {
+            return false;
+        };
+        let is_nobody = source.owner.is_none() && source.tags.is_empty();
+        if is_nobody || source.addresses.is_empty() || !terms.have(&self.src, src) {
+            return false;
+        }
+        let has_same_owner = source.owner.is_some() && source.owner == member.owner;
+        if (self.is_self && has_same_owner) || terms.have(&self.dst, dst) {
+            return true;
+        }
+        let is_at_home = has_same_owner || src == dst;
+        self.has_localparts() && !self.is_self && is_at_home && terms.have(&self.src, dst)
+    }
+
+    /// Whether it lets in who sits at this place under this name.
+    fn permits(&self, roster: &Roster, src: usize, user: &str) -> bool {
+        let owner = roster.member(src).and_then(|source| source.owner);
+        let own = owner.and_then(|owner| self.localpart(roster, owner));
+        lets_in(&self.users, user) || (!user.is_empty() && own == Some(user))
+    }
+
+    /// The login name that a user has from the mail address.
+    fn localpart<'a>(&self, roster: &'a Roster, user: UserId) -> Option<&'a str> {
+        let email = &roster.facts.user(user)?.email;
+        let is_ours = domain(email).is_some_and(|domain| self.localpart_domains.contains(&domain));
+        let (local, _) = email.rsplit_once('@').filter(|_| is_ours)?;
+        Some(local)
+    }
+
+    /// Where sessions are recorded, lowest address first: clients try them in this order.
+    fn recorders(&self, terms: &Terms, roster: &Roster) -> BTreeSet<IpAddr> {
+        addresses(roster, &terms.members(&self.recorder))
+    }
+
+    fn allow(&self, terms: &Terms, roster: &Roster) -> LoginVerdict {
+        let action = self.decision(&self.recorders(terms, roster));
+        if action.reject {
+            return LoginVerdict::Refused(action.message);
+        }
+        LoginVerdict::Allowed {
+            action,
+            check_period: self.check_period,
+        }
+    }
+
+    /// What holds once nobody has to be asked.
+    fn decision(&self, recorders: &BTreeSet<IpAddr>) -> SshAction {
+        // Clients take no recorders for none wanted, and would let the session go unrecorded.
+        let must_record = self.must_record;
+        if must_record && recorders.is_empty() {
+            return SshAction {
+                message: NOT_RECORDED.to_owned(),
+                reject: true,
+                ..SshAction::default()
+            };
+        }
+        let recorders = recorders
+            .iter()
+            .map(|address| SocketAddr::new(*address, RECORDER_PORT));
+        SshAction {
+            accept: true,
+            allow_agent_forwarding: true,
+            allow_local_port_forwarding: true,
+            allow_remote_port_forwarding: true,
+            recorders: recorders.map(|recorder| recorder.to_string()).collect(),
+            on_recording_failure: must_record.then(|| SshRecorderFailureAction {
+                reject_session_with_message: NOT_RECORDED.to_owned(),
+                terminate_session_with_message: NOT_RECORDED.to_owned(),
+                ..SshRecorderFailureAction::default()
+            }),
+            ..SshAction::default()
+        }
+    }
 }
 
 /// A rule with what its selectors stand for.
@@ -198,9 +270,8 @@ struct Standing<'a> {
     /// Nodes of users, by user.
     by_user: BTreeMap<UserId, Vec<SshPrincipal>>,
     tagged: Vec<SshPrincipal>,
-    /// The login names that single users have from their mail address, if any rule gives them.
-    localparts: Option<BTreeMap<UserId, BTreeSet<String>>>,
-    /// Where sessions are recorded, lowest address first: clients try them in this order.
+    /// The login names that users have from their mail addresses, if the rule gives them.
+    localparts: Option<BTreeMap<UserId, String>>,
     recorders: BTreeSet<IpAddr>,
 }
 
@@ -228,7 +299,7 @@ impl<'a> Standing<'a> {
             by_user,
             tagged,
             localparts,
-            recorders: addresses(roster, &terms.members(&rule.recorder)),
+            recorders: rule.recorders(terms, roster),
         })
     }
 
@@ -271,11 +342,7 @@ impl<'a> Standing<'a> {
     fn of_user(&self, user: UserId, principals: &[SshPrincipal], rules: &mut Vec<WireRule>) {
         rules.push(self.rule(principals, self.rule.users.clone()));
         let localparts = self.localparts.as_ref();
-        for local in localparts
-            .and_then(|all| all.get(&user))
-            .into_iter()
-            .flatten()
-        {
+        if let Some(local) = localparts.and_then(|all| all.get(&user)) {
             let users = BTreeMap::from([(local.clone(), local.clone())]);
             rules.push(self.rule(principals, users));
         }
@@ -293,7 +360,7 @@ impl<'a> Standing<'a> {
 
     /// What clients are told: to ask, where a check is needed.
     fn action(&self) -> SshAction {
-        let decision = self.decision();
+        let decision = self.rule.decision(&self.recorders);
         if decision.reject || self.rule.check_period.is_none() {
             return decision;
         }
@@ -301,34 +368,6 @@ impl<'a> Standing<'a> {
             hold_and_delegate: SSH_CHECK_URL.to_owned(),
             recorders: decision.recorders,
             on_recording_failure: decision.on_recording_failure,
-            ..SshAction::default()
-        }
-    }
-
-    /// What holds once nobody has to be asked.
-    fn decision(&self) -> SshAction {
-        // Clients take no recorders for none wanted, and would let the session go unrecorded.
-        let must_record = self.rule.must_record;
-        if must_record && self.recorders.is_empty() {
-            return SshAction {
-                message: NOT_RECORDED.to_owned(),
-                reject: true,
-                ..SshAction::default()
-            };
-        }
-        let recorders = self.recorders.iter();
-        let recorders = recorders.map(|address| SocketAddr::new(*address, RECORDER_PORT));
-        SshAction {
-            accept: true,
-            allow_agent_forwarding: true,
-            allow_local_port_forwarding: true,
-            allow_remote_port_forwarding: true,
-            recorders: recorders.map(|recorder| recorder.to_string()).collect(),
-            on_recording_failure: must_record.then(|| SshRecorderFailureAction {
-                reject_session_with_message: NOT_RECORDED.to_owned(),
-                terminate_session_with_message: NOT_RECORDED.to_owned(),
-                ..SshRecorderFailureAction::default()
-            }),
             ..SshAction::default()
         }
     }
@@ -366,18 +405,10 @@ fn localparts<'a>(
     rule: &LoginRule,
     roster: &Roster,
     users: impl Iterator<Item = &'a UserId>,
-) -> Option<BTreeMap<UserId, BTreeSet<String>>> {
-    let domains = &rule.localpart_domains;
-    if domains.is_empty() {
+) -> Option<BTreeMap<UserId, String>> {
+    if !rule.has_localparts() {
         return None;
     }
-    let mut names: BTreeMap<UserId, BTreeSet<String>> = BTreeMap::new();
-    for user in users.filter_map(|id| roster.facts.user(*id)) {
-        if domain(&user.email).is_some_and(|domain| domains.contains(&domain))
-            && let Some((local, _)) = user.email.rsplit_once('@')
-        {
-            names.entry(user.id).or_default().insert(local.to_owned());
-        }
-    }
-    Some(names)
+    let named = users.filter_map(|id| Some((*id, rule.localpart(roster, *id)?.to_owned())));
+    Some(named.collect())
 }
