@@ -139,6 +139,19 @@ impl MapStreams {
         self.inner.feed.basis_at(index).await
     }
 
+    /// Resolves once clients are better off at other replicas.
+    pub async fn sends_away(&self) {
+        let mut service = self.inner.feed.service();
+        if service
+            .wait_for(|service| service.sends_away())
+            .await
+            .is_err()
+        {
+            // Nobody judges any more: this replica stops.
+            std::future::pending::<()>().await;
+        }
+    }
+
     /// Resolves when a task that all streams share has ended, which only a fault does; tells how.
     pub async fn ended(&self) -> String {
         self.inner.tasks.ended().await

@@ -50,6 +50,13 @@ pub const SOURCE_LOGINS_BURST: u32 = 50;
 /// Sources that are remembered until their burst is full again, at some tens of bytes each. With more,
 /// the limit for all is left.
 pub const LOGIN_SOURCES_MAX: usize = 4096;
+/// Questions about SSH logins that one session asks per second: each waits for the cluster.
+pub const SSH_ASKS_PER_SECOND: u32 = 5;
+/// Questions that one session asks at once after a quiet time: somebody's script, or all who waited
+/// at a replica that went.
+pub const SSH_ASKS_BURST: u32 = 100;
+/// How often a client that waits for a login is looked after, whatever was heard of the login.
+pub const LOGIN_RECHECK: Duration = Duration::from_secs(30);
 
 /// How long a map stream waits for this replica to catch up. After that it is sent elsewhere, or,
 /// when no leader was heard of meanwhile, served what is there.

@@ -23,7 +23,7 @@ pub(super) use self::limiter::LoginLimiter;
 pub(super) use self::source_limiter::SourceLimiter;
 use self::step::Step;
 use self::tags::Asked;
-pub(super) use self::watch::LoginWatch;
+pub(super) use self::watch::{LoginWaiter, LoginWatch};
 use super::inner::{Reply, Session};
 use super::metrics::Limit;
 use crate::cluster::ProposeError;
@@ -257,7 +257,7 @@ impl Registration {
                     Some(_) | None => self.begin().await,
                 };
             }
-            decided.await;
+            LoginWaiter::wait(&self.session, decided).await?;
         }
     }
 

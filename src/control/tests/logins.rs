@@ -60,6 +60,23 @@ async fn a_client_that_waits_at_a_replica_that_is_behind_begins_no_second_login(
     assert_eq!(response.await["MachineAuthorized"], true);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_client_that_waits_at_a_replica_that_is_cut_off_is_sent_elsewhere() {
+    let server = TestServer::start().await;
+    let client = TestClient::new(1);
+    let session = client.dial(&server).await;
+    let begun = session.register(&client.register_request(json!({}))).await;
+    let followup = client.register_request(json!({ "Followup": begun["AuthURL"] }));
+    let cut_off = async {
+        server.log.set_available(false);
+        server.log.set_cut_off(true);
+        server.log.advance(Duration::from_secs(31));
+    };
+    let waiting = session.post("/machine/register", &followup);
+    let ((status, _), ()) = tokio::join!(waiting, cut_off);
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+}
+
 #[tokio::test]
 async fn a_rejected_or_unknown_login_gives_a_new_url() {
     let server = TestServer::start().await;
