@@ -9,6 +9,7 @@ mod allocate;
 mod apply;
 mod change;
 mod convert;
+mod crowd;
 mod decode;
 mod derp_map;
 mod due;
@@ -32,11 +33,12 @@ mod testing;
 
 pub use self::apply::{Applied, ApplyContext, ApplyError, POLICY_BYTES_MAX};
 pub use self::change::{Change, NodeChange};
+pub use self::crowd::SshCrowd;
 pub(crate) use self::hostinfo::MAX_HOSTINFO_BYTES;
 pub use self::load::{LoadError, Loader};
 pub use self::model::{
     ApiKey, Endpoint, Node, PendingLogin, PolicyVersion, PreAuthKey, RegisterMethod, Relay,
-    Replica, Session, SessionNo, Settings, SshApproval, SshCheck, User, UserRole,
+    Replica, Session, SessionNo, Settings, SshApproval, SshCheck, SshLogin, User, UserRole,
 };
 pub(crate) use self::names::tags_not_permitted;
 pub use self::store::State;

@@ -34,6 +34,7 @@ use super::limits::{
     INNER_HEAD_BYTES_MAX, REQUESTS_PER_SESSION_MAX,
 };
 use super::metrics::{Handshake, Limit, SessionEnd};
+use super::register::LoginLimiter;
 use super::source::Source;
 use crate::noise::NoiseStream;
 use crate::types::MachineKey;
@@ -68,6 +69,8 @@ pub(super) struct Session {
     pub(super) progress: Progress,
     /// Places for bodies that are being read.
     bodies: Semaphore,
+    /// What it asks about SSH logins.
+    ssh_asks: LoginLimiter,
     /// A client that updates by separate requests repeats stale values in its streaming request.
     updated_separately: AtomicBool,
     /// The client shall find another replica.
@@ -83,6 +86,11 @@ impl Session {
     /// Notes that the client sends its state in requests of its own.
     pub(super) fn note_separate_update(&self) {
         self.updated_separately.store(true, Ordering::Relaxed);
+    }
+
+    /// Takes one question about an SSH login; else the seconds after which one is free.
+    pub(super) fn check_ssh_asks(&self) -> Result<(), u32> {
+        self.ssh_asks.check()
     }
 
     /// Whether the client has sent its state in a request of its own.
@@ -131,6 +139,7 @@ pub(super) async fn serve<T: AsyncRead + AsyncWrite + Unpin>(
         peer,
         progress: Progress::default(),
         bodies: Semaphore::new(BODIES_PER_SESSION_MAX),
+        ssh_asks: LoginLimiter::of_session(),
         updated_separately: AtomicBool::new(false),
         handed_off: CancellationToken::new(),
     });

@@ -33,7 +33,7 @@ pub enum Limit {
     Idle,
     /// `LOGINS_PER_SECOND`
     Logins,
-    /// `state::MAX_SSH_CHECKS`
+    /// The bounds of `State::ssh_crowd`
     PendingSshChecks,
     /// `LOGINS_PER_SECOND`, of logins over SSH
     SshChecks,
@@ -41,6 +41,8 @@ pub enum Limit {
     SourceLogins,
     /// `LOGIN_SOURCES_MAX`
     LoginSources,
+    /// `SSH_ASKS_PER_SECOND`
+    SshAsks,
     /// `BARRIER_TIMEOUT`
     Barrier,
     /// `STALE_SERVICE_MAX`

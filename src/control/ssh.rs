@@ -11,16 +11,16 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use axum::http::{StatusCode, Uri};
-use hydrascale_proto::state::v1::{RefusalCode, StartSshCheck, command::Op};
+use hydrascale_proto::state::v1::{StartSshCheck, command::Op};
 use tokio::time::timeout;
 
 use self::ask::Ask;
-use self::step::Step;
+use self::step::{Known, Step};
 use super::inner::{Reply, Session};
 use super::limits::BARRIER_TIMEOUT;
 use super::metrics::Limit;
+use super::register::LoginWaiter;
 use crate::cluster::ProposeError;
-use crate::netmap::Basis;
 use crate::policy::SSH_CHECK_URL;
 use crate::state::secret::AuthId;
 use crate::tailcfg::SshAction;
@@ -48,6 +48,11 @@ struct Login<'a> {
 impl Login<'_> {
     async fn run(&self) -> Result<SshAction, Reply> {
         let control = &self.session.control;
+        if let Err(wait) = self.session.check_ssh_asks() {
+            control.metrics().limit_hit(Limit::SshAsks);
+            return Err(too_many(wait));
+        }
+        self.refuse_other_machines()?;
         let auth_id = self.ask.auth_id.as_ref();
         // Without an id there is nothing to wait for yet.
         let waiter = control
@@ -59,24 +64,32 @@ impl Login<'_> {
             let mut decided = pin!(waiter.decided());
             // From here on no decision is missed.
             decided.as_mut().enable();
-            let (basis, is_fresh) = self.newest().await?;
-            match step::decide(&basis, machine_key, &self.ask, has_waited, control.now()) {
+            let known = self.newest().await?;
+            match step::decide(&known, machine_key, &self.ask, has_waited, control.now()) {
                 Step::Answer(action) => return Ok(action),
-                // It may have come since.
-                Step::Unknown(reason) if !is_fresh => return Err(unavailable(reason)),
-                Step::Unknown(reason) => return Err(Reply::text(StatusCode::NOT_FOUND, reason)),
-                Step::Refuse(reason) => return Err(Reply::text(StatusCode::UNAUTHORIZED, reason)),
+                Step::Behind => return Err(unavailable("this replica does not know the node yet")),
+                Step::Refuse => return Err(foreign()),
                 Step::Begin => return self.begin().await,
-                Step::Wait => decided.await,
+                Step::Wait => LoginWaiter::wait(self.session, decided).await?,
             }
             has_waited = true;
         }
     }
 
+    /// A node never moves to another machine: what is known here is enough, and costs the cluster
+    /// nothing.
+    fn refuse_other_machines(&self) -> Result<(), Reply> {
+        let state = self.session.control.cluster().state();
+        let machine_key = self.session.peer.machine_key;
+        match state.node(self.ask.dst) {
+            Some(node) if node.machine_key != machine_key => Err(foreign()),
+            Some(_) | None => Ok(()),
+        }
+    }
+
     /// What is known here once that is all that was committed when the request came. Without a
-    /// leader what is there must do, and `false` says so: an approval holds as long as this replica
-    /// serves at all.
-    async fn newest(&self) -> Result<(Arc<Basis>, bool), Reply> {
+    /// leader what is there must do: an approval holds as long as this replica serves at all.
+    async fn newest(&self) -> Result<Known, Reply> {
         self.session.refuse_if_too_stale()?;
         let control = &self.session.control;
         let fresh = timeout(BARRIER_TIMEOUT, control.cluster().linearizable()).await;
@@ -90,7 +103,7 @@ impl Login<'_> {
         let (index, _) = control.cluster().changed();
         let basis = control.streams().basis_at(index).await;
         let basis = basis.ok_or_else(|| unavailable("this replica is stopping"))?;
-        Ok((basis, is_fresh))
+        Ok(Known { basis, is_fresh })
     }
 
     /// Starts a check, and sends the client to wait for it.
@@ -98,12 +111,12 @@ impl Login<'_> {
         let control = &self.session.control;
         if let Err(wait) = control.ssh_check_limiter().check() {
             control.metrics().limit_hit(Limit::SshChecks);
-            let reply = Reply::text(StatusCode::TOO_MANY_REQUESTS, "too many SSH logins at once");
-            return Err(reply.with_retry_after(wait));
+            return Err(too_many(wait));
         }
-        if control.cluster().state().is_full_of_ssh_checks() {
-            // The oldest one makes room.
+        let state = control.cluster().state();
+        if let Some(crowd) = state.ssh_crowd(self.ask.src, self.ask.dst) {
             control.metrics().limit_hit(Limit::PendingSshChecks);
+            return Ok(step::rejection(&crowd.to_string()));
         }
         let auth_id = AuthId::from_random(rand::random());
         let op = Op::StartSshCheck(StartSshCheck {
@@ -121,14 +134,8 @@ impl Login<'_> {
                 );
                 Ok(hold(&control.options().server_url, &auth_id))
             }
-            Err(ProposeError::Refused(refusal)) => {
-                let is_gone = refusal.code() == RefusalCode::NotFound;
-                let status = match is_gone {
-                    true => StatusCode::NOT_FOUND,
-                    false => StatusCode::BAD_REQUEST,
-                };
-                Err(Reply::text(status, refusal.message))
-            }
+            // It stays refused however often the client asks.
+            Err(ProposeError::Refused(refusal)) => Ok(step::rejection(&refusal.message)),
             Err(error) => Err(unavailable(error.to_string())),
         }
     }
@@ -144,6 +151,17 @@ fn hold(server_url: &str, auth_id: &AuthId) -> SshAction {
         hold_and_delegate: format!("{SSH_CHECK_URL}&auth_id={auth_id}"),
         ..SshAction::default()
     }
+}
+
+/// Of a node that is another machine's, and of one that is not there.
+fn foreign() -> Reply {
+    let reason = "only the destination node asks about its logins";
+    Reply::text(StatusCode::UNAUTHORIZED, reason)
+}
+
+fn too_many(wait: u32) -> Reply {
+    let reply = Reply::text(StatusCode::TOO_MANY_REQUESTS, "too many SSH logins at once");
+    reply.with_retry_after(wait)
 }
 
 fn unavailable(reason: impl Into<String>) -> Reply {

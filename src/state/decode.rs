@@ -10,7 +10,7 @@ use super::convert::{endpoints_from_proto, relay_from_proto, settings_from_proto
 use super::load::Fault;
 use super::{
     ApiKey, Node, PendingLogin, PolicyVersion, PreAuthKey, Replica, Session, SshApproval, SshCheck,
-    Tailnet, User, UserRole, hostinfo,
+    SshLogin, Tailnet, User, UserRole, hostinfo,
 };
 use crate::types::{DiscoKey, MachineKey, NodeId, NodeKey, RegionId, ReplicaId, Timestamp, UserId};
 
@@ -158,10 +158,13 @@ pub(super) fn ssh_check(row: v1::SshCheckRow) -> Result<SshCheck, Fault> {
     })
 }
 
-pub(super) fn ssh_approval(row: &v1::SshApprovalRow) -> SshApproval {
+pub(super) fn ssh_approval(row: v1::SshApprovalRow) -> SshApproval {
     SshApproval {
-        src: NodeId(row.src_node_id),
-        dst: NodeId(row.dst_node_id),
+        login: SshLogin {
+            src: NodeId(row.src_node_id),
+            dst: NodeId(row.dst_node_id),
+            local_user: row.local_user,
+        },
         approved_at: Timestamp::from_unix_ms(row.approved_at_ms),
         policy_version: row.policy_version,
     }

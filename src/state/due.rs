@@ -3,7 +3,7 @@
 use imbl::{OrdMap, OrdSet};
 
 use super::query::SSH_APPROVAL_LIFE;
-use super::{Node, PendingLogin, Replica, Session, State};
+use super::{Node, PendingLogin, Replica, Session, SshLogin, State};
 use crate::types::{NodeId, Timestamp};
 
 /// Something that time brings about. Of what is due at one time, key expiries come last.
@@ -17,8 +17,8 @@ pub(super) enum Due {
     Ephemeral(NodeId),
     /// The SSH login with this auth id runs out.
     SshCheck(String),
-    /// The approval of SSH logins from the first node at the second is too old for any policy.
-    SshApproval(NodeId, NodeId),
+    /// The approval of such SSH logins is too old for any policy.
+    SshApproval(SshLogin),
     /// The node's key expires: its peers are told.
     Expiry(NodeId),
 }
@@ -63,7 +63,7 @@ impl Dues {
             | Due::Session(_)
             | Due::Ephemeral(_)
             | Due::SshCheck(_)
-            | Due::SshApproval(..) => None,
+            | Due::SshApproval(_) => None,
         })
     }
 
@@ -141,10 +141,10 @@ impl State {
         self.index.dues.set(Due::SshCheck(auth_id.to_owned()), at);
     }
 
-    pub(super) fn refresh_ssh_approval_due(&mut self, (src, dst): (NodeId, NodeId)) {
-        let approval = self.ssh_approvals.get(&(src, dst));
+    pub(super) fn refresh_ssh_approval_due(&mut self, login: &SshLogin) {
+        let approval = self.ssh_approvals.get(login);
         let at = approval.map(|row| row.approved_at.saturating_add(SSH_APPROVAL_LIFE));
-        self.index.dues.set(Due::SshApproval(src, dst), at);
+        self.index.dues.set(Due::SshApproval(login.clone()), at);
     }
 
     /// Computes all times again: after loading, and when the settings changed.

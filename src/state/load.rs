@@ -226,13 +226,12 @@ impl Loader {
     }
 
     fn ssh_approval(&mut self, row: &Row) -> Result<(), Fault> {
-        let approval = decode::ssh_approval(&message(row)?);
-        let (src, dst) = (approval.src, approval.dst);
-        check_key(row, &Table::SshApprovals.paired(src.0, dst.0))?;
-        if !self.has_node(src) {
+        let approval = decode::ssh_approval(message(row)?);
+        check_key(row, &Table::SshApprovals.about(&approval.login))?;
+        if !self.has_node(approval.login.src) {
             return Err(Fault::Missing("src_node_id"));
         }
-        self.state.set_ssh_approval((src, dst), Some(approval));
+        self.state.put_ssh_approval(approval);
         Ok(())
     }
 

@@ -168,9 +168,9 @@ pub struct PendingLogin {
 pub struct SshCheck {
     /// `hskey-authreq-` and 24 hex digits; no interactive login has the same.
     pub auth_id: String,
-    /// Where the person sits. Its row may be gone.
+    /// Where the person sits.
     pub src: NodeId,
-    /// Where the person logs in. Its row may be gone.
+    /// Where the person logs in.
     pub dst: NodeId,
     /// As whom the person logs in.
     pub local_user: String,
@@ -180,13 +180,33 @@ pub struct SshCheck {
     pub approved: Option<bool>,
 }
 
-/// Somebody approved logins over SSH from one node at another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SshApproval {
+impl SshCheck {
+    /// The login that it is about.
+    pub fn login(&self) -> SshLogin {
+        SshLogin {
+            src: self.src,
+            dst: self.dst,
+            local_user: self.local_user.clone(),
+        }
+    }
+}
+
+/// Logins over SSH that are one to whoever approves them.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SshLogin {
     /// Where the person sits.
     pub src: NodeId,
-    /// Where the person logs in. Its row may be gone.
+    /// Where the person logs in.
     pub dst: NodeId,
+    /// As whom.
+    pub local_user: String,
+}
+
+/// Somebody approved logins over SSH.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SshApproval {
+    /// Which. The destination's row may be gone.
+    pub login: SshLogin,
     /// When.
     pub approved_at: Timestamp,
     /// Version of the policy that was in force; the approval means nothing under another.

@@ -8,7 +8,7 @@ use imbl::OrdMap;
 
 use super::{
     ApiKey, Node, PendingLogin, PolicyVersion, PreAuthKey, Replica, Session, Settings, SshCheck,
-    State, Tailnet, User, hostinfo,
+    SshLogin, State, Tailnet, User, hostinfo,
 };
 use crate::types::{MachineKey, NodeId, NodeKey, RegionId, ReplicaId, Timestamp, UserId};
 
@@ -16,8 +16,8 @@ use crate::types::{MachineKey, NodeId, NodeKey, RegionId, ReplicaId, Timestamp, 
 /// who reaches the server can begin logins, so their memory is bounded (headscale keeps as many).
 pub(super) const MAX_PENDING_LOGINS: usize = 1024;
 
-/// SSH logins that wait for approval at one time in the whole tailnet; the oldest goes when one more
-/// comes. As many as interactive logins.
+/// SSH logins that wait, or were decided a moment ago, in the whole tailnet; the oldest decided one
+/// goes when one more comes. As many as interactive logins.
 pub(super) const MAX_SSH_CHECKS: usize = 1024;
 /// Longest time for which an approval of SSH logins is kept: no policy may ask for more.
 pub(super) const SSH_APPROVAL_LIFE: Duration = Duration::from_hours(168);
@@ -218,19 +218,14 @@ impl State {
         self.ssh_checks.values()
     }
 
-    /// Whether one more SSH login takes the place of the oldest.
-    pub fn is_full_of_ssh_checks(&self) -> bool {
-        self.ssh_checks.len() >= MAX_SSH_CHECKS
-    }
-
     /// The SSH login with this auth id.
     pub fn ssh_check(&self, auth_id: &str) -> Option<&Arc<SshCheck>> {
         self.ssh_checks.get(auth_id)
     }
 
-    /// When SSH logins from one node at another were approved under the policy in force.
-    pub fn ssh_approved_at(&self, src: NodeId, dst: NodeId) -> Option<Timestamp> {
-        let approval = self.ssh_approvals.get(&(src, dst))?;
+    /// When such SSH logins were approved under the policy in force.
+    pub fn ssh_approved_at(&self, login: &SshLogin) -> Option<Timestamp> {
+        let approval = self.ssh_approvals.get(login)?;
         let counts = approval.policy_version == self.version_in_force();
         counts.then_some(approval.approved_at)
     }

@@ -9,7 +9,7 @@ use prost::Message;
 use super::convert::{endpoints_to_proto, relay_to_proto, settings_to_proto};
 use super::{
     ApiKey, Node, PendingLogin, PolicyVersion, PreAuthKey, Replica, Session, SshApproval, SshCheck,
-    State, Tailnet, User,
+    SshLogin, State, Tailnet, User,
 };
 
 /// A kind of row. The number is the first byte of the key: rows load in this order, so a table
@@ -73,12 +73,14 @@ impl Table {
         key.freeze()
     }
 
-    /// Key of the row with these two numbers.
-    pub(super) fn paired(self, first: u64, second: u64) -> Bytes {
-        let mut key = BytesMut::with_capacity(17);
+    /// Key of the row about this SSH login.
+    pub(super) fn about(self, login: &SshLogin) -> Bytes {
+        let user = login.local_user.as_bytes();
+        let mut key = BytesMut::with_capacity(17 + user.len());
         key.put_u8(self as u8);
-        key.put_u64(first);
-        key.put_u64(second);
+        key.put_u64(login.src.0);
+        key.put_u64(login.dst.0);
+        key.put_slice(user);
         key.freeze()
     }
 
@@ -287,13 +289,13 @@ pub(super) fn ssh_check(check: &SshCheck) -> Row {
 
 pub(super) fn ssh_approval(approval: &SshApproval) -> Row {
     let message = v1::SshApprovalRow {
-        src_node_id: approval.src.0,
-        dst_node_id: approval.dst.0,
+        src_node_id: approval.login.src.0,
+        dst_node_id: approval.login.dst.0,
+        local_user: approval.login.local_user.clone(),
         approved_at_ms: approval.approved_at.unix_ms(),
         policy_version: approval.policy_version,
     };
-    let key = Table::SshApprovals.paired(approval.src.0, approval.dst.0);
-    row(key, &message)
+    row(Table::SshApprovals.about(&approval.login), &message)
 }
 
 pub(super) fn replica(replica: &Replica) -> Row {

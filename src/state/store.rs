@@ -7,7 +7,7 @@ use imbl::OrdMap;
 use super::index::Index;
 use super::{
     ApiKey, Node, PendingLogin, PolicyVersion, PreAuthKey, Replica, Session, SshApproval, SshCheck,
-    Tailnet, User,
+    SshLogin, Tailnet, User,
 };
 use crate::types::{NodeId, ReplicaId, UserId};
 
@@ -26,7 +26,7 @@ pub struct State {
     pub(super) policies: OrdMap<u64, Arc<PolicyVersion>>,
     pub(super) ssh_checks: OrdMap<String, Arc<SshCheck>>,
     /// By source and destination.
-    pub(super) ssh_approvals: OrdMap<(NodeId, NodeId), SshApproval>,
+    pub(super) ssh_approvals: OrdMap<SshLogin, SshApproval>,
     pub(super) index: Index,
 }
 
@@ -89,16 +89,15 @@ impl State {
         self.refresh_ssh_check_due(auth_id);
     }
 
-    pub(super) fn set_ssh_approval(
-        &mut self,
-        pair: (NodeId, NodeId),
-        approval: Option<SshApproval>,
-    ) {
-        match approval {
-            Some(approval) => self.ssh_approvals.insert(pair, approval),
-            None => self.ssh_approvals.remove(&pair),
-        };
-        self.refresh_ssh_approval_due(pair);
+    pub(super) fn put_ssh_approval(&mut self, approval: SshApproval) {
+        let login = approval.login.clone();
+        self.ssh_approvals.insert(login.clone(), approval);
+        self.refresh_ssh_approval_due(&login);
+    }
+
+    pub(super) fn remove_ssh_approval(&mut self, login: &SshLogin) {
+        self.ssh_approvals.remove(login);
+        self.refresh_ssh_approval_due(login);
     }
 
     pub(super) fn set_session(&mut self, id: NodeId, session: Option<Session>) {

@@ -56,7 +56,8 @@ pub(super) async fn ssh_check(
         &format!(
             "{}<p>If this is you, ask an administrator of this network to run:</p>\
              <pre>headscale auth approve --auth-id {auth_id}</pre>\
-             <p>The login goes on as soon as it is approved. If it is not you, ask for:</p>\
+             <p>The login goes on as soon as it is approved, and later ones from there as the same \
+             user for as long as the policy says. If it is not you, ask for:</p>\
              <pre>headscale auth reject --auth-id {auth_id}</pre>",
             login.unwrap_or_default(),
         ),

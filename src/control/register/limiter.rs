@@ -6,9 +6,11 @@ use std::num::NonZeroU32;
 use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 
-use crate::control::limits::{LOGINS_BURST, LOGINS_PER_SECOND};
+use crate::control::limits::{
+    LOGINS_BURST, LOGINS_PER_SECOND, SSH_ASKS_BURST, SSH_ASKS_PER_SECOND,
+};
 
-/// Counts the logins of all clients of this replica.
+/// Counts the logins of all clients of this replica, or what one session asks about them.
 #[derive(Debug)]
 pub(in crate::control) struct LoginLimiter {
     limiter: DefaultDirectRateLimiter,
@@ -18,8 +20,19 @@ impl LoginLimiter {
     pub(in crate::control) fn new() -> Self {
         const RATE: NonZeroU32 = NonZeroU32::new(LOGINS_PER_SECOND).expect("the rate is not zero");
         const BURST: NonZeroU32 = NonZeroU32::new(LOGINS_BURST).expect("the burst is not zero");
+        Self::with(RATE, BURST)
+    }
+
+    /// Counts what one session asks about SSH logins.
+    pub(in crate::control) fn of_session() -> Self {
+        const RATE: NonZeroU32 = NonZeroU32::new(SSH_ASKS_PER_SECOND).expect("it is not zero");
+        const BURST: NonZeroU32 = NonZeroU32::new(SSH_ASKS_BURST).expect("it is not zero");
+        Self::with(RATE, BURST)
+    }
+
+    fn with(rate: NonZeroU32, burst: NonZeroU32) -> Self {
         Self {
-            limiter: RateLimiter::direct(Quota::per_second(RATE).allow_burst(BURST)),
+            limiter: RateLimiter::direct(Quota::per_second(rate).allow_burst(burst)),
         }
     }
 

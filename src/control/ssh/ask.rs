@@ -4,6 +4,7 @@ use axum::extract::Query;
 use axum::http::Uri;
 use serde::Deserialize;
 
+use crate::state::SshLogin;
 use crate::state::secret::{AuthId, AuthIdParseError};
 use crate::types::NodeId;
 
@@ -42,6 +43,15 @@ struct Variables {
 }
 
 impl Ask {
+    /// The login, as approvals name it.
+    pub(super) fn login(&self) -> SshLogin {
+        SshLogin {
+            src: self.src,
+            dst: self.dst,
+            local_user: self.local_user.clone(),
+        }
+    }
+
     pub(super) fn parse(uri: &Uri) -> Result<Self, AskError> {
         let (src, dst) = nodes(uri.path()).ok_or(AskError::Path)?;
         let query = Query::<Variables>::try_from_uri(uri);

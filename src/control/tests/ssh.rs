@@ -176,12 +176,8 @@ async fn nobody_but_the_destination_learns_or_begins_anything() {
     let session = client.dial(&server).await;
     for (path, wanted) in [
         (
-            "/machine/ssh/action/9/to/2?local_user=deploy",
-            StatusCode::NOT_FOUND,
-        ),
-        (
             "/machine/ssh/action/1/to/9?local_user=deploy",
-            StatusCode::NOT_FOUND,
+            StatusCode::UNAUTHORIZED,
         ),
         ("/machine/ssh/action/1/to/2", StatusCode::BAD_REQUEST),
         (
@@ -192,6 +188,11 @@ async fn nobody_but_the_destination_learns_or_begins_anything() {
         let (status, body) = session.exchange(Method::GET, path, "").await;
         assert_eq!(status, wanted, "{path}: {body}");
     }
+    // What is final is told to the person, and not asked again for half an hour.
+    let gone = ask(&session, "/machine/ssh/action/9/to/2?local_user=deploy").await;
+    assert_eq!(gone["reject"], true);
+    let odd = ask(&session, "/machine/ssh/action/1/to/2?local_user=a%0Ab").await;
+    assert_eq!(odd["reject"], true);
     let refused = ask(&session, "/machine/ssh/action/1/to/2?local_user=root").await;
     assert_eq!(refused["reject"], true);
     assert_eq!(server.cluster.state().ssh_checks().count(), 0);
@@ -219,19 +220,54 @@ async fn without_a_leader_who_was_approved_gets_in_and_others_come_back() {
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
 }
 
-#[tokio::test]
-async fn checks_beyond_the_rate_are_told_to_come_back() {
+#[tokio::test(start_paused = true)]
+async fn who_waits_at_a_replica_that_is_cut_off_is_sent_elsewhere() {
     let (server, client) = tailnet().await;
     let session = client.dial(&server).await;
+    let (path, _) = delegated(&ask(&session, ASK).await);
+    let cut_off = async {
+        server.log.set_available(false);
+        server.log.set_cut_off(true);
+        server.log.advance(Duration::from_secs(31));
+    };
+    let waiting = session.exchange(Method::GET, &path, "");
+    let ((status, _), ()) = tokio::join!(waiting, cut_off);
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+}
+
+#[tokio::test]
+async fn a_session_that_asks_beyond_its_rate_is_told_to_come_back() {
+    let (server, client) = tailnet().await;
+    let session = client.dial(&server).await;
+    let refused = "/machine/ssh/action/1/to/2?local_user=root";
     let mut last = StatusCode::OK;
-    for _ in 0..limits::LOGINS_BURST * 2 {
-        last = within(session.exchange(Method::GET, ASK, "")).await.0;
+    for _ in 0..limits::SSH_ASKS_BURST * 2 {
+        last = within(session.exchange(Method::GET, refused, "")).await.0;
         if last != StatusCode::OK {
             break;
         }
     }
     assert_eq!(last, StatusCode::TOO_MANY_REQUESTS);
-    assert!(server.control.metrics().limit_hits(Limit::SshChecks) > 0);
+    assert!(server.control.metrics().limit_hits(Limit::SshAsks) > 0);
+    // Another one is not held back by that.
+    ask(&client.dial(&server).await, refused).await;
+}
+
+#[tokio::test]
+async fn a_crowd_of_logins_is_told_so_and_then_met_by_the_rate_of_the_replica() {
+    let (server, client) = tailnet().await;
+    let metrics = server.control.metrics();
+    let mut asked = 0;
+    while metrics.limit_hits(Limit::SshChecks) == 0 && asked < limits::LOGINS_BURST * 2 {
+        let session = client.dial(&server).await;
+        for _ in 0..limits::SSH_ASKS_BURST {
+            within(session.exchange(Method::GET, ASK, "")).await;
+            asked += 1;
+        }
+    }
+    assert!(metrics.limit_hits(Limit::SshChecks) > 0);
+    assert!(metrics.limit_hits(Limit::PendingSshChecks) > 0);
+    assert!(server.cluster.state().ssh_checks().count() < 20);
 }
 
 #[tokio::test]

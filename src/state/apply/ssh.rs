@@ -7,14 +7,10 @@ use hydrascale_proto::state::v1::{DecideSshCheck, Refusal, RefusalCode, StartSsh
 
 use super::super::query::MAX_SSH_CHECKS;
 use super::super::secret::AuthId;
-use super::super::{SshApproval, SshCheck};
+use super::super::{SshApproval, SshCheck, SshLogin};
 use super::{Txn, Verdict, done, invalid, refuse};
 use crate::types::NodeId;
 
-/// Logins that wait at one time from one node at another: a person waits in a few windows.
-const CHECKS_PER_PAIR_MAX: usize = 4;
-/// Logins that wait at one time at one node, which is who can begin them.
-const CHECKS_PER_DESTINATION_MAX: usize = 64;
 /// Approvals that are remembered; the oldest goes when one more comes, and is asked for again.
 const APPROVALS_MAX: usize = 4096;
 /// Longest name of a local user: Linux takes 32 bytes, Windows some more.
@@ -36,7 +32,10 @@ impl Txn<'_> {
         self.existing_node(src)?;
         self.existing_node(dst)?;
         self.check_auth_id_is_free(auth_id.as_str())?;
-        self.make_room_for_ssh_check(src, dst);
+        if let Some(crowd) = self.state.ssh_crowd(src, dst) {
+            return Err(refuse(RefusalCode::Precondition, crowd.to_string()));
+        }
+        self.make_room_for_ssh_check();
         self.put_ssh_check(SshCheck {
             auth_id: auth_id.to_string(),
             src,
@@ -48,21 +47,14 @@ impl Txn<'_> {
         Ok(done(0))
     }
 
-    fn make_room_for_ssh_check(&mut self, src: NodeId, dst: NodeId) {
-        let of_pair = |check: &SshCheck| (check.src, check.dst) == (src, dst);
-        let of_destination = |check: &SshCheck| check.dst == dst;
-        self.keep_below(CHECKS_PER_PAIR_MAX, of_pair);
-        self.keep_below(CHECKS_PER_DESTINATION_MAX, of_destination);
-        self.keep_below(MAX_SSH_CHECKS, |_| true);
-    }
-
-    /// Deletes the oldest of these checks if there are so many.
-    fn keep_below(&mut self, most: usize, is_counted: impl Fn(&SshCheck) -> bool) {
-        let counted = || self.state.ssh_checks().filter(|check| is_counted(check));
-        if counted().count() < most {
+    /// Forgets the oldest decided login if there are so many, which whoever waited for it has seen.
+    fn make_room_for_ssh_check(&mut self) {
+        if self.state.ssh_checks().count() < MAX_SSH_CHECKS {
             return;
         }
-        let oldest = counted().min_by_key(|check| (check.created_at, &check.auth_id));
+        let checks = self.state.ssh_checks();
+        let decided = checks.filter(|check| check.approved.is_some());
+        let oldest = decided.min_by_key(|check| (check.created_at, &check.auth_id));
         if let Some(auth_id) = oldest.map(|check| check.auth_id.clone()) {
             self.delete_ssh_check(&auth_id);
         }
@@ -85,31 +77,31 @@ impl Txn<'_> {
                     format!("login {} was rejected: begin a new one", op.auth_id),
                 ));
             }
-            (None, true) => self.approve_ssh(check.src, check.dst),
-            (None, false) => {}
+            (None, _) => {}
         }
+        let login = check.login();
         self.put_ssh_check(SshCheck {
             approved: Some(op.approved),
             ..check
         });
+        if op.approved {
+            self.approve_ssh(login);
+        }
         Ok(done(0))
     }
 
-    /// Remembers the approval, unless the source is gone.
-    fn approve_ssh(&mut self, src: NodeId, dst: NodeId) {
-        if self.state.node(src).is_none() {
-            return;
-        }
+    /// Remembers the approval, which may let in others who wait.
+    fn approve_ssh(&mut self, login: SshLogin) {
         let approvals = &self.state.ssh_approvals;
-        if approvals.len() >= APPROVALS_MAX && !approvals.contains_key(&(src, dst)) {
-            let oldest = approvals.iter().min_by_key(|(_, row)| row.approved_at);
-            if let Some(pair) = oldest.map(|(pair, _)| *pair) {
-                self.delete_ssh_approval(pair);
+        if approvals.len() >= APPROVALS_MAX && !approvals.contains_key(&login) {
+            let oldest = approvals.values().min_by_key(|row| row.approved_at);
+            if let Some(oldest) = oldest.map(|row| row.login.clone()) {
+                self.delete_ssh_approval(&oldest);
             }
         }
+        self.announce_ssh_login(&login);
         self.put_ssh_approval(SshApproval {
-            src,
-            dst,
+            login,
             approved_at: self.now(),
             policy_version: self.state.version_in_force(),
         });

@@ -23,7 +23,7 @@ impl Txn<'_> {
                 Due::Session(id) => self.go_offline(id),
                 Due::Ephemeral(id) => self.delete_inactive(id),
                 Due::SshCheck(auth_id) => self.delete_ssh_check(&auth_id),
-                Due::SshApproval(src, dst) => self.delete_ssh_approval((src, dst)),
+                Due::SshApproval(login) => self.delete_ssh_approval(&login),
                 Due::Expiry(id) => self.announce_expiry(id),
             }
         }

@@ -10,7 +10,7 @@ use hydrascale_raft::{Row, RowWrite};
 use super::super::rows::{self, Table};
 use super::super::{
     ApiKey, Node, PendingLogin, PolicyVersion, PreAuthKey, Replica, Session, Settings, SshApproval,
-    SshCheck, State, Tailnet, User,
+    SshCheck, SshLogin, State, Tailnet, User,
 };
 use super::super::{Change, NodeChange};
 use super::{ApplyContext, RefusalCode, refuse};
@@ -141,7 +141,11 @@ impl<'a> Txn<'a> {
             }
             // Whoever was checked may not be who uses the node now.
             if is_owned_otherwise || old.node_key != node.node_key {
-                self.forget_ssh_approvals(node.id);
+                self.forget_ssh_from(node.id);
+            }
+            // What was approved was a login at another's node.
+            if is_owned_otherwise {
+                self.forget_ssh_at(node.id);
             }
         }
         if old.as_deref() == Some(&node) {
@@ -163,10 +167,11 @@ impl<'a> Txn<'a> {
         });
     }
 
-    /// Deletes a node, its session and the approvals of its logins.
+    /// Deletes a node, its session, and the checks and approvals of its logins.
     pub(super) fn delete_node_row(&mut self, node: &Node) {
         let id = node.id;
-        self.forget_ssh_approvals(id);
+        self.forget_ssh_from(id);
+        self.delete_ssh_checks(|check| check.dst == id);
         if self.state.sessions.contains_key(&id) {
             self.delete(Table::Sessions.numbered(id.0));
             self.state.set_session(id, None);
@@ -227,26 +232,60 @@ impl<'a> Txn<'a> {
         self.state.set_ssh_check(auth_id, None);
     }
 
+    fn delete_ssh_checks(&mut self, is_due: impl Fn(&SshCheck) -> bool) {
+        let checks = self.state.ssh_checks().filter(|check| is_due(check));
+        let ids: Vec<String> = checks.map(|check| check.auth_id.clone()).collect();
+        for auth_id in ids {
+            self.delete_ssh_check(&auth_id);
+        }
+    }
+
+    /// Wakes whoever waits for such a login.
+    pub(super) fn announce_ssh_login(&mut self, login: &SshLogin) {
+        let checks = self.state.ssh_checks();
+        let same = checks.filter(|check| check.approved.is_none() && check.login() == *login);
+        let ids = same.map(|check| check.auth_id.clone());
+        self.change.ssh_checks.extend(ids);
+    }
+
     pub(super) fn put_ssh_approval(&mut self, approval: SshApproval) {
         self.put(rows::ssh_approval(&approval));
         self.change.ssh_approvals = true;
-        let pair = (approval.src, approval.dst);
-        self.state.set_ssh_approval(pair, Some(approval));
+        self.state.put_ssh_approval(approval);
     }
 
-    pub(super) fn delete_ssh_approval(&mut self, (src, dst): (NodeId, NodeId)) {
-        self.delete(Table::SshApprovals.paired(src.0, dst.0));
+    pub(super) fn delete_ssh_approval(&mut self, login: &SshLogin) {
+        self.delete(Table::SshApprovals.about(login));
         self.change.ssh_approvals = true;
-        self.state.set_ssh_approval((src, dst), None);
+        self.state.remove_ssh_approval(login);
     }
 
-    /// Forgets that logins from this node were approved.
-    fn forget_ssh_approvals(&mut self, src: NodeId) {
-        let all = (src, NodeId(0))..=(src, NodeId(u64::MAX));
-        let approvals = self.state.ssh_approvals.range(all);
-        let pairs: Vec<(NodeId, NodeId)> = approvals.map(|(pair, _)| *pair).collect();
-        for pair in pairs {
-            self.delete_ssh_approval(pair);
+    /// Forgets checks of logins from this node, and that some were approved.
+    fn forget_ssh_from(&mut self, src: NodeId) {
+        self.delete_ssh_checks(|check| check.src == src);
+        let first = SshLogin {
+            src,
+            dst: NodeId(0),
+            local_user: String::new(),
+        };
+        let approved = self.state.ssh_approvals.range(first..);
+        let own = approved.take_while(|(login, _)| login.src == src);
+        let logins: Vec<SshLogin> = own.map(|(login, _)| login.clone()).collect();
+        self.delete_ssh_approvals(&logins);
+    }
+
+    /// Forgets checks of logins at this node, and that some were approved.
+    fn forget_ssh_at(&mut self, dst: NodeId) {
+        self.delete_ssh_checks(|check| check.dst == dst);
+        let approved = self.state.ssh_approvals.keys();
+        let own = approved.filter(|login| login.dst == dst);
+        let logins: Vec<SshLogin> = own.cloned().collect();
+        self.delete_ssh_approvals(&logins);
+    }
+
+    fn delete_ssh_approvals(&mut self, logins: &[SshLogin]) {
+        for login in logins {
+            self.delete_ssh_approval(login);
         }
     }
 
