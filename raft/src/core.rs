@@ -4,6 +4,7 @@ mod admission;
 mod append;
 mod clock;
 mod disk;
+mod due;
 mod members;
 mod observe;
 mod probe;

@@ -15,6 +15,7 @@ use hydrascale_proto::raft::v1::{
 };
 use prost::Message;
 
+pub(crate) use self::standing::gone;
 use crate::{Row, RowWrite};
 
 /// Tokens kept at once, spent ones included. A cluster has a handful of replicas; the bound keeps a
@@ -143,7 +144,10 @@ impl ClusterRecords {
             return Err(format!("join token {} exists already", op.id));
         }
         if self.is_removed(op.replaces) {
-            return Err(standing::gone(op.replaces));
+            return Err(gone(op.replaces));
+        }
+        if let Some(with) = self.replacement_of(op.replaces) {
+            return Err(standing::taken(op.replaces, with));
         }
         let remembered = |token: &&JoinTokenRow| is_remembered(token, now_ms);
         if self.tokens.values().filter(remembered).count() >= JOIN_TOKENS_MAX {
@@ -184,7 +188,8 @@ impl ClusterRecords {
         if let Some(used) = &token.r#use {
             let joined = used.replica_id;
             return Err(format!(
-                "join token {} was used by replica {joined} already",
+                "join token {} was used by replica {joined} already: to be rid of that one, run \
+                 `cluster remove {joined}`",
                 op.id
             ));
         }
@@ -215,6 +220,14 @@ impl ClusterRecords {
         }
         if token.expires_at_ms <= now_ms {
             return Err(format!("join token {} has expired", op.id));
+        }
+        let replaced = token.replaces;
+        if op.non_voting && replaced != 0 && !self.is_non_voting(replaced) {
+            return Err(format!(
+                "join token {} gives the place of replica {replaced}, which votes: join without \
+                 `--non-voting` (`cluster.non_voting`), and run `cluster demote` then",
+                op.id
+            ));
         }
         let mut spent = token.clone();
         spent.r#use = Some(JoinTokenUse {

@@ -276,6 +276,16 @@ async fn a_recorded_removal_waits_while_it_would_cost_the_quorum_and_is_made_the
         voters(&cluster.replicas[leader].replica().status().borrow()),
         3
     );
+    // It is no refusal that it must wait, and shows.
+    let asked = cluster.replicas[leader].replica();
+    assert_eq!(asked.remove_member(removed, None).await, Ok(()));
+    cluster
+        .until_all("a pending removal", |now| {
+            now.member(removed).is_some_and(|member| member.leaving)
+        })
+        .await;
+    let late = reason(asked.set_voting(removed, true, None).await);
+    assert!(late.contains("removed for good"), "{late}");
     // What it waits for is not held up: another voter.
     let joiner = cluster.joiner("d");
     cluster.join(joiner).await;
@@ -310,4 +320,107 @@ async fn a_leader_that_finds_itself_demoted_hands_over() {
             voters(now) == 2 && is_learner(now, id)
         })
         .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_recorded_removals_one_of_a_dead_voter_do_not_lock_the_cluster_out() {
+    let mut cluster = TestCluster::three().await;
+    let leader = cluster.leader().await;
+    let (led, mut others) = (cluster.replicas[leader].id(), Vec::new());
+    others.extend(
+        cluster
+            .running()
+            .map(TestReplica::id)
+            .filter(|id| *id != led),
+    );
+    others.sort();
+    let (alive, dead) = (others[0], others[1]);
+    let first = cluster.replicas[leader].replica().clone();
+    let core = first.core();
+    // Interrupted between the records and the changes.
+    let turn = core.membership.lock().await;
+    cluster.take(dead).kill().await;
+    for id in [alive, dead] {
+        let op = admin::Op::RemoveReplica(RemoveReplica { replica_id: id.0 });
+        core.propose_admin(Admin { op: Some(op) }).await.unwrap();
+    }
+    drop(turn);
+    let told = cluster.running().find(|replica| replica.id() == alive);
+    let told = timeout(PATIENCE, told.unwrap().replica().fatal()).await;
+    assert_eq!(told.unwrap(), Fatal::Removed);
+    cluster.take(alive).kill().await;
+    cluster
+        .until_all("one voter", |now| voters(now) == 1 && !now.joint)
+        .await;
+    cluster.replicas[0].add("k", 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_recorded_demotion_may_be_asked_for_again_while_it_waits() {
+    let mut cluster = TestCluster::three().await;
+    let leader = cluster.leader().await;
+    let led = cluster.replicas[leader].id();
+    let (demoted, dead) = (
+        cluster.replicas[(leader + 1) % 3].id(),
+        cluster.replicas[(leader + 2) % 3].id(),
+    );
+    let first = cluster.replicas[leader].replica().clone();
+    let core = first.core();
+    let turn = core.membership.lock().await;
+    cluster.take(dead).kill().await;
+    let op = admin::Op::SetVoting(SetVoting {
+        replica_id: demoted.0,
+        voting: false,
+    });
+    core.propose_admin(Admin { op: Some(op) }).await.unwrap();
+    drop(turn);
+    assert_eq!(first.set_voting(demoted, false, Some(1)).await, Ok(()));
+    let still = |now: &Status| {
+        let member = now.member(demoted);
+        member.is_some_and(|member| member.voter && member.non_voting)
+    };
+    cluster.until_all("a pending demotion", still).await;
+    assert_eq!(first.status().borrow().leader, Some(led));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_place_of_a_joiner_that_never_came_is_free_once_it_is_removed() {
+    let mut cluster = TestCluster::single().await;
+    let own = cluster.replicas[0].id();
+    let asked = cluster.replicas[0].replica().clone();
+    let token = asked.create_join_token(PATIENCE, Some(own)).await.unwrap();
+    let mut lost = cluster.joiner("b");
+    let id = Replica::join_cluster(&lost.config, &token).await.unwrap();
+    let command = format!("`cluster remove {id}`");
+    let taken = asked.create_join_token(PATIENCE, Some(own)).await;
+    let taken = reason(taken.map(drop));
+    assert!(taken.contains(&command), "{taken}");
+    let spent = reason(asked.revoke_join_token(token.id()).await);
+    assert!(spent.contains(&command), "{spent}");
+    for _ in 0..2 {
+        assert_eq!(asked.remove_member(id, None).await, Ok(()));
+    }
+    asked.create_join_token(PATIENCE, Some(own)).await.unwrap();
+    lost.start().await;
+    let told = timeout(PATIENCE, lost.replica().fatal()).await;
+    assert_eq!(told.unwrap(), Fatal::Removed);
+    cluster.replicas.push(lost);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leadership_is_not_left_to_one_that_is_to_lose_its_vote() {
+    let cluster = TestCluster::three().await;
+    let leader = cluster.leader().await;
+    let (demoted, other) = (
+        cluster.replicas[(leader + 1) % 3].id(),
+        cluster.replicas[(leader + 2) % 3].id(),
+    );
+    let core = cluster.replicas[leader].replica().core();
+    let _turn = core.membership.lock().await;
+    let op = admin::Op::SetVoting(SetVoting {
+        replica_id: demoted.0,
+        voting: false,
+    });
+    core.propose_admin(Admin { op: Some(op) }).await.unwrap();
+    assert_eq!(core.move_leadership(None, &[]).await, Ok(other.0));
 }

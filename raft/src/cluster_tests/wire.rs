@@ -150,6 +150,41 @@ async fn a_command_sent_twice_applies_once_and_answers_the_same() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_holder_of_a_certificate_that_is_no_member_changes_no_other_members() {
+    use pb::manage_request::Op;
+    let (cluster, channel) = with_member_channel().await;
+    let mut client = PeerClient::new(channel);
+    let ops = [
+        Op::RemoveMember(pb::RemoveMember { replica_id: 1 }),
+        Op::MoveLeadership(pb::MoveLeadership::default()),
+        Op::ChangeVote(pb::ChangeVote {
+            replica_id: 1,
+            voting: false,
+        }),
+        Op::AddLearner(pb::AddLearner {
+            replica_id: 77,
+            ..Default::default()
+        }),
+    ];
+    for op in ops {
+        let asked = pb::ManageRequest {
+            op: Some(op),
+            deadline_ms: 5000,
+            expected_membership: None,
+        };
+        let reply = client.manage(request(&cluster, asked)).await.unwrap();
+        match reply.into_inner().result {
+            Some(pb::manage_reply::Result::Refused(reason)) => assert!(
+                reason.contains("no member") || reason.contains("itself only"),
+                "{reason}"
+            ),
+            other => panic!("not refused: {other:?}"),
+        }
+    }
+    cluster.replicas[0].add("k", 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_change_of_an_unknown_kind_is_refused_and_halts_nobody() {
     let (cluster, channel) = with_member_channel().await;
     let forward = pb::ForwardRequest {

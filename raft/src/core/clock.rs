@@ -42,7 +42,10 @@ impl Core {
     /// `off_ms` away from its own.
     pub(super) fn better_clocks(&self, off_ms: i64) -> Vec<u64> {
         let (ahead, voters) = self.clocks();
-        clock_successors(&ahead, voters, off_ms)
+        let mut successors = clock_successors(&ahead, voters, off_ms);
+        let records = self.records.load();
+        successors.retain(|id| !records.is_ending(*id));
+        successors
     }
 
     /// How far the clocks of the other voters heard of lately are ahead, and how many vote.

@@ -13,6 +13,7 @@ use tokio::time::{Instant, timeout};
 use super::propose::Attempts;
 use super::{Core, ServerMetrics};
 use crate::network::Lane;
+use crate::records::gone;
 use crate::type_config::Member;
 use crate::{AdminError, ReplicaId};
 
@@ -130,6 +131,32 @@ impl Core {
         }
     }
 
+    /// Does what another replica asks for. Who is no member holds a certificate, perhaps by a token
+    /// that leaked: it may ask for its own admission and for nothing else.
+    pub(crate) async fn manage_for(
+        &self,
+        asker: u64,
+        op: Op,
+        expected: Option<u64>,
+        patience: Duration,
+    ) -> Managed {
+        if self.leader() != Some(self.id()) {
+            return Managed::NotLeader {
+                leader: self.leader(),
+            };
+        }
+        if let Op::AddLearner(learner) = &op {
+            if learner.replica_id != asker {
+                return Managed::Refused("a replica asks for itself only".to_owned());
+            }
+        } else if self.member(asker).is_none() {
+            return Managed::Refused(format!(
+                "replica {asker} is no member of the cluster and changes nothing in it"
+            ));
+        }
+        self.manage_here(op, expected, patience).await
+    }
+
     /// Does what is asked, if this replica leads. `expected` is the log index of the membership that
     /// the asker has seen.
     pub(crate) async fn manage_here(
@@ -180,10 +207,14 @@ impl Core {
             );
             return Ok(self.id());
         }
+        let records = self.records.load_full();
+        if records.is_removed(replica_id) {
+            return Err(Managed::Refused(gone(replica_id)));
+        }
         let mut members = stored.membership().nodes();
         // Whoever takes another's place may take its name, too.
-        let replaced = self.records.load().replaces(replica_id);
-        let clashes = |id: u64, member: &Member| member.name == name && Some(id) != replaced;
+        let replaced = |id: u64| records.replaces(replica_id).any(|old| old == id);
+        let clashes = |id: u64, member: &Member| member.name == name && !replaced(id);
         if let Some((other, _)) = members.find(|(id, member)| clashes(**id, member)) {
             return Err(Managed::Refused(format!(
                 "replica {other} is named {name} already: choose another name or remove it first"
@@ -260,17 +291,26 @@ impl Core {
         }
     }
 
-    /// The other voter that has most of the log, among those heard of lately.
+    /// Whom this leader has heard of lately.
+    pub(super) fn heard(&self) -> BTreeSet<u64> {
+        let heartbeat = self.metrics().heartbeat.unwrap_or_default();
+        let within = self.timing.reachable_within();
+        let heard = heartbeat
+            .iter()
+            .filter(|(_, last)| last.is_some_and(|at| at.elapsed() < within));
+        heard.map(|(id, _)| *id).collect()
+    }
+
+    /// The other voter that has most of the log, among those heard of lately. Never one that is to
+    /// lose its vote: it would hand leadership on at once.
     fn best_successor(&self, voters: &BTreeSet<u64>, avoid: &[u64]) -> Option<u64> {
-        let metrics = self.metrics();
-        let replication = metrics.replication.unwrap_or_default();
-        let heartbeat = metrics.heartbeat.unwrap_or_default();
-        let heard = |id: &u64| {
-            let last = heartbeat.get(id).copied().flatten();
-            last.is_some_and(|at| at.elapsed() < self.timing.reachable_within())
-        };
-        let others = voters.iter().filter(|id| **id != self.id() && heard(id));
-        let wanted = others.filter(|id| !avoid.contains(id));
+        let replication = self.metrics().replication.unwrap_or_default();
+        let heard = self.heard();
+        let records = self.records.load();
+        let others = voters
+            .iter()
+            .filter(|id| **id != self.id() && heard.contains(id));
+        let wanted = others.filter(|id| !avoid.contains(id) && !records.is_ending(**id));
         wanted
             .max_by_key(|id| {
                 replication

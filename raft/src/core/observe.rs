@@ -55,8 +55,7 @@ impl Core {
         for (id, member) in metrics.membership_config.membership().nodes() {
             self.lanes.list(*id, &member.addr);
         }
-        self.barred
-            .store(Arc::new(self.barred_now(&metrics.membership_config)));
+        self.barred.store(Arc::new(self.barred_now(&metrics)));
         self.lanes.forget(&self.barred.load());
         let status = self.build_status(&metrics);
         let before = self.status.send_replace(status.clone());
@@ -152,9 +151,10 @@ impl Core {
                 addr: member.addr.clone(),
                 voter: stored.voter_ids().any(|voter| voter == *id),
                 non_voting: records.is_non_voting(*id),
+                leaving: records.is_removed(*id),
                 replaces: records
                     .replaces(*id)
-                    .filter(|old| is_member(*old))
+                    .find(|old| is_member(*old))
                     .map(ReplicaId),
                 last_contact: contact.filter(|_| !own).map(|at| std_instant(*at)),
                 last_answer: answer.map(|answer| answer.at),

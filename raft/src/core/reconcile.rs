@@ -6,10 +6,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hydrascale_proto::raft::v1::{Admin, admin};
+use openraft::RaftMetrics;
 use openraft::async_runtime::Instant as _;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::clock::CLOCK_OFF_MS;
+use super::due::{Due, Seen, due};
 use super::{Core, Managed};
 use crate::type_config::TypeConfig;
 
@@ -73,75 +75,40 @@ impl Core {
         if self.is_unwanted() && made(self.move_leadership(None, &[]).await.map(drop)) {
             return true;
         }
-        if let Some((old, with)) = self.replacement_due()
-            && made(self.swap(old, with).await)
-        {
-            return true;
+        for due in due(&self.records.load_full(), &self.seen()) {
+            let change = async {
+                match due {
+                    Due::Swap { old, with } => self.swap(old, with).await,
+                    Due::Drop(removed) => self.drop_member(removed).await,
+                    Due::Demote(voter) => self.demote(voter).await,
+                    Due::Promote(learner) => self.promote(&stored, learner).await,
+                }
+            };
+            // Who has handed leadership over has nothing more to do here.
+            if made(change.await) || self.leader() != Some(self.id()) {
+                return true;
+            }
         }
-        if let Some(removed) = self.removed_member()
-            && made(self.drop_member(removed).await)
-        {
-            return true;
-        }
-        if let Some(voter) = self.unwanted_voter()
-            && made(self.demote(voter).await)
-        {
-            return true;
-        }
-        match self.promotion_due() {
-            Some(learner) => made(self.promote(&stored, learner).await),
-            None => false,
-        }
-    }
-
-    fn removed_member(&self) -> Option<u64> {
-        let records = self.records.load();
-        let stored = self.effective_membership();
-        stored
-            .membership()
-            .nodes()
-            .map(|(id, _)| *id)
-            .find(|id| *id != self.id() && records.is_removed(*id))
+        false
     }
 
     /// Whether it was recorded that this leader shall not vote, or not belong here at all.
     fn is_unwanted(&self) -> bool {
-        let records = self.records.load();
-        records.is_removed(self.id()) || records.is_non_voting(self.id())
+        self.records.load().is_ending(self.id())
     }
 
-    fn unwanted_voter(&self) -> Option<u64> {
-        let records = self.records.load();
-        self.effective_membership()
-            .voter_ids()
-            .find(|id| *id != self.id() && records.is_non_voting(*id))
-    }
-
-    /// A member and the learner that takes its place, caught up.
-    fn replacement_due(&self) -> Option<(u64, u64)> {
-        let records = self.records.load();
+    fn seen(&self) -> Seen {
         let stored = self.effective_membership();
-        let is_member = |id: u64| stored.membership().get_node(&id).is_some();
-        let caught_up = self.caught_up_learners();
-        records
-            .replacements()
-            .find(|(old, with)| is_member(*old) && caught_up.contains(with))
+        Seen {
+            own: self.id(),
+            members: stored.membership().nodes().map(|(id, _)| *id).collect(),
+            voters: stored.voter_ids().collect(),
+            heard: self.heard(),
+            caught_up: self.caught_up_learners(),
+        }
     }
 
-    /// A learner that is meant to vote by itself, caught up.
-    fn promotion_due(&self) -> Option<u64> {
-        let records = self.records.load();
-        let stored = self.effective_membership();
-        let waits_for_place = |id: u64| {
-            let old = records.replaces(id);
-            old.is_some_and(|old| stored.membership().get_node(&old).is_some())
-        };
-        let caught_up = self.caught_up_learners().into_iter();
-        let mut wanted = caught_up.filter(|id| !records.is_non_voting(*id));
-        wanted.find(|id| !waits_for_place(*id))
-    }
-
-    fn caught_up_learners(&self) -> Vec<u64> {
+    fn caught_up_learners(&self) -> BTreeSet<u64> {
         let metrics = self.metrics();
         let replication = metrics.replication.unwrap_or_default();
         let heartbeat = metrics.heartbeat.unwrap_or_default();
@@ -215,17 +182,19 @@ impl Core {
         }
     }
 
-    /// What this replica's membership says about who was removed and gone.
-    pub(super) fn barred_now(
-        &self,
-        membership: &openraft::alias::StoredMembershipOf<TypeConfig>,
-    ) -> BTreeSet<u64> {
-        let members: BTreeSet<u64> = membership.membership().nodes().map(|(id, _)| *id).collect();
+    /// Who was removed and is gone for certain: what is not committed may yet be undone, and one that
+    /// still belongs must be heard.
+    pub(super) fn barred_now(&self, metrics: &RaftMetrics<TypeConfig>) -> BTreeSet<u64> {
+        let effective = metrics.membership_config.membership();
+        let committed = metrics.committed_membership_config.membership();
+        let belongs = |id: &u64| {
+            effective
+                .get_node(id)
+                .or_else(|| committed.get_node(id))
+                .is_some()
+        };
         let records = self.records.load();
-        records
-            .removed()
-            .filter(|id| !members.contains(id))
-            .collect()
+        records.removed().filter(|id| !belongs(id)).collect()
     }
 }
 

@@ -16,6 +16,7 @@ use openraft::{ChangeMembers, Precondition};
 
 use super::{AdminDenied, Core, Managed};
 use crate::network::Lane;
+use crate::records::gone;
 use crate::type_config::{Member, TypeConfig};
 
 type Stored = StoredMembershipOf<TypeConfig>;
@@ -24,23 +25,24 @@ impl Core {
     /// Removes a replica for good.
     pub(super) async fn remove(&self, id: u64, expected: Option<u64>) -> Result<u64, Managed> {
         let stored = self.effective_membership();
-        let removed = self.records.load().is_removed(id);
-        if stored.membership().get_node(&id).is_none() {
-            return match removed {
-                true => Ok(self.id()),
-                false => Err(no_member(id)),
-            };
+        let records = self.records.load_full();
+        let removed = records.is_removed(id);
+        let is_member = stored.membership().get_node(&id).is_some();
+        if !is_member && !removed && !records.is_given(id) {
+            return Err(no_member(id));
         }
-        if !removed {
+        if is_member && !removed {
             check_expected(&stored, expected)?;
+            self.check_without(&stored, id).await?;
         }
-        self.check_without(&stored, id).await?;
         self.leave_to_another(id).await?;
         if !removed {
             let op = admin::Op::RemoveReplica(RemoveReplica { replica_id: id });
             self.record(op).await?;
         }
-        self.drop_member(id).await?;
+        if is_member {
+            recorded(self.drop_member(id).await)?;
+        }
         Ok(self.id())
     }
 
@@ -52,35 +54,34 @@ impl Core {
     ) -> Result<u64, Managed> {
         let (id, voting) = (change.replica_id, change.voting);
         let stored = self.effective_membership();
-        let votes = stored.voter_ids().any(|voter| voter == id);
-        let recorded = self.records.load().is_non_voting(id);
+        let ends = !voting && stored.voter_ids().any(|voter| voter == id);
+        let records = self.records.load_full();
+        if records.is_removed(id) {
+            return Err(Managed::Refused(gone(id)));
+        }
         if stored.membership().get_node(&id).is_none() {
-            return Err(match self.records.load().is_removed(id) {
-                true => Managed::Refused(format!("replica {id} was removed for good")),
-                false => no_member(id),
-            });
+            return Err(no_member(id));
         }
-        // A learner that is meant to vote gets its vote once it has caught up.
-        let as_wanted = if voting {
-            !recorded
-        } else {
-            recorded && !votes
-        };
-        if as_wanted {
-            return Ok(self.id());
+        let as_wanted = records.is_non_voting(id) != voting;
+        if !as_wanted {
+            check_expected(&stored, expected)?;
+            if ends {
+                self.check_without(&stored, id).await?;
+            }
         }
-        check_expected(&stored, expected)?;
-        if !voting && votes {
-            self.check_without(&stored, id).await?;
+        if ends {
             self.leave_to_another(id).await?;
         }
-        let op = admin::Op::SetVoting(SetVoting {
-            replica_id: id,
-            voting,
-        });
-        self.record(op).await?;
-        if !voting && votes {
-            self.demote(id).await?;
+        if !as_wanted {
+            let op = admin::Op::SetVoting(SetVoting {
+                replica_id: id,
+                voting,
+            });
+            self.record(op).await?;
+        }
+        // A learner that is meant to vote gets its vote once it has caught up.
+        if ends {
+            recorded(self.demote(id).await)?;
         }
         Ok(self.id())
     }
@@ -112,7 +113,7 @@ impl Core {
         check_expected(&stored, expected)?;
         if voters.contains(&old) {
             let after = swapped(&voters, old, with);
-            self.check_survives(&after).await?;
+            self.check_next(&after).await?;
         }
         let op = admin::Op::ReplaceReplica(ReplaceReplica {
             replica_id: old,
@@ -142,30 +143,31 @@ impl Core {
         })
     }
 
-    /// Whether the cluster goes on taking changes when a voter has none any more. Those whose end is
-    /// recorded do not count any longer, though they may still vote.
+    /// Whether the cluster goes on taking changes when a voter has none any more.
     async fn check_without(&self, stored: &Stored, id: u64) -> Result<(), Managed> {
-        let voters: BTreeSet<u64> = stored.voter_ids().collect();
-        if !voters.contains(&id) {
+        let mut next: BTreeSet<u64> = stored.voter_ids().collect();
+        if !next.remove(&id) {
             return Ok(());
         }
-        let records = self.records.load();
-        let stays = |other: &u64| !records.is_removed(*other) && !records.is_non_voting(*other);
-        let after = voters.into_iter().filter(|other| *other != id);
-        let after: BTreeSet<u64> = after.filter(stays).collect();
-        self.check_survives(&after).await
+        self.check_next(&next).await
     }
 
-    /// Asks the voters of `after`, now: what was heard of them a moment ago is no proof that they live.
-    async fn check_survives(&self, after: &BTreeSet<u64>) -> Result<(), Managed> {
-        let others = after.iter().copied().filter(|id| *id != self.id());
+    /// Whether the cluster goes on taking changes with the voters `next`, and also once everything
+    /// that is recorded is done: those whose end is recorded count until then, and must not be what
+    /// it lives by. Asks them all, now: what was heard of them a moment ago is no proof that they live.
+    async fn check_next(&self, next: &BTreeSet<u64>) -> Result<(), Managed> {
+        let others = next.iter().copied().filter(|id| *id != self.id());
         let asked = others.map(|id| async move { (id, self.answers(id).await) });
         let silent = join_all(asked).await.into_iter();
         let silent: BTreeSet<u64> = silent
             .filter(|(_, answers)| !answers)
             .map(|(id, _)| id)
             .collect();
-        survives(after, &silent).map_err(Managed::Refused)
+        let records = self.records.load();
+        let stays = |id: &u64| !records.is_ending(*id);
+        let last: BTreeSet<u64> = next.iter().copied().filter(stays).collect();
+        let judged = survives(next, &silent).and_then(|()| survives(&last, &silent));
+        judged.map_err(Managed::Refused)
     }
 
     async fn answers(&self, id: u64) -> bool {
@@ -222,7 +224,7 @@ impl Core {
         let stored = self.effective_membership();
         let voters: BTreeSet<u64> = stored.voter_ids().collect();
         let after = swapped(&voters, old, with);
-        self.check_survives(&after).await?;
+        self.check_next(&after).await?;
         self.leave_to_another(old).await?;
         let op = admin::Op::RemoveReplica(RemoveReplica { replica_id: old });
         self.record(op).await?;
@@ -277,6 +279,17 @@ impl Core {
     }
 }
 
+/// What is recorded is done sooner or later, so that having to wait is no refusal.
+fn recorded(done: Result<(), Managed>) -> Result<(), Managed> {
+    match done {
+        Err(Managed::Refused(reason)) => {
+            tracing::warn!(reason, "the change is recorded and made once it is safe");
+            Ok(())
+        }
+        done => done,
+    }
+}
+
 fn no_member(id: u64) -> Managed {
     Managed::Refused(format!(
         "replica {id} is no member of the cluster; `cluster status` lists them"
@@ -310,7 +323,7 @@ fn survives(after: &BTreeSet<u64>, silent: &BTreeSet<u64>) -> Result<(), String>
     if after.is_empty() {
         return Err("that is the last voter: add or promote another replica first".to_owned());
     }
-    let silent: Vec<String> = silent.iter().map(u64::to_string).collect();
+    let silent: Vec<String> = after.intersection(silent).map(u64::to_string).collect();
     let (needed, answering) = (after.len() / 2 + 1, after.len() - silent.len());
     if answering >= needed {
         return Ok(());
@@ -346,5 +359,7 @@ mod tests {
         let refused = judge(&[1, 2, 3, 4], &[3, 4]).unwrap_err();
         assert!(refused.contains("replica 3 and 4 back"), "{refused}");
         assert!(judge(&[], &[]).unwrap_err().contains("last voter"));
+        // Who has no say does not weigh.
+        assert_eq!(judge(&[1, 2], &[3]), Ok(()));
     }
 }

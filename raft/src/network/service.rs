@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use futures::{Stream, StreamExt, stream};
 use hydrascale_proto::raft::v1 as pb;
-use hydrascale_proto::raft::v1::manage_request::Op;
 use hydrascale_proto::raft::v1::peer_server::Peer;
 use openraft::alias::LogIdOf;
 use openraft::errors::Fatal;
@@ -261,12 +260,9 @@ impl Peer for PeerService {
         let request = request.into_inner();
         let patience = Duration::from_millis(request.deadline_ms.into());
         let managed = match request.op {
-            Some(Op::AddLearner(learner)) if learner.replica_id != caller.replica_id => {
-                Managed::Refused("a replica asks for itself only".to_owned())
-            }
             Some(op) => {
-                let expected = request.expected_membership;
-                self.core.manage_here(op, expected, patience).await
+                let (asker, expected) = (caller.replica_id, request.expected_membership);
+                self.core.manage_for(asker, op, expected, patience).await
             }
             None => Managed::Refused("this build does not know the request".to_owned()),
         };

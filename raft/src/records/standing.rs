@@ -25,6 +25,11 @@ impl ClusterRecords {
         self.non_voting.contains(&replica_id)
     }
 
+    /// Whether its vote, if it has one, is to end.
+    pub(crate) fn is_ending(&self, replica_id: u64) -> bool {
+        self.is_removed(replica_id) || self.is_non_voting(replica_id)
+    }
+
     /// Who takes whose place: (leaves, comes).
     pub(crate) fn replacements(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
         self.replacements.iter().map(|(old, with)| (*old, *with))
@@ -35,11 +40,22 @@ impl ClusterRecords {
         self.replacements.get(&replica_id).copied()
     }
 
-    /// Whose place a replica takes.
-    pub(crate) fn replaces(&self, replica_id: u64) -> Option<u64> {
-        let mut all = self.replacements();
-        all.find(|(_, with)| *with == replica_id)
+    /// Whose place a replica takes or has taken.
+    pub(crate) fn replaces(&self, replica_id: u64) -> impl Iterator<Item = u64> + '_ {
+        let all = self.replacements();
+        all.filter(move |(_, with)| *with == replica_id)
             .map(|(old, _)| old)
+    }
+
+    /// Whether an id was given to somebody, member or not, as far as it is remembered.
+    pub(crate) fn is_given(&self, replica_id: u64) -> bool {
+        let mut joins = self
+            .tokens
+            .values()
+            .filter_map(|token| token.r#use.as_ref());
+        joins.any(|used| used.replica_id == replica_id)
+            || self.replaces(replica_id).next().is_some()
+            || self.is_non_voting(replica_id)
     }
 
     pub(super) fn set_voting(&mut self, op: &SetVoting) -> Applied {
@@ -64,14 +80,20 @@ impl ClusterRecords {
             if other == with {
                 return Ok(Vec::new());
             }
-            return Err(format!(
-                "replica {other} takes the place of replica {old} already"
-            ));
+            return Err(taken(old, other));
+        }
+        if old == with {
+            return Err(format!("replica {old} cannot take its own place"));
         }
         for id in [old, with] {
             if self.is_removed(id) {
                 return Err(gone(id));
             }
+        }
+        if let Some(another) = self.replaces(with).find(|id| !self.is_removed(*id)) {
+            return Err(format!(
+                "replica {with} takes the place of replica {another} already, and of no other"
+            ));
         }
         self.replacements.insert(old, with);
         let row = ReplacementRow {
@@ -116,7 +138,8 @@ impl ClusterRecords {
         let mut writes = vec![put(numbered(REMOVED_PREFIX, replica_id), &row)];
         writes.extend(self.note_voting(replica_id, true));
         // Who was to come is gone: the place is free for another.
-        if let Some(old) = self.replaces(replica_id) {
+        let places: Vec<u64> = self.replaces(replica_id).collect();
+        for old in places {
             self.replacements.remove(&old);
             writes.push(RowWrite::Delete(numbered(REPLACEMENT_PREFIX, old)));
         }
@@ -124,6 +147,14 @@ impl ClusterRecords {
     }
 }
 
-pub(super) fn gone(replica_id: u64) -> String {
+pub(super) fn taken(old: u64, with: u64) -> String {
+    format!(
+        "replica {with} takes the place of replica {old} already: to let another take it, run \
+         `cluster remove {with}` first"
+    )
+}
+
+/// Why nothing is changed about a removed replica.
+pub(crate) fn gone(replica_id: u64) -> String {
     format!("replica {replica_id} was removed for good")
 }

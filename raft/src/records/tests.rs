@@ -133,7 +133,11 @@ fn a_place_is_taken_by_one_and_free_again_when_that_one_is_removed() {
     assert_eq!(apply(replace(2, 5)), Ok(5), "said twice");
     assert_eq!(
         apply(replace(2, 6)),
-        Err("replica 5 takes the place of replica 2 already".to_owned())
+        Err(
+            "replica 5 takes the place of replica 2 already: to let another take it, run \
+             `cluster remove 5` first"
+                .to_owned()
+        )
     );
     assert_eq!(apply(remove(5)), Ok(5));
     assert_eq!(apply(replace(2, 6)), Ok(6));
@@ -141,7 +145,7 @@ fn a_place_is_taken_by_one_and_free_again_when_that_one_is_removed() {
     assert_eq!(apply(replace(2, 6)), Ok(6), "done already");
     let late = Err("replica 2 was removed for good".to_owned());
     assert_eq!(apply(voting(2, true)), late);
-    assert_eq!(records.replaces(6), Some(2));
+    assert_eq!(records.replaces(6).collect::<Vec<_>>(), [2]);
 }
 
 #[test]
@@ -161,11 +165,10 @@ fn a_joiner_takes_the_place_that_its_token_names() {
     assert_eq!(use_token(&mut records, 42, 0, "key a"), Ok(42));
     assert_eq!(records.replacement_of(2), Some(42));
     assert!(records.is_non_voting(42), "as the one before it");
-    let second = records.apply(43, 0, &use_op("u", b"hash", "key b")).1;
-    assert_eq!(
-        result(second),
-        Err("replica 42 takes the place of replica 2 already".to_owned())
-    );
+    for late in [use_op("u", b"hash", "key b"), replacing("v")] {
+        let refused = result(records.apply(43, 0, &late).1).unwrap_err();
+        assert!(refused.contains("`cluster remove 42` first"), "{refused}");
+    }
     assert!(
         records.tokens["u"].r#use.is_none(),
         "a refusal changes nothing"
@@ -184,6 +187,43 @@ fn a_joiner_may_ask_for_no_vote() {
     }
     assert_eq!(result(records.apply(42, 0, &op).1), Ok(42));
     assert!(records.is_non_voting(42));
+}
+
+#[test]
+fn nobody_takes_its_own_place_or_two_at_once() {
+    let mut records = ClusterRecords::default();
+    let mut apply = |op: Admin| result(records.apply(9, 0, &op).1);
+    let own = apply(replace(5, 5)).unwrap_err();
+    assert!(own.contains("its own place"), "{own}");
+    assert_eq!(apply(replace(2, 5)), Ok(5));
+    let second = apply(replace(3, 5)).unwrap_err();
+    assert!(second.contains("takes the place of replica 2"), "{second}");
+    assert_eq!(apply(remove(2)), Ok(2), "done");
+    assert_eq!(apply(replace(3, 5)), Ok(5));
+    assert_eq!(apply(remove(5)), Ok(5));
+    assert_eq!(records.replacements().count(), 0);
+}
+
+#[test]
+fn a_joiner_without_a_vote_does_not_take_the_place_of_a_voter() {
+    let mut records = ClusterRecords::default();
+    let token = admin(admin::Op::CreateJoinToken(CreateJoinToken {
+        id: "t".to_owned(),
+        secret_hash: Bytes::from_static(b"hash"),
+        expires_at_ms: HOUR_MS,
+        replaces: 2,
+    }));
+    result(records.apply(5, 0, &token).1).unwrap();
+    let mut wants_none = use_op("t", b"hash", "key");
+    if let Some(admin::Op::UseJoinToken(op)) = &mut wants_none.op {
+        op.non_voting = true;
+    }
+    let refused = result(records.apply(42, 0, &wants_none).1).unwrap_err();
+    assert!(refused.contains("replica 2, which votes"), "{refused}");
+    assert!(!records.is_given(42));
+    result(records.apply(43, 0, &voting(2, false)).1).unwrap();
+    assert_eq!(result(records.apply(44, 0, &wants_none).1), Ok(44));
+    assert!(records.is_given(44));
 }
 
 fn voting(replica_id: u64, voting: bool) -> Admin {

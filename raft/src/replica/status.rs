@@ -67,6 +67,8 @@ pub struct MemberStatus {
     pub voter: bool,
     /// It stays a learner; any other learner votes once it has caught up.
     pub non_voting: bool,
+    /// Its removal is recorded: it leaves once the cluster goes on without it.
+    pub leaving: bool,
     /// The member whose place it takes once it has caught up.
     pub replaces: Option<ReplicaId>,
     /// Its last acknowledgement to the leader; known on the leader only, absent for itself.
@@ -213,6 +215,7 @@ mod tests {
             addr: String::new(),
             voter: true,
             non_voting: false,
+            leaving: false,
             replaces: None,
             last_contact: None,
             last_answer,
