@@ -245,9 +245,15 @@ async fn status(context: &mut Context<'_, '_>) -> anyhow::Result<()> {
 
 fn role(member: &Value, leader: &str) -> String {
     let replaces = member.text("replaces");
-    if member.text("id") == leader {
+    let voter = member.flag("voter");
+    if member.flag("leaving") {
+        let role = if voter { "voter" } else { "learner" };
+        format!("{role}, leaving")
+    } else if voter && member.flag("nonVoting") {
+        "voter, to be demoted".to_owned()
+    } else if member.text("id") == leader {
         "leader".to_owned()
-    } else if member.flag("voter") {
+    } else if voter {
         "voter".to_owned()
     } else if !replaces.is_empty() {
         format!("learner, replaces {replaces}")

@@ -96,6 +96,8 @@ pub struct MemberStatus {
     pub voter: bool,
     /// It stays without a vote; any other learner votes once it has caught up.
     pub non_voting: bool,
+    /// Its removal is recorded: it leaves once the cluster goes on without it.
+    pub leaving: bool,
     /// The member whose place it takes once it has caught up.
     pub replaces: Option<u64>,
     /// Milliseconds since it last answered the leader; only known to the leader.

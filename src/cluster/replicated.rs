@@ -194,6 +194,7 @@ fn describe_member(member: &RaftMember, status: &Status, now: Instant) -> Member
         addr: member.addr.clone(),
         voter: member.voter,
         non_voting: member.non_voting,
+        leaving: member.leaving,
         replaces: member.replaces.map(|id| id.0),
         last_contact_ms: member.last_contact.map(|at| millis(since(at))),
         matched_index: member.matched_index,

@@ -16,6 +16,8 @@ use super::super::value::Value;
 
 /// Between looks at what is followed.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// What is recorded is not always made at once.
+const WAITS: &str = "it is made once enough of the other voters answer";
 /// Attempts at a change whose answer is lost: asking again is safe.
 const ATTEMPTS: usize = 3;
 
@@ -228,14 +230,21 @@ pub(super) async fn demote(which: Which, context: &mut Context<'_, '_>) -> anyho
     let answer = change(context, &found.path("demote"), body).await?;
     let finished = follow(context, which.follow.wait, |status| {
         let member = found.member(status)?;
-        member
-            .flag("voter")
-            .then(|| format!("{} loses its vote", found.label))
+        let waits = || {
+            format!(
+                "the end of the vote of {} is recorded; {WAITS}",
+                found.label
+            )
+        };
+        member.flag("voter").then(waits)
     });
     let finished = finished.await?;
     let label = capital(&found.label);
     let done = format!("{label} serves without a vote");
-    let going_on = format!("{label} is about to lose its vote");
+    let going_on = format!(
+        "The end of the vote of {} is recorded; {WAITS}",
+        found.label
+    );
     tell(context, finished, &done, &going_on, &answer)
 }
 
@@ -257,7 +266,7 @@ async fn remove_found(
     let answer = change(context, &found.path("remove"), body).await?;
     let finished = follow(context, wait, |status| {
         let gone = found.member(status).is_none();
-        (!gone).then(|| format!("{} leaves", found.label))
+        (!gone).then(|| format!("the removal of {} is recorded; {WAITS}", found.label))
     });
     let finished = finished.await?;
     let label = capital(&found.label);
@@ -269,7 +278,7 @@ async fn remove_found(
         context,
         finished,
         &done,
-        &format!("{label} leaves"),
+        &format!("The removal of {} is recorded; {WAITS}", found.label),
         &answer,
     )
 }
@@ -289,17 +298,41 @@ pub(super) async fn leave(wait: Follow, context: &mut Context<'_, '_>) -> anyhow
     if !context.confirm(&question, "Replica stays")? {
         return Ok(());
     }
-    let voters = status.get("members").items().iter();
-    if voters.filter(|member| member.flag("voter")).count() > 1 {
+    // What will be refused moves nobody's clients.
+    let drained = found
+        .member(&status)
+        .is_some_and(|member| member.get("announced").flag("drained"));
+    let drains = !drained && goes_on_without(&status, found.id);
+    if drains {
         drain_found(&found, wait.wait, context).await?;
     }
     let body = json!({ "expectedMembership": found.membership });
-    let answer = change(context, &found.path("remove"), body).await?;
+    let answer = match change(context, &found.path("remove"), body).await {
+        Ok(answer) => answer,
+        Err(error) if drains && is_refusal(&error) => {
+            change(context, &found.path("undrain"), json!({})).await?;
+            return Err(error.context(format!("{} stays and is undrained", found.label)));
+        }
+        Err(error) => return Err(error),
+    };
     let done = format!(
-        "{} has left and ends by itself; delete its data folder. Its id is not given again",
+        "{} leaves and then ends by itself; delete its data folder. Its id is not given again",
         capital(&found.label)
     );
     context.out.result(&done, &answer)
+}
+
+fn is_refusal(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(ClientError::Refused(_)))
+}
+
+/// Whether enough of the other voters answer, as far as this status tells.
+fn goes_on_without(status: &Value, id: u64) -> bool {
+    let others = status.get("members").items().iter();
+    let others =
+        others.filter(|member| member.flag("voter") && member.text("id") != id.to_string());
+    let answering = others.clone().filter(|member| member.flag("reachable"));
+    answering.count() > others.count() / 2
 }
 
 pub(super) async fn replace(args: Replace, context: &mut Context<'_, '_>) -> anyhow::Result<()> {
