@@ -32,6 +32,7 @@ const SEEN_LIMIT: Duration = Duration::from_secs(1);
 /// How long a healthy client is watched for asking again and again.
 const WATCHED: Duration = Duration::from_secs(61);
 const SERVERS: [&str; 2] = ["one", "two"];
+const MAP_STREAMS: &str = "hydrascale_map_streams";
 /// First of the users that clients run as.
 const FIRST_USER: u32 = 2001;
 
@@ -127,6 +128,12 @@ impl Tailnet {
         let third = Forwarder::start(Program::Forwarder, &third, "one", 18_003).await?;
         let fourth = launch("four", 2)?;
         let fourth = Forwarder::start(Program::Forwarder, &fourth, "two", 18_004).await?;
+        // Forwarders take their order before they join; the observer streams from here, too.
+        let joined = async || {
+            let streams = cluster.replica(0).ok()?.metric(MAP_STREAMS).await.ok()?;
+            (streams >= 3.0).then_some(())
+        };
+        wait::until("both forwarders join", REACH_LIMIT, joined).await?;
         balancer.steer(|replica| replica == 1).await?;
         let ark = Ark::start(&launch("five", 2)?).await?;
         balancer.steer(|_| true).await?;
@@ -189,7 +196,7 @@ async fn forward(context: &Context, tailnet: &Tailnet, paths: Paths) -> Result<(
 /// Every replica holds the map stream of some client.
 async fn check_spread(context: &Context, tailnet: &Tailnet) -> Result<()> {
     for (index, replica) in tailnet.cluster.replicas().iter().enumerate() {
-        let streams = replica.metric("hydrascale_map_streams").await?;
+        let streams = replica.metric(MAP_STREAMS).await?;
         context.step(&format!(
             "replica {} holds {streams} map streams",
             replica.name()
