@@ -1,6 +1,6 @@
 # make check   everything that must be clean before landing; writes nothing
 # make test    all tests, the real clients and the kill tests among them
-# make chaos   fault runs of five minutes: replicas killed, frozen and parted, histories judged
+# make chaos   fault runs of some minutes: replicas killed, frozen and parted, histories judged
 # make conformance   the policy engine against captures of Tailscale's service
 # make run     three replicas on loopback behind one port
 # make bench   the figures of the README, from a release build
