@@ -33,6 +33,8 @@ pub use self::announce::{Announcement, Unwelcome, spawn_announcer};
 use self::catch_up::CaughtUp;
 pub use self::consensus::{AnnouncedStatus, ClusterStatus, Consensus, MemberStatus, Role};
 pub use self::local::LocalControl;
+#[cfg(test)]
+pub(crate) use self::local::plain_tailnet;
 pub use self::machine::{Applied, Machine, What};
 pub use self::members::spawn_member_clerk;
 pub use self::metrics::{Bound, ClusterMetrics};

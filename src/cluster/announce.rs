@@ -204,6 +204,7 @@ async fn propose_settings(cluster: &Cluster, init: &pb::InitTailnet) -> Result<(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::plain_tailnet;
     use crate::types::Timestamp;
 
     const PATIENCE: Duration = Duration::from_secs(10);
@@ -224,20 +225,6 @@ mod tests {
         };
         let waited = tokio::time::timeout(PATIENCE, wait).await;
         assert!(waited.is_ok(), "{:?} instead of {pin}", pins(cluster));
-    }
-
-    fn init() -> pb::InitTailnet {
-        let settings = pb::Settings {
-            ipv4_prefix: "100.64.0.0/10".to_owned(),
-            ephemeral_inactivity_ms: 120_000,
-            login_ttl_ms: 900_000,
-            ..pb::Settings::default()
-        };
-        pb::InitTailnet {
-            settings: Some(settings),
-            noise_private_key: vec![1; 32].into(),
-            secret_pepper: vec![2; 32].into(),
-        }
     }
 
     fn up(incarnation: u64) -> pb::ReplicaUp {
@@ -264,11 +251,11 @@ mod tests {
 
     #[tokio::test]
     async fn an_old_copy_of_a_data_folder_ends_the_replica_and_says_why() {
-        let (cluster, _log) = Cluster::local(init(), now()).await.unwrap();
+        let (cluster, _log) = Cluster::local(plain_tailnet(), now()).await.unwrap();
         cluster.propose(Op::ReplicaUp(up(7))).await.unwrap();
         let mut tasks = JoinSet::new();
         let announcement = Announcement {
-            init: init(),
+            init: plain_tailnet(),
             up: up(6),
         };
         let answer = announce_in(&cluster, announcement, &mut tasks);
@@ -280,11 +267,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_replica_that_finds_no_leader_goes_on_trying_ever_less_often() {
-        let (cluster, log) = Cluster::local(init(), now()).await.unwrap();
+        let (cluster, log) = Cluster::local(plain_tailnet(), now()).await.unwrap();
         log.set_available(false);
         let mut tasks = JoinSet::new();
         let announcement = Announcement {
-            init: init(),
+            init: plain_tailnet(),
             up: up(1),
         };
         let _answer = announce_in(&cluster, announcement, &mut tasks);
@@ -297,9 +284,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_restart_with_another_configuration_changes_the_settings() {
-        let (cluster, _log) = Cluster::local(init(), now()).await.unwrap();
+        let (cluster, _log) = Cluster::local(plain_tailnet(), now()).await.unwrap();
         let mut tasks = JoinSet::new();
-        let mut dual = init();
+        let mut dual = plain_tailnet();
         if let Some(settings) = &mut dual.settings {
             settings.ipv6_prefix = "fd7a:115c:a1e0::/48".to_owned();
         }
@@ -321,7 +308,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_renewed_relay_certificate_is_announced() {
-        let (cluster, _log) = Cluster::local(init(), now()).await.unwrap();
+        let (cluster, _log) = Cluster::local(plain_tailnet(), now()).await.unwrap();
         let up = pb::ReplicaUp {
             relay: Some(pb::Relay {
                 hostname: "relay.example".to_owned(),
@@ -333,7 +320,10 @@ mod tests {
         };
         let (renew, cert_name) = watch::channel(Some("sha256-raw:old".to_owned()));
         let mut tasks = JoinSet::new();
-        let announcement = Announcement { init: init(), up };
+        let announcement = Announcement {
+            init: plain_tailnet(),
+            up,
+        };
         let _answer = spawn_announcer(cluster.clone(), announcement, cert_name, &mut tasks);
         wait_for_pin(&cluster, "sha256-raw:old").await;
         renew.send_replace(Some("sha256-raw:new".to_owned()));

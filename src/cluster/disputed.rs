@@ -89,7 +89,7 @@ mod tests {
     use hydrascale_proto::state::v1::command::Op;
 
     use super::*;
-    use crate::cluster::Cluster;
+    use crate::cluster::{Cluster, plain_tailnet};
     use crate::netmap::testing::World;
     use crate::types::{RegionId, Timestamp};
 
@@ -203,19 +203,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_report_taken_by_a_replica_that_missed_the_nodes_last_session_is_not_lost() {
-        let init = pb::InitTailnet {
-            settings: Some(pb::Settings {
-                ipv4_prefix: "100.64.0.0/10".to_owned(),
-                ephemeral_inactivity_ms: 120_000,
-                login_ttl_ms: 900_000,
-                session_grace_ms: 10_000,
-                replica_grace_ms: 25_000,
-                ..Default::default()
-            }),
-            noise_private_key: vec![1; 32].into(),
-            secret_pepper: vec![2; 32].into(),
-        };
-        let (cluster, control) = Cluster::local(init, Timestamp::default()).await.unwrap();
+        let (cluster, control) = Cluster::local(plain_tailnet(), Timestamp::default())
+            .await
+            .unwrap();
         let user = pb::CreateUser {
             name: "alice".to_owned(),
             ..Default::default()

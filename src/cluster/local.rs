@@ -24,6 +24,23 @@ use crate::types::{ReplicaId, Timestamp};
 /// Without a leader for longer than this the log lacks one, as the consensus of a real replica.
 const LEADERLESS_AFTER: Duration = Duration::from_secs(3);
 
+/// An empty tailnet with short times, for tests that look at something else.
+#[cfg(test)]
+pub(crate) fn plain_tailnet() -> pb::InitTailnet {
+    pb::InitTailnet {
+        settings: Some(pb::Settings {
+            ipv4_prefix: "100.64.0.0/10".to_owned(),
+            ephemeral_inactivity_ms: 120_000,
+            login_ttl_ms: 900_000,
+            session_grace_ms: 10_000,
+            replica_grace_ms: 25_000,
+            ..pb::Settings::default()
+        }),
+        noise_private_key: vec![1; 32].into(),
+        secret_pepper: vec![2; 32].into(),
+    }
+}
+
 /// Drives the in-memory log of [`Cluster::local`]: its clock and whether it takes changes.
 #[derive(Clone)]
 pub struct LocalControl {

@@ -199,24 +199,16 @@ mod tests {
     use hydrascale_proto::state::v1::command::Op;
     use tokio::time::timeout;
 
-    use super::super::Cluster;
+    use super::super::{Cluster, plain_tailnet};
     use super::*;
 
     const PATIENCE: Duration = Duration::from_secs(10);
 
     #[tokio::test]
     async fn an_index_is_reached_although_its_entry_changes_nothing() {
-        let init = pb::InitTailnet {
-            settings: Some(pb::Settings {
-                ipv4_prefix: "100.64.0.0/10".to_owned(),
-                ephemeral_inactivity_ms: 120_000,
-                login_ttl_ms: 900_000,
-                ..pb::Settings::default()
-            }),
-            noise_private_key: vec![1; 32].into(),
-            secret_pepper: vec![2; 32].into(),
-        };
-        let (cluster, _control) = Cluster::local(init, Timestamp::default()).await.unwrap();
+        let (cluster, _control) = Cluster::local(plain_tailnet(), Timestamp::default())
+            .await
+            .unwrap();
         let mut changes = cluster.subscribe();
         let index = cluster.applied_index() + 1;
         let reached = timeout(PATIENCE, cluster.wait_applied(index));

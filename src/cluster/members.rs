@@ -60,23 +60,13 @@ fn report(what: &'static str, result: Result<(), ProposeError>) {
 mod tests {
     use super::super::MemberChange;
     use super::*;
-    use crate::cluster::LocalControl;
+    use crate::cluster::{LocalControl, plain_tailnet};
     use crate::types::Timestamp;
 
     async fn two() -> (Cluster, LocalControl, JoinSet<()>) {
-        let init = pb::InitTailnet {
-            settings: Some(pb::Settings {
-                ipv4_prefix: "100.64.0.0/10".to_owned(),
-                ephemeral_inactivity_ms: 120_000,
-                login_ttl_ms: 900_000,
-                session_grace_ms: 10_000,
-                replica_grace_ms: 25_000,
-                ..Default::default()
-            }),
-            noise_private_key: vec![1; 32].into(),
-            secret_pepper: vec![2; 32].into(),
-        };
-        let (cluster, control) = Cluster::local(init, Timestamp::default()).await.unwrap();
+        let (cluster, control) = Cluster::local(plain_tailnet(), Timestamp::default())
+            .await
+            .unwrap();
         control.join(ReplicaId(2)).await.unwrap();
         let mut tasks = JoinSet::new();
         spawn_member_clerk(cluster.clone(), &mut tasks);

@@ -92,7 +92,7 @@ fn differing(
 mod tests {
     use hydrascale_proto::state::v1::{self as pb, command::Op};
 
-    use super::super::Cluster;
+    use super::super::{Cluster, plain_tailnet};
     use super::*;
     use crate::types::Timestamp;
 
@@ -123,19 +123,9 @@ mod tests {
 
     #[tokio::test]
     async fn replicas_with_another_configuration_are_named() {
-        let init = pb::InitTailnet {
-            settings: Some(pb::Settings {
-                ipv4_prefix: "100.64.0.0/10".to_owned(),
-                ephemeral_inactivity_ms: 120_000,
-                login_ttl_ms: 900_000,
-                session_grace_ms: 10_000,
-                replica_grace_ms: 25_000,
-                ..Default::default()
-            }),
-            noise_private_key: vec![1; 32].into(),
-            secret_pepper: vec![2; 32].into(),
-        };
-        let (cluster, _control) = Cluster::local(init, Timestamp::default()).await.unwrap();
+        let (cluster, _control) = Cluster::local(plain_tailnet(), Timestamp::default())
+            .await
+            .unwrap();
         cluster.propose(up(2, "one")).await.unwrap();
         cluster.propose(up(3, "one")).await.unwrap();
         cluster.propose(up(1, "one")).await.unwrap();
@@ -154,17 +144,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_dead_replica_is_named_with_what_to_do() {
-        let init = pb::InitTailnet {
-            settings: Some(pb::Settings {
-                ipv4_prefix: "100.64.0.0/10".to_owned(),
-                ephemeral_inactivity_ms: 120_000,
-                login_ttl_ms: 900_000,
-                ..Default::default()
-            }),
-            noise_private_key: vec![1; 32].into(),
-            secret_pepper: vec![2; 32].into(),
-        };
-        let (cluster, _control) = Cluster::local(init, Timestamp::default()).await.unwrap();
+        let (cluster, _control) = Cluster::local(plain_tailnet(), Timestamp::default())
+            .await
+            .unwrap();
         cluster.propose(up(2, "")).await.unwrap();
         let down = pb::ReplicaDown {
             replica_id: 2,

@@ -243,25 +243,14 @@ fn plan(state: &State, text: &str, asked: bool) -> Plan {
 
 #[cfg(test)]
 mod tests {
-    use hydrascale_proto::state::v1 as pb;
-
     use super::*;
+    use crate::cluster::plain_tailnet;
     use crate::types::Timestamp;
 
     async fn cluster_with(policies: &[&str]) -> Cluster {
-        let init = pb::InitTailnet {
-            settings: Some(pb::Settings {
-                ipv4_prefix: "100.64.0.0/10".to_owned(),
-                ephemeral_inactivity_ms: 120_000,
-                login_ttl_ms: 900_000,
-                session_grace_ms: 10_000,
-                replica_grace_ms: 25_000,
-                ..Default::default()
-            }),
-            noise_private_key: vec![1; 32].into(),
-            secret_pepper: vec![2; 32].into(),
-        };
-        let (cluster, _control) = Cluster::local(init, Timestamp::default()).await.unwrap();
+        let (cluster, _control) = Cluster::local(plain_tailnet(), Timestamp::default())
+            .await
+            .unwrap();
         for text in policies {
             let op = Op::SetPolicy(SetPolicy {
                 text: (*text).to_owned(),
