@@ -24,7 +24,7 @@ async fn a_leader_cut_off_from_everybody_acknowledges_nothing_and_the_others_go_
     let started = Instant::now();
     cluster.replicas[other].add("k", 10).await;
     assert!(
-        started.elapsed() < Duration::from_secs(5),
+        started.elapsed() < Duration::from_secs(10),
         "{:?}",
         started.elapsed()
     );
@@ -47,7 +47,7 @@ async fn a_leader_cut_off_from_everybody_acknowledges_nothing_and_the_others_go_
     let started = Instant::now();
     let refused = isolated.replica().propose(add("k", 1000)).await;
     assert!(matches!(refused, Err(ProposeError::NotProposed { .. })));
-    assert!(started.elapsed() < Duration::from_secs(1));
+    assert!(started.elapsed() < isolated.config.request_timeout / 2);
     links.heal();
     isolated
         .until("a leader again", |now| {

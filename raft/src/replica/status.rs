@@ -87,7 +87,7 @@ pub struct MemberStatus {
 
 impl MemberStatus {
     /// Whether the member answered this replica within `within` before `now`.
-    fn answered(&self, within: Duration, now: Instant) -> bool {
+    pub(crate) fn answered(&self, within: Duration, now: Instant) -> bool {
         self.last_answer
             .is_some_and(|at| now.saturating_duration_since(at) <= within)
     }
