@@ -11,6 +11,7 @@ use openraft::async_runtime::Instant as _;
 use tokio::time::{Instant, timeout};
 
 use super::propose::Attempts;
+use super::read::ReadHere;
 use super::{Core, ServerMetrics};
 use crate::network::Lane;
 use crate::records::gone;
@@ -177,6 +178,7 @@ impl Core {
             }
             // From what is decided on to what comes of it, one after the other.
             let _turn = self.membership.lock().await;
+            self.know_the_records(patience).await?;
             match op {
                 Op::AddLearner(learner) => self.add_learner(learner).await,
                 Op::RemoveMember(remove) => self.remove(remove.replica_id, expected).await,
@@ -190,6 +192,17 @@ impl Core {
             Ok(Err(managed)) => managed,
             Err(_) => Managed::Unavailable(format!("not finished within {patience:?}")),
         }
+    }
+
+    /// Waits until this leader has applied what leaders before it acknowledged: it decides by that.
+    pub(super) async fn know_the_records(&self, patience: Duration) -> Result<(), Managed> {
+        let index = match self.read_index_here(patience).await {
+            ReadHere::Index(index) => index,
+            ReadHere::NotLeader { leader } => return Err(Managed::NotLeader { leader }),
+            ReadHere::Unavailable(reason) => return Err(Managed::Unavailable(reason)),
+        };
+        let applied = self.wait_applied(index, patience).await;
+        applied.map_err(|error| Managed::Unavailable(error.to_string()))
     }
 
     async fn add_learner(&self, learner: AddLearner) -> Result<u64, Managed> {

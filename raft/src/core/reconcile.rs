@@ -26,6 +26,7 @@ pub(crate) async fn reconcile(core: Arc<Core>) {
     let mut ticks = interval(core.timing.reconcile());
     let mut handed_over: Option<Instant> = None;
     let mut clock_attempts = 0;
+    let mut known_term = None;
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
@@ -37,6 +38,13 @@ pub(crate) async fn reconcile(core: Arc<Core>) {
             handed_over = Some(Instant::now());
             core.step_back_from_full_disk().await;
             continue;
+        }
+        let term = core.metrics().current_term;
+        if known_term != Some(term) {
+            if core.know_the_records(core.timing.probe()).await.is_err() {
+                continue;
+            }
+            known_term = Some(term);
         }
         // One step per tick, each on what the one before has left.
         let step = core.step(&mut clock_attempts);
