@@ -6,5 +6,6 @@ mod identity;
 mod membership;
 mod partitions;
 mod proposals;
+mod sealing;
 mod voters;
 mod wire;

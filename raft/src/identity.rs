@@ -338,6 +338,7 @@ const OWN_LEFTOVERS: [&str; 5] = [TLS, JOINING, "joining.tmp", "identity.tmp", "
 #[cfg(test)]
 mod tests {
     use time::OffsetDateTime;
+    use zeroize::Zeroizing;
 
     use super::*;
     use crate::tls::PeerName;
@@ -364,7 +365,13 @@ mod tests {
         let identity = folder.identity().unwrap().unwrap();
         let bootstrap = folder.bootstrap(&identity).unwrap().unwrap();
         let certificate = CertificateDer::from(bootstrap.ca_certificate.to_vec());
-        assert!(Authority::load(certificate, bootstrap.ca_private_key.to_vec()).is_ok());
+        assert!(
+            Authority::load(
+                certificate,
+                Zeroizing::new(bootstrap.ca_private_key.to_vec())
+            )
+            .is_ok()
+        );
         folder.forget_bootstrap().unwrap();
         assert_eq!(folder.bootstrap(&identity).unwrap(), None);
     }

@@ -20,7 +20,7 @@ pub(crate) use self::service::{JOIN_BYTES_MAX, JoinService};
 use crate::core::{AdminDenied, Core};
 use crate::tls::sha256;
 use crate::token::SECRET_BYTES;
-use crate::{AdminError, JoinToken, ProposeError, ReplicaId};
+use crate::{AdminError, JoinToken, ReplicaId};
 
 /// A token that outlives this is a standing invitation.
 const TTL_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -59,7 +59,7 @@ pub(crate) async fn create_token(
     if matches!(made, Err(AdminDenied::Refused(_))) {
         core.counters.join_tokens_refused.add_one();
     }
-    made.map_err(admin_error)?;
+    made.map_err(AdminError::from)?;
     let stored = core.effective_membership();
     let addrs = stored
         .membership()
@@ -147,22 +147,5 @@ pub(crate) async fn revoke_token(core: &Core, token_id: &str) -> Result<(), Admi
     core.propose_admin(Admin { op: Some(op) })
         .await
         .map(drop)
-        .map_err(admin_error)
-}
-
-fn unproposed(error: &ProposeError) -> AdminError {
-    let reason = error.to_string();
-    match error {
-        ProposeError::Unknown { .. } => AdminError::Unknown { reason },
-        ProposeError::TooLarge { .. } => AdminError::Refused { reason },
-        ProposeError::NotProposed { .. } => AdminError::Unavailable { reason },
-        ProposeError::Stopped => AdminError::Stopped,
-    }
-}
-
-fn admin_error(denied: AdminDenied) -> AdminError {
-    match denied {
-        AdminDenied::Refused(reason) => AdminError::Refused { reason },
-        AdminDenied::Propose(error) => unproposed(&error),
-    }
+        .map_err(AdminError::from)
 }

@@ -19,6 +19,7 @@ mod machine_store;
 mod network;
 mod records;
 mod replica;
+mod sealing;
 mod snapshot;
 mod storage;
 #[cfg(test)]
@@ -40,4 +41,5 @@ pub use self::replica::{
     MemberStatus, ProposeError, Proposed, QuorumHealth, ReadError, Replica, ReplicaConfig, Role,
     StartError, Status,
 };
+pub use self::sealing::{KeyId, Keyring, SealingFileError, SealingKeys, UnsealError};
 pub use self::token::{JoinToken, JoinTokenError};

@@ -1,6 +1,7 @@
 //! The cluster's own records: its identity and certificate authority, its join tokens, what its
 //! members are meant to be, the replicas that it has removed. Pure: part of every replica's apply, so the same log gives the same records.
 
+mod authority;
 mod standing;
 #[cfg(test)]
 mod tests;
@@ -72,6 +73,7 @@ impl ClusterRecords {
             Some(admin::Op::RemoveReplica(op)) => Ok(self.remove_replica(now_ms, op)),
             Some(admin::Op::SetVoting(op)) => self.set_voting(op),
             Some(admin::Op::ReplaceReplica(op)) => self.replace_replica(op),
+            Some(admin::Op::ResealAuthority(op)) => self.reseal_authority(op),
             None => Err("this build does not know the requested change".to_owned()),
         };
         match done {

@@ -26,7 +26,7 @@ pub use self::error::{
 pub use self::status::{MemberStatus, QuorumHealth, Role, Status};
 use self::stop::Inner;
 use crate::counters::ReplicaMetrics;
-use crate::{JoinToken, JoinTokenInfo, ReplicaId, StateMachine, join};
+use crate::{JoinToken, JoinTokenInfo, KeyId, Keyring, ReplicaId, StateMachine, join};
 
 /// A committed and locally applied command.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -207,6 +207,28 @@ impl Replica {
     /// The token is unknown or used, or the cluster cannot be asked.
     pub async fn revoke_join_token(&self, token_id: &str) -> Result<(), AdminError> {
         join::revoke_token(&self.inner.core, token_id).await
+    }
+
+    /// The key under which the cluster's secrets are to be sealed from now on: the first in this
+    /// replica's file. Without `seal` none: what is sealed shall be unsealed.
+    ///
+    /// # Errors
+    /// This replica has no key, or a member does not hold it; the cluster cannot be asked.
+    pub async fn plan_sealing(&self, seal: bool) -> Result<Option<KeyId>, AdminError> {
+        self.inner.core.plan_sealing(seal).await
+    }
+
+    /// Seals the authority's key under `key`, or not at all; the caller does so with its own secrets.
+    ///
+    /// # Errors
+    /// Somebody else reseals it, or the cluster cannot be asked.
+    pub async fn reseal_authority(&self, key: Option<KeyId>) -> Result<(), AdminError> {
+        self.inner.core.reseal_authority(key).await
+    }
+
+    /// The sealing keys of this replica, to be replaced when its file has changed.
+    pub fn keyring(&self) -> &Keyring {
+        &self.inner.core.config.keyring
     }
 
     /// Hands leadership to a voter, or to the most caught-up other voter that is not to be avoided.

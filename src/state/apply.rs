@@ -164,6 +164,7 @@ impl Txn<'_> {
                 "the tailnet does not exist yet: run `hydrascale cluster init`",
             )),
             Op::UpdateSettings(op) => self.update_settings(op),
+            Op::ResealNoiseKey(op) => self.reseal_noise_key(op),
             Op::BackfillAddresses(op) => self.backfill_addresses(op),
             Op::CreateUser(op) => self.create_user(op),
             Op::RenameUser(op) => self.rename_user(op),

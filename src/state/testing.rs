@@ -428,7 +428,7 @@ macro_rules! operations {
 }
 
 operations! {
-    InitTailnet Batch Tick UpdateSettings BackfillAddresses
+    InitTailnet Batch Tick UpdateSettings ResealNoiseKey BackfillAddresses
     CreateUser RenameUser DestroyUser SetUserRole
     CreatePreAuthKey ExpirePreAuthKey DeletePreAuthKey CreateApiKey ExpireApiKey DeleteApiKey
     RegisterNode StartLogin ApproveLogin RejectLogin LogoutNode

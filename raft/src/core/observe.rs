@@ -57,6 +57,7 @@ impl Core {
         }
         self.barred.store(Arc::new(self.barred_now(&metrics)));
         self.lanes.forget(&self.barred.load());
+        self.check_seal();
         let status = self.build_status(&metrics);
         let before = self.status.send_replace(status.clone());
         self.note_change(&before, &status);
@@ -103,6 +104,7 @@ impl Core {
                 > 1,
             last_leader_contact: self.last_leader_contact(metrics),
             reachable_within: self.timing.reachable_within(),
+            sealing_key: self.sealing_key(),
         }
     }
 
@@ -157,19 +159,24 @@ impl Core {
                     .find(|old| is_member(*old))
                     .map(ReplicaId),
                 last_contact: contact.filter(|_| !own).map(|at| std_instant(*at)),
-                last_answer: answer.map(|answer| answer.at),
+                last_answer: answer.as_ref().map(|answer| answer.at),
                 matched_index: matched.map(|log| log.index()),
                 applied_index: if own {
                     Some(applied)
                 } else {
-                    answer.map(|answer| answer.applied_index)
+                    answer.as_ref().map(|answer| answer.applied_index)
                 },
                 incarnation: if own {
                     Some(self.incarnation)
                 } else {
-                    answer.map(|a| a.incarnation)
+                    answer.as_ref().map(|answer| answer.incarnation)
                 },
-                clock_ahead_ms: answer.map(|answer| answer.clock_ahead_ms),
+                clock_ahead_ms: answer.as_ref().map(|answer| answer.clock_ahead_ms),
+                sealing_keys: if own {
+                    Some(self.sealing_keys())
+                } else {
+                    answer.map(|answer| answer.sealing_keys)
+                },
             }
         });
         members.collect()
@@ -198,6 +205,7 @@ pub(crate) fn initial_status(
         removed: Vec::new(),
         last_leader_contact: Instant::now(),
         reachable_within,
+        sealing_key: None,
     })
 }
 

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::Core;
+use crate::KeyId;
 use crate::network::Lane;
 
 /// A log that grows slowly still gets a snapshot this often, so that restarts stay short.
@@ -22,7 +23,7 @@ const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(15 * 60);
 pub(crate) struct Probes(Mutex<BTreeMap<u64, ProbeAnswer>>);
 
 /// An answer to a probe.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct ProbeAnswer {
     /// When it came.
     pub(crate) at: Instant,
@@ -32,12 +33,14 @@ pub(crate) struct ProbeAnswer {
     pub(crate) clock_ahead_ms: i64,
     /// How far it had applied the log.
     pub(crate) applied_index: u64,
+    /// The keys in its file.
+    pub(crate) sealing_keys: Arc<[KeyId]>,
 }
 
 impl Probes {
     /// The last answer of a replica.
     pub(crate) fn last(&self, replica: u64) -> Option<ProbeAnswer> {
-        self.0.lock().get(&replica).copied()
+        self.0.lock().get(&replica).cloned()
     }
 
     /// How far a replica's clock is ahead, if it answered `within` that time.
@@ -131,5 +134,10 @@ fn answer(reply: &IdentifyReply, asked_ms: i64, answered_ms: i64) -> ProbeAnswer
         incarnation: reply.incarnation,
         clock_ahead_ms: reply.clock_ms.saturating_sub(middle),
         applied_index: reply.applied_index,
+        sealing_keys: reply
+            .sealing_key_ids
+            .iter()
+            .filter_map(|id| KeyId::from_bytes(id))
+            .collect(),
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hydrascale_proto::raft::v1::{Admin, admin};
+use hydrascale_proto::raft::v1::{Admin, InitCluster, admin};
 use openraft::RaftMetrics;
 use openraft::async_runtime::Instant as _;
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -14,6 +14,7 @@ use super::clock::CLOCK_OFF_MS;
 use super::due::{Due, Seen, due};
 use super::{Core, Managed};
 use crate::type_config::TypeConfig;
+use crate::{Fatal, UnsealError};
 
 /// A learner this close to the leader's log follows in step.
 const CAUGHT_UP_ENTRIES: u64 = 100;
@@ -142,7 +143,7 @@ impl Core {
         let identity = self.identity.clone();
         let read = tokio::task::spawn_blocking(move || folder.bootstrap(&identity)).await;
         let init = match read {
-            Ok(Ok(Some(init))) => init,
+            Ok(Ok(Some(init))) => self.sealed(init),
             Ok(Ok(None)) | Err(_) => return,
             Ok(Err(error)) => {
                 tracing::error!(
@@ -151,6 +152,10 @@ impl Core {
                 );
                 return;
             }
+        };
+        let init = match init {
+            Ok(init) => init,
+            Err(error) => return self.fatal.report(Fatal::Sealed(error)),
         };
         match self
             .propose_admin(Admin {
@@ -161,6 +166,14 @@ impl Core {
             Ok(_) => self.forget_bootstrap().await,
             Err(denied) => tracing::warn!(?denied, "cluster is not recorded yet"),
         }
+    }
+
+    fn sealed(&self, init: InitCluster) -> Result<InitCluster, UnsealError> {
+        let ca_private_key = self.seal_authority_key(&init.ca_private_key)?.into();
+        Ok(InitCluster {
+            ca_private_key,
+            ..init
+        })
     }
 
     /// Removes the local copy of the authority's key once the cluster holds it.

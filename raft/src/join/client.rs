@@ -94,6 +94,7 @@ async fn ask(
             public_key: key.public_key().into(),
             proto_level: LEVEL_MAX,
             non_voting: config.non_voting,
+            sealing_key_ids: config.keyring.keys().wire_ids(),
         };
         let reply = JoinClient::new(channel).join(request).await;
         let reply = reply.map_err(|status| status.message().to_owned())?;

@@ -4,17 +4,16 @@ use std::sync::Arc;
 
 use hydrascale_proto::raft::v1 as pb;
 use hydrascale_proto::raft::v1::join_server::Join;
-use hydrascale_proto::raft::v1::{Admin, ClusterRow, UseJoinToken, admin, admin_outcome};
-use rustls_pki_types::CertificateDer;
+use hydrascale_proto::raft::v1::{Admin, UseJoinToken, admin, admin_outcome};
 use time::OffsetDateTime;
 use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status};
 
-use crate::JoinToken;
-use crate::core::{AdminDenied, Core};
+use crate::core::{AdminDenied, AuthorityError, Core};
 use crate::network::{LEVEL_MAX, LEVEL_MIN};
 use crate::records::ClusterRecords;
-use crate::tls::{Authority, PeerName, SignError};
+use crate::tls::PeerName;
+use crate::{JoinToken, KeyId};
 
 /// Joins answered at once: they are rare, and each costs a log entry and a signature.
 const JOINS_MAX: usize = 2;
@@ -54,7 +53,8 @@ impl JoinService {
         let cluster = cluster.ok_or_else(|| {
             Denied::Unavailable("the cluster has not recorded its authority yet".to_owned())
         })?;
-        let authority = authority(&cluster).map_err(internal)?;
+        self.check_sealing(&request)?;
+        let authority = self.core.authority(&cluster).map_err(internal)?;
         let probe = PeerName::new(ours.clone(), 0);
         let now = OffsetDateTime::now_utc();
         // A key that cannot be signed must not spend the token.
@@ -74,7 +74,7 @@ impl JoinService {
         let name = PeerName::new(ours.clone(), done.replica_id);
         let certificate = authority
             .sign(&name, &request.public_key, now)
-            .map_err(internal)?;
+            .map_err(|error| internal(error.into()))?;
         tracing::info!(replica.id = done.replica_id, "join token used");
         Ok(pb::JoinGranted {
             replica_id: done.replica_id,
@@ -82,6 +82,25 @@ impl JoinService {
             ca_certificate: cluster.ca_certificate,
             peers: self.peers(),
         })
+    }
+
+    /// A replica that could not read the cluster's secrets would end as soon as it had them.
+    fn check_sealing(&self, request: &pb::JoinRequest) -> Result<(), Denied> {
+        let Some(key) = self.core.sealing_key() else {
+            return Ok(());
+        };
+        let held = request.sealing_key_ids.iter();
+        if held
+            .filter_map(|id| KeyId::from_bytes(id))
+            .any(|id| id == key)
+        {
+            return Ok(());
+        }
+        Err(Denied::Refused(format!(
+            "the cluster's secrets are sealed under key {key}: copy the file that \
+             cluster.sealing_key_file names on the other replicas, name it there here too, and join \
+             again with the same token"
+        )))
     }
 
     /// Refuses without an entry in the log what would be refused there: whoever has no token must
@@ -154,17 +173,12 @@ fn denied(denied: AdminDenied) -> Denied {
     }
 }
 
-fn internal(error: SignError) -> Denied {
+fn internal(error: AuthorityError) -> Denied {
     tracing::error!(
         error = crate::fatal::chain(&error),
         "certificate cannot be made"
     );
     Denied::Unavailable("the certificate cannot be made here".to_owned())
-}
-
-fn authority(cluster: &ClusterRow) -> Result<Authority, SignError> {
-    let certificate = CertificateDer::from(cluster.ca_certificate.to_vec());
-    Authority::load(certificate, cluster.ca_private_key.to_vec())
 }
 
 fn check_level(level: u32) -> Result<(), Denied> {

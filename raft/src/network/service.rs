@@ -299,6 +299,7 @@ impl Peer for PeerService {
             last_log_index: metrics.last_log_index.unwrap_or(0),
             committed_index: metrics.local_committed.map_or(0, |log| log.index()),
             applied_index: *self.core.applied.borrow(),
+            sealing_key_ids: self.core.config.keyring.keys().wire_ids(),
         }))
     }
 }

@@ -8,6 +8,8 @@ use std::time::{Duration, SystemTime};
 use parking_lot::RwLock;
 use tracing::Span;
 
+use crate::Keyring;
+
 /// Everything a replica needs to be told. Its identity is not among it: that lives in the data
 /// folder and is given once, by `init_cluster` or `join_cluster`.
 #[derive(Clone, Debug)]
@@ -40,6 +42,8 @@ pub struct ReplicaConfig {
     /// A join asks for a place without a vote: the replica serves clients and never weighs on a
     /// commit. Counts at the join only.
     pub non_voting: bool,
+    /// The keys that seal the cluster's secrets; empty without a key file.
+    pub keyring: Keyring,
 }
 
 impl ReplicaConfig {
@@ -63,6 +67,7 @@ impl ReplicaConfig {
             continue_trace: |_, _| {},
             disk_failure: DiskFailure::ExitProcess,
             non_voting: false,
+            keyring: Keyring::default(),
         }
     }
 }

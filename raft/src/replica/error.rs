@@ -3,7 +3,8 @@
 use std::error::Error;
 use std::path::PathBuf;
 
-use crate::ReplicaId;
+use crate::core::AdminDenied;
+use crate::{ReplicaId, UnsealError};
 
 /// A boxed cause; its type is an implementation detail.
 pub type Cause = Box<dyn Error + Send + Sync>;
@@ -131,6 +132,9 @@ pub enum StartError {
         #[source]
         source: Cause,
     },
+    /// The cluster's secrets are sealed under a key that this replica does not have.
+    #[error(transparent)]
+    Sealed(#[from] UnsealError),
     /// The store did not open.
     #[error("the store in {} did not open", path.display())]
     Storage {
@@ -239,6 +243,23 @@ pub enum AdminError {
     Stopped,
 }
 
+impl From<AdminDenied> for AdminError {
+    fn from(denied: AdminDenied) -> Self {
+        match denied {
+            AdminDenied::Refused(reason) => Self::Refused { reason },
+            AdminDenied::Propose(error) => {
+                let reason = error.to_string();
+                match error {
+                    ProposeError::Unknown { .. } => Self::Unknown { reason },
+                    ProposeError::TooLarge { .. } => Self::Refused { reason },
+                    ProposeError::NotProposed { .. } => Self::Unavailable { reason },
+                    ProposeError::Stopped => Self::Stopped,
+                }
+            }
+        }
+    }
+}
+
 /// Why a replica ended by itself. The process must exit: nothing here can be retried.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Fatal {
@@ -260,6 +281,9 @@ pub enum Fatal {
          join again with a new token, as a new replica"
     )]
     Removed,
+    /// The cluster's secrets are sealed under a key that this replica does not have.
+    #[error(transparent)]
+    Sealed(#[from] UnsealError),
     /// A later start of this replica is running: its data folder is in use twice.
     #[error("another process runs with a copy of this replica's data folder")]
     Replaced,

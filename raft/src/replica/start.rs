@@ -45,6 +45,7 @@ pub(super) async fn start(
     let fatal = FatalSlot::new();
     let counters = Arc::new(Counters::default());
     let mut storage = open_storage(&config, &identity, &fatal, &counters, machine).await?;
+    check_seal(&config, &storage)?;
     if !identity.has_store {
         let marked = folder.mark_store(&identity);
         marked.map_err(|error| unreadable(folder.path(), error))?;
@@ -66,6 +67,16 @@ pub(super) async fn start(
     let inner = Inner::new(core, storage, tasks, stops);
     run(&inner, read_requests).await?;
     Ok(inner)
+}
+
+/// A replica that cannot read the cluster's secrets does not start.
+fn check_seal(config: &ReplicaConfig, storage: &Storage) -> Result<(), StartError> {
+    let records = storage.records().load_full();
+    let keys = config.keyring.keys();
+    match records.cluster() {
+        Some(cluster) => Ok(keys.check(&cluster.ca_private_key)?),
+        None => Ok(()),
+    }
 }
 
 /// What there is before consensus.

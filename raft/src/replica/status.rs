@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::ReplicaId;
+use crate::{KeyId, ReplicaId};
 
 /// How a replica and its cluster are doing, as this replica sees it.
 #[derive(Clone, Debug)]
@@ -39,6 +39,9 @@ pub struct Status {
     pub last_leader_contact: Instant,
     /// How long another replica may stay silent before it counts as unreachable.
     pub reachable_within: Duration,
+    /// The key that seals the cluster's secrets, as far as applied here; `None` while they are not
+    /// sealed.
+    pub sealing_key: Option<KeyId>,
 }
 
 /// What a replica does in the cluster.
@@ -83,6 +86,8 @@ pub struct MemberStatus {
     pub incarnation: Option<u64>,
     /// How far its wall clock is ahead of ours, milliseconds, when it last answered.
     pub clock_ahead_ms: Option<i64>,
+    /// The sealing keys that it had when it last answered, the first one first.
+    pub sealing_keys: Option<Arc<[KeyId]>>,
 }
 
 impl MemberStatus {
@@ -205,6 +210,7 @@ mod tests {
             removed: Vec::new(),
             last_leader_contact: now,
             reachable_within: Duration::from_secs(3),
+            sealing_key: None,
         }
     }
 
@@ -223,6 +229,7 @@ mod tests {
             applied_index: None,
             incarnation: None,
             clock_ahead_ms: None,
+            sealing_keys: None,
         }
     }
 }

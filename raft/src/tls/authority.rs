@@ -7,6 +7,7 @@ use rcgen::{
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use sha2::{Digest, Sha256};
 use time::{Duration, OffsetDateTime};
+use zeroize::Zeroizing;
 
 use super::PeerName;
 
@@ -19,7 +20,7 @@ const CERTIFICATE_LIFETIME: Duration = Duration::days(365 * 20);
 /// The cluster's certificate authority, able to sign.
 pub(crate) struct Authority {
     certificate: CertificateDer<'static>,
-    key_pkcs8: Vec<u8>,
+    key_pkcs8: Zeroizing<Vec<u8>>,
     issuer: Issuer<'static, KeyPair>,
 }
 
@@ -36,7 +37,7 @@ impl Authority {
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         set_validity(&mut params, now);
         let certificate = params.self_signed(&key)?.der().clone();
-        Self::load(certificate, key.serialize_der())
+        Self::load(certificate, Zeroizing::new(key.serialize_der()))
     }
 
     /// Takes a stored authority up again.
@@ -45,7 +46,7 @@ impl Authority {
     /// Certificate or key (PKCS#8 DER) are damaged.
     pub(crate) fn load(
         certificate: CertificateDer<'static>,
-        key_pkcs8: Vec<u8>,
+        key_pkcs8: Zeroizing<Vec<u8>>,
     ) -> Result<Self, SignError> {
         let key = KeyPair::try_from(&PrivatePkcs8KeyDer::from(key_pkcs8.as_slice()))?;
         let issuer = Issuer::from_ca_cert_der(&certificate, key)?;

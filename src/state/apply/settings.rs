@@ -1,6 +1,8 @@
 //! The tailnet as a whole: its first command, and later settings.
 
-use hydrascale_proto::state::v1::{BackfillAddresses, InitTailnet, RefusalCode, UpdateSettings};
+use hydrascale_proto::state::v1::{
+    BackfillAddresses, InitTailnet, RefusalCode, ResealNoiseKey, UpdateSettings,
+};
 
 use super::super::convert::settings_from_proto;
 use super::super::{Node, Settings, Tailnet};
@@ -47,6 +49,25 @@ impl Txn<'_> {
             self.with_tailnet(|tailnet| tailnet.settings = settings)?;
             self.settings_changed();
         }
+        Ok(done(0))
+    }
+
+    /// The same key under another seal: nobody who reads the state sees a difference.
+    pub(super) fn reseal_noise_key(&mut self, op: &ResealNoiseKey) -> Verdict {
+        if op.noise_private_key.len() < NOISE_KEY_BYTES {
+            return Err(invalid("noise_private_key has fewer than 32 bytes"));
+        }
+        let stored = self.state.noise_private_key().unwrap_or_default();
+        if stored == op.noise_private_key.as_ref() {
+            return Ok(done(0));
+        }
+        if blake3::hash(stored).as_bytes() != op.replaces_digest.as_ref() {
+            return Err(refuse(
+                RefusalCode::Precondition,
+                "the Noise key was resealed meanwhile: see `cluster status`, then try again",
+            ));
+        }
+        self.with_tailnet(|tailnet| tailnet.noise_private_key = op.noise_private_key.clone())?;
         Ok(done(0))
     }
 
@@ -118,6 +139,24 @@ mod tests {
         };
         assert!(refusal(&world.apply(short)).1.contains("noise_private_key"));
         assert!(world.state.tailnet().is_none());
+    }
+
+    #[test]
+    fn the_noise_key_is_resealed_once_and_only_what_was_read() {
+        let mut world = World::new();
+        let reseal = |from: &[u8], to: u8| ResealNoiseKey {
+            noise_private_key: vec![to; 84].into(),
+            replaces_digest: blake3::hash(from).as_bytes().to_vec().into(),
+        };
+        let sealed = world.ok(reseal(&[0x11; 32], 1));
+        assert!(sealed.change.is_empty() && !sealed.writes.is_empty());
+        assert_eq!(world.state.noise_private_key(), Some(&[1; 84][..]));
+        // Asked for again, and by somebody who has not seen that.
+        assert!(world.ok(reseal(&[0x11; 32], 1)).writes.is_empty());
+        let (code, message) = refusal(&world.apply(reseal(&[0x11; 32], 2)));
+        assert_eq!(code, RefusalCode::Precondition);
+        assert!(message.contains("meanwhile"), "{message}");
+        world.ok(reseal(&[1; 84], 2));
     }
 
     #[test]
