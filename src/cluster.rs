@@ -19,6 +19,7 @@ mod proposals;
 mod replicated;
 mod report;
 mod route_approval;
+mod sealing;
 mod soft;
 
 use std::sync::Arc;
@@ -42,6 +43,7 @@ use self::policy::PolicyReader;
 pub use self::presence::spawn_presence;
 use self::proposals::Proposals;
 pub use self::route_approval::spawn_route_approval;
+pub use self::sealing::{SealingPlan, seal_noise_key, unseal_noise_key};
 use self::soft::SoftState;
 use crate::state::{SessionNo, State};
 use crate::tasks::Tasks;

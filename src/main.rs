@@ -58,7 +58,7 @@ fn serve(config: Config) -> anyhow::Result<()> {
 }
 
 /// Resolves into the watch for the signals that ask a process to end, and for the one that asks it
-/// to read its policy file again.
+/// to read its sealing keys and its policy file again.
 fn heed_signals(
     stop: CancellationToken,
     reload: Arc<Notify>,

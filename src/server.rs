@@ -11,6 +11,7 @@ mod metrics;
 mod open_files;
 mod policy_file;
 mod relay;
+mod sealing;
 mod tls;
 
 use std::io;
@@ -20,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hydrascale_proto::state::v1 as pb;
-use hydrascale_raft::Replica;
+use hydrascale_raft::{Keyring, Replica, SealingKeys};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinSet;
@@ -38,7 +39,7 @@ pub use self::tls::ClientTlsError;
 use crate::api::{self, ApiState};
 use crate::cluster::{
     Announcement, Cluster, Machine, Unwelcome, spawn_announcer, spawn_member_clerk, spawn_presence,
-    spawn_route_approval,
+    spawn_route_approval, unseal_noise_key,
 };
 use crate::config::Config;
 use crate::control::{self, Control, ControlMetrics, ControlOptions, ToolchainInfo, VersionInfo};
@@ -121,8 +122,8 @@ struct Bound {
     socket: UnixListener,
 }
 
-/// Runs a replica until `stop` is cancelled, then drains it. `reload` makes it read its policy file
-/// again.
+/// Runs a replica until `stop` is cancelled, then drains it. `reload` makes it read its sealing keys
+/// and its policy file again.
 ///
 /// # Errors
 /// See [`ServeError`].
@@ -146,21 +147,38 @@ pub async fn serve(
         ReplicaId(replica.id().0),
         replica.incarnation(),
     );
+    unseal_noise_key(&replica.keyring().keys(), &cluster.state()).map_err(BootError::from)?;
     // Relay and STUN come before catching up: clients without a direct path need them most.
     let mut tasks = JoinSet::new();
     let names = bootstrap::spawn(config.server_url.host(), &cluster, &mut tasks);
     let relay = relay::start(&config, bound.relay, &cluster, names.clone())?;
     let mut stun = StunServer::start(bound.stun, &relay.handle().health());
-    let unwelcome = spawn_cluster_tasks(&config, &cluster, &relay.handle(), &mut tasks)?;
+    let keyring = replica.keyring().clone();
+    let unwelcome = spawn_cluster_tasks(
+        &config,
+        &cluster,
+        &relay.handle(),
+        &keyring.keys(),
+        &mut tasks,
+    )?;
 
-    let refused = policy_file::spawn(policy_file, &cluster, reload, &mut tasks);
+    let reload_policy = Arc::new(Notify::new());
+    let unreadable = sealing::spawn(
+        config.cluster.sealing_key_file.clone(),
+        keyring.clone(),
+        &cluster,
+        reload,
+        reload_policy.clone(),
+        &mut tasks,
+    );
+    let refused = policy_file::spawn(policy_file, &cluster, reload_policy, &mut tasks);
 
     let doors = Doors {
         client: bound.client,
         tls,
         socket: bound.socket,
     };
-    let clients = serve_clients(&config, doors, &cluster, names, &mut tasks)?;
+    let clients = serve_clients(&config, doors, &cluster, (names, keyring), &mut tasks)?;
     if let Some(listener) = bound.metrics {
         let sources = MetricsSources {
             cluster: cluster.clone(),
@@ -183,6 +201,7 @@ pub async fn serve(
         fatal = replica.fatal() => Err(ServeError::Fatal(fatal.to_string())),
         Ok(fatal) = unwelcome => Err(ServeError::Fatal(fatal.to_string())),
         Ok(refused) = refused => Err(refused.into()),
+        Ok(sealed) = unreadable => Err(BootError::from(sealed).into()),
         reason = first_end => Err(ServeError::Fatal(reason)),
         reason = relay.ended() => Err(ServeError::Fatal(reason)),
         () = stun.ended() => Err(ServeError::Fatal("a STUN listener ended".to_owned())),
@@ -210,12 +229,13 @@ fn serve_clients(
     config: &Config,
     doors: Doors,
     cluster: &Cluster,
-    names: Arc<ResolvedNames>,
+    (names, keyring): (Arc<ResolvedNames>, Keyring),
     tasks: &mut JoinSet<()>,
 ) -> Result<ClientSide, ServeError> {
     let streams = MapStreams::new(cluster.clone(), NetmapConfig::from(config), now);
     let metrics = ControlMetrics::default();
     let options = ControlOptions {
+        noise_key: sealing::noise_key_source(keyring),
         bootstrap_names: Arc::new(move || names.addresses()),
         trusted_proxies: config.listeners.trusted_proxies.clone(),
         ..ControlOptions::new(config.server_url.as_str(), version())
@@ -295,6 +315,7 @@ fn spawn_cluster_tasks(
     config: &Config,
     cluster: &Cluster,
     relay: &RelayHandle,
+    keys: &SealingKeys,
     tasks: &mut JoinSet<()>,
 ) -> Result<oneshot::Receiver<Unwelcome>, ServeError> {
     let up = pb::ReplicaUp {
@@ -308,7 +329,7 @@ fn spawn_cluster_tasks(
         relay: Some(relay::announcement(config, relay)),
     };
     let announcement = Announcement {
-        init: boot::init_tailnet(config)?,
+        init: boot::init_tailnet(config, keys)?,
         up,
     };
     let unwelcome = spawn_announcer(cluster.clone(), announcement, relay.cert_name(), tasks);

@@ -1,6 +1,7 @@
 //! Routes of our own: the cluster's health, its growth, who belongs to it.
 
 mod members;
+mod sealing;
 
 use std::time::Duration;
 
@@ -29,6 +30,7 @@ pub(super) fn routes() -> Router<ApiState> {
         .route("/cluster/digest", get(digest))
         .route("/cluster/join-token", tokens)
         .route("/cluster/join-token/{id}", delete(revoke_join_token))
+        .route("/cluster/sealing-key", post(sealing::rotate))
         .route("/cluster/leader", post(members::lead))
         .route("/cluster/replica/{id}/promote", post(members::promote))
         .route("/cluster/replica/{id}/demote", post(members::demote))

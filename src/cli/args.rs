@@ -99,6 +99,12 @@ pub(super) enum Noun {
 pub(super) enum GenerateCommand {
     /// Print a new private key
     PrivateKey,
+    /// Make a key that seals the cluster's secrets
+    SealingKey {
+        /// Put the key first into this file, which only its owner can read, instead of printing it
+        #[arg(short, long, value_name = "FILE")]
+        file: Option<PathBuf>,
+    },
 }
 
 /// How the demonstration cluster is made.

@@ -1,5 +1,6 @@
 //! `cluster`: make one, grow it, shrink it, look at it.
 
+mod keys;
 mod members;
 
 use std::path::{Path, PathBuf};
@@ -46,6 +47,12 @@ pub(super) enum ClusterCommand {
     Undrain(Which),
     /// Let another replica lead
     TransferLeader(Transfer),
+    /// Seal the cluster's secrets under the first key of the key files, which all replicas must hold
+    RotateSealingKey {
+        /// Store the secrets unsealed instead
+        #[arg(long)]
+        unseal: bool,
+    },
     /// Show the replicas and how they are doing
     Status,
     /// Show a hash over the whole state, equal on replicas that have applied the same changes
@@ -110,6 +117,7 @@ pub(super) async fn run(
         ClusterCommand::Drain(which) => members::drain(which, context).await,
         ClusterCommand::Undrain(which) => members::undrain(which, context).await,
         ClusterCommand::TransferLeader(args) => members::transfer(args, context).await,
+        ClusterCommand::RotateSealingKey { unseal } => keys::rotate_sealing(unseal, context).await,
         ClusterCommand::Status => status(context).await,
         ClusterCommand::Digest => {
             let digest = context.api()?.get("/cluster/digest").await?;
@@ -120,7 +128,7 @@ pub(super) async fn run(
 
 fn init(context: &mut Context<'_, '_>) -> anyhow::Result<()> {
     let config = context.config()?.cluster;
-    let cluster_id = Replica::init_cluster(&raft_config(&config))?;
+    let cluster_id = Replica::init_cluster(&raft_config(&config)?)?;
     made(context, &config, &cluster_id, "1", "Made")
 }
 
@@ -137,7 +145,7 @@ async fn join(args: Join, context: &mut Context<'_, '_>) -> anyhow::Result<()> {
         token.cluster_id(),
         token.addrs().join(", ")
     ));
-    let mut raft = raft_config(&config);
+    let mut raft = raft_config(&config)?;
     raft.non_voting |= args.non_voting;
     let replica = Replica::join_cluster(&raft, &token).await?;
     made(
@@ -236,6 +244,7 @@ async fn status(context: &mut Context<'_, '_>) -> anyhow::Result<()> {
     }
     let table = table.render(context.out.has_color());
     let mut text = format!("{}\n{table}", headline(&status));
+    text.push_str(&keys::seal(&status));
     for warning in status.texts("warnings") {
         text.push_str("\nWarning: ");
         text.push_str(&warning);

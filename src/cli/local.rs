@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::Context as _;
 use clap::Command;
 use clap_complete::Shell;
+use hydrascale_raft::SealingKeys;
 
 use crate::config::{Config, Environment};
 use crate::control::VersionInfo;
@@ -65,6 +66,20 @@ pub(super) fn generate(what: GenerateCommand, out: &mut Output<'_>) -> anyhow::R
             let key = MachinePrivateKey::from_bytes(rand::random()).expose_text();
             out.result(&key, &Value::object(&[("private_key", &key)]))
                 .context("the key could not be printed")
+        }
+        GenerateCommand::SealingKey { file: None } => {
+            let (_, line) = SealingKeys::new_line();
+            let key = line.trim_end();
+            out.result(key, &Value::object(&[("sealing_key", key)]))
+                .context("the key could not be printed")
+        }
+        GenerateCommand::SealingKey { file: Some(path) } => {
+            let id = SealingKeys::add_to_file(&path)?.to_string();
+            let path = path.display().to_string();
+            let sentence =
+                format!("Made key {id}, the first in {path} now: copy it to every replica");
+            let members = [("sealing_key_id", id.as_str()), ("file", &path)];
+            out.result(&sentence, &Value::object(&members))
         }
     }
 }

@@ -5,9 +5,10 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use hydrascale_proto::state::v1::{self as pb, Refusal, RefusalCode, command::Op};
+use hydrascale_raft::KeyId;
 use serde::Serialize;
 
-use super::{Cluster, ProposeError};
+use super::{Cluster, ProposeError, SealingPlan};
 use crate::types::{ReplicaId, Timestamp};
 
 /// A change of the membership, or of who leads it. What is done already is done.
@@ -80,6 +81,16 @@ pub trait Administration: Send + Sync + 'static {
         _change: MemberChange,
         _expected: Option<u64>,
     ) -> BoxFuture<'_, Result<ReplicaId, ProposeError>> {
+        unable()
+    }
+
+    /// Finds the key under which the secrets are to be sealed from now on.
+    fn plan_sealing(&self, _seal: bool) -> BoxFuture<'_, Result<SealingPlan, ProposeError>> {
+        unable()
+    }
+
+    /// Seals the secrets of the consensus layer itself under this key, or unseals them.
+    fn reseal_authority(&self, _key: Option<KeyId>) -> BoxFuture<'_, Result<(), ProposeError>> {
         unable()
     }
 }

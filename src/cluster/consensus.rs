@@ -78,6 +78,8 @@ pub struct ClusterStatus {
     pub removed: Vec<u64>,
     /// Members of the committed membership in id order.
     pub members: Vec<MemberStatus>,
+    /// Id of the key that seals the cluster's secrets; nothing while they are not sealed.
+    pub sealing_key: Option<String>,
     /// What an operator should look into, one sentence each.
     pub warnings: Vec<String>,
 }
@@ -108,6 +110,8 @@ pub struct MemberStatus {
     pub applied_index: Option<u64>,
     /// Whether it answered this replica lately; true for this replica itself.
     pub reachable: bool,
+    /// Ids of the sealing keys that it held when it last answered, the first in its file first.
+    pub sealing_keys: Option<Vec<String>>,
     /// What it announced when it last started; nothing before it has.
     pub announced: Option<AnnouncedStatus>,
 }

@@ -7,13 +7,13 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use hydrascale_proto::state::v1::{Refusal, RefusalCode};
 use hydrascale_raft::{
-    AdminError, JoinTokenInfo, MemberStatus as RaftMember, ProposeError as RaftProposeError,
+    AdminError, JoinTokenInfo, KeyId, MemberStatus as RaftMember, ProposeError as RaftProposeError,
     Replica, ReplicaId as RaftReplicaId, Role as RaftRole, Status, chain,
 };
 
 use super::{
     Administration, ClusterStatus, Consensus, JoinTokenStatus, MemberChange, MemberStatus,
-    ProposeError, ReadError, Role,
+    ProposeError, ReadError, Role, SealingPlan,
 };
 use crate::telemetry::traceparent;
 use crate::types::{ReplicaId, Timestamp};
@@ -106,6 +106,25 @@ impl Administration for Replica {
         }
         .boxed()
     }
+
+    fn plan_sealing(&self, seal: bool) -> BoxFuture<'_, Result<SealingPlan, ProposeError>> {
+        async move {
+            let key = Self::plan_sealing(self, seal).await;
+            Ok(SealingPlan {
+                key: key.map_err(|error| not_administered(&error))?,
+                keys: self.keyring().keys(),
+            })
+        }
+        .boxed()
+    }
+
+    fn reseal_authority(&self, key: Option<KeyId>) -> BoxFuture<'_, Result<(), ProposeError>> {
+        async move {
+            let resealed = Self::reseal_authority(self, key).await;
+            resealed.map_err(|error| not_administered(&error))
+        }
+        .boxed()
+    }
 }
 
 fn raft_id(id: ReplicaId) -> RaftReplicaId {
@@ -181,6 +200,7 @@ fn describe(status: &Status, now: Instant) -> ClusterStatus {
             .iter()
             .map(|member| describe_member(member, status, now))
             .collect(),
+        sealing_key: status.sealing_key.map(|id| id.to_string()),
         warnings: Vec::new(),
     }
 }
@@ -203,6 +223,10 @@ fn describe_member(member: &RaftMember, status: &Status, now: Instant) -> Member
             || member
                 .last_answer
                 .is_some_and(|at| since(at) <= status.reachable_within),
+        sealing_keys: member
+            .sealing_keys
+            .as_ref()
+            .map(|keys| keys.iter().map(ToString::to_string).collect()),
         announced: None,
     }
 }

@@ -1,6 +1,8 @@
 //! What an operator wants to know of the cluster: consensus, joined with what the replicas have
 //! announced.
 
+use hydrascale_raft::KeyId;
+
 use super::{AnnouncedStatus, ClusterStatus, MemberStatus};
 use crate::state::State;
 use crate::types::ReplicaId;
@@ -26,8 +28,41 @@ pub(super) fn report(mut status: ClusterStatus, state: &State) -> ClusterStatus 
     .into_iter()
     .flatten()
     .chain(status.members.iter().filter_map(dead))
+    .chain(seal(&status, state))
     .collect();
     status
+}
+
+/// What to do when the secrets are not sealed as the key files say.
+fn seal(status: &ClusterStatus, state: &State) -> Option<String> {
+    const ROTATE: &str = "run `cluster rotate-sealing-key`";
+    let noise_key = state.noise_private_key().map(KeyId::sealing);
+    let noise_key = noise_key.map(|key| key.map(|id| id.to_string()));
+    if noise_key.is_some_and(|key| key != status.sealing_key) {
+        return Some(format!(
+            "the sealing key has changed for some of the secrets only: {ROTATE}"
+        ));
+    }
+    let mut files = status.members.iter();
+    let told = |member: &MemberStatus| member.sealing_keys.clone().unwrap_or_default();
+    let first = told(files.next()?);
+    if files.any(|member| member.sealing_keys.is_some() && told(member) != first) {
+        return Some(
+            "replicas hold different sealing keys: give all the same file (cluster.sealing_key_file) \
+             and send them SIGHUP"
+                .to_owned(),
+        );
+    }
+    let wanted = first.first()?;
+    match &status.sealing_key {
+        Some(key) if key == wanted => None,
+        Some(key) => Some(format!(
+            "the secrets are sealed under key {key}, the key files begin with {wanted}: {ROTATE}"
+        )),
+        None => Some(format!(
+            "the secrets are not sealed though there are key files: {ROTATE}"
+        )),
+    }
 }
 
 /// What to do about a member that counts as dead.
@@ -140,6 +175,30 @@ mod tests {
             warning.contains("(r1 has one, r2 has two, r3 has one)"),
             "{warning}"
         );
+    }
+
+    #[tokio::test]
+    async fn a_seal_that_is_not_what_the_files_say_is_named() {
+        let (cluster, _control) = Cluster::local(plain_tailnet(), Timestamp::default())
+            .await
+            .unwrap();
+        let warning = |in_use: Option<&str>, files: [&[&str]; 3]| {
+            let mut status = status();
+            status.sealing_key = in_use.map(str::to_owned);
+            for (member, keys) in status.members.iter_mut().zip(files) {
+                member.sealing_keys = Some(keys.iter().map(ToString::to_string).collect());
+            }
+            let warnings = report(status, &cluster.state()).warnings;
+            warnings.first().cloned().unwrap_or_default()
+        };
+        assert_eq!(warning(None, [&[], &[], &[]]), "");
+        let unsealed = warning(None, [&["a"], &["a"], &["a"]]);
+        assert!(unsealed.contains("not sealed"), "{unsealed}");
+        let different = warning(None, [&["a"], &["b", "a"], &["a"]]);
+        assert!(different.contains("different sealing keys"), "{different}");
+        // The Noise key of this tailnet is not sealed.
+        let torn = warning(Some("a"), [&["a"], &["a"], &["a"]]);
+        assert!(torn.contains("some of the secrets"), "{torn}");
     }
 
     #[tokio::test]

@@ -33,6 +33,9 @@ pub struct ClusterConfig {
     pub peer_advertise: HostPort,
     /// File with a join token; a replica without data joins with it when it starts.
     pub join_token_file: Option<PathBuf>,
+    /// File with the keys that seal the cluster's secrets (`sealing_key_file`); without one they are
+    /// stored unsealed.
+    pub sealing_key_file: Option<PathBuf>,
     /// A join asks for a place without a vote (`non_voting`): the replica serves clients and relays,
     /// and no commit ever waits for it. Counts at the join only.
     pub non_voting: bool,
@@ -76,6 +79,7 @@ impl ClusterConfig {
                 .parse("cluster.peer_advertise_addr", HostPort::parse)
                 .unwrap_or_else(|| default_advertise(peer_listen, host_name)),
             join_token_file: reader.path("cluster.join_token_file"),
+            sealing_key_file: reader.path("cluster.sealing_key_file"),
             non_voting: reader.bool("cluster.non_voting").unwrap_or(false),
             zone,
             explicit: reader.lookup("cluster").is_some(),
@@ -119,13 +123,7 @@ fn parse_name(text: &str) -> Result<String, &'static str> {
 fn refuse_unsupported(reader: &mut Reader<'_>) {
     const GROW: &str = "is not supported: start one replica with `cluster init` and add the others \
                         with `cluster join`; remove the key";
-    const SEAL: &str = "is not supported yet: secrets would be stored unsealed; remove the key and \
-                        protect cluster.data_dir";
-    for (key, problem) in [
-        ("cluster.peers", GROW),
-        ("cluster.bootstrap_expect", GROW),
-        ("cluster.sealing_key_file", SEAL),
-    ] {
+    for (key, problem) in [("cluster.peers", GROW), ("cluster.bootstrap_expect", GROW)] {
         if let Some(setting) = reader.setting(key) {
             reader.fail(setting.error(problem));
         }

@@ -8,11 +8,14 @@ use std::sync::Arc;
 
 use hydrascale_proto::state::v1 as pb;
 use hydrascale_raft::{
-    InitError, JoinError, JoinToken, Replica, ReplicaConfig, StartError, StateMachine,
+    InitError, JoinError, JoinToken, Replica, ReplicaConfig, SealingFileError, SealingKeys,
+    StartError, StateMachine, UnsealError,
 };
 use rand::RngCore;
 use tokio::net::TcpListener;
 
+use super::sealing;
+use crate::cluster::seal_noise_key;
 use crate::config::{ClusterConfig, Config};
 use crate::telemetry::continue_trace;
 use crate::types::{KeyParseError, MachinePrivateKey};
@@ -61,13 +64,22 @@ pub enum BootError {
         #[source]
         source: KeyParseError,
     },
+    /// The sealing keys cannot be used.
+    #[error(transparent)]
+    Sealing(#[from] SealingFileError),
+    /// The tailnet's secrets cannot be sealed or unsealed.
+    #[error(transparent)]
+    Sealed(#[from] UnsealError),
     /// The replica did not start.
     #[error(transparent)]
     Start(#[from] StartError),
 }
 
 /// What the consensus layer needs to know of the configuration.
-pub(crate) fn raft_config(config: &ClusterConfig) -> ReplicaConfig {
+///
+/// # Errors
+/// The sealing keys cannot be read.
+pub(crate) fn raft_config(config: &ClusterConfig) -> Result<ReplicaConfig, SealingFileError> {
     let mut raft = ReplicaConfig::new(
         &config.data_dir,
         &config.replica_name,
@@ -79,7 +91,8 @@ pub(crate) fn raft_config(config: &ClusterConfig) -> ReplicaConfig {
     raft.log_kept = config.log_kept;
     raft.continue_trace = continue_trace;
     raft.non_voting = config.non_voting;
-    raft
+    raft.keyring = sealing::keyring(config.sealing_key_file.as_deref())?;
+    Ok(raft)
 }
 
 /// Starts the replica that the data folder holds. An empty folder is filled first: by the join
@@ -93,7 +106,7 @@ pub(crate) async fn start_replica(
     listener: TcpListener,
     machine: Arc<dyn StateMachine>,
 ) -> Result<Replica, BootError> {
-    let raft = raft_config(config);
+    let raft = raft_config(config)?;
     if !Replica::is_initialised(&raft.data_dir)? {
         if let Some(path) = &config.join_token_file {
             join(&raft, path).await?;
@@ -127,7 +140,10 @@ async fn join(raft: &ReplicaConfig, path: &Path) -> Result<(), BootError> {
 ///
 /// # Errors
 /// The key's file exists and cannot be used.
-pub(crate) fn init_tailnet(config: &Config) -> Result<pb::InitTailnet, BootError> {
+pub(crate) fn init_tailnet(
+    config: &Config,
+    keys: &SealingKeys,
+) -> Result<pb::InitTailnet, BootError> {
     let mut random = rand::rng();
     let imported = config
         .noise_key_import
@@ -144,7 +160,7 @@ pub(crate) fn init_tailnet(config: &Config) -> Result<pb::InitTailnet, BootError
     random.fill_bytes(&mut pepper);
     Ok(pb::InitTailnet {
         settings: Some(pb::Settings::from(&config.tailnet.settings())),
-        noise_private_key: key.expose_bytes().to_vec().into(),
+        noise_private_key: seal_noise_key(keys, &key)?.into(),
         secret_pepper: pepper.into(),
     })
 }
