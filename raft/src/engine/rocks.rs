@@ -9,6 +9,7 @@ use rocksdb::{
     ReadOptions, SingleThreaded, SnapshotWithThreadMode, WriteOptions,
 };
 
+use super::synced::SyncedMark;
 use super::{Engine, EngineError, KeyRange, KeyValue, Read, Rows, Table, Write, WriteBatch};
 
 type Db = DBWithThreadMode<SingleThreaded>;
@@ -16,6 +17,7 @@ type Db = DBWithThreadMode<SingleThreaded>;
 /// RocksDB with this crate's tables.
 pub(crate) struct RocksEngine {
     db: Db,
+    synced: SyncedMark,
 }
 
 impl RocksEngine {
@@ -26,7 +28,9 @@ impl RocksEngine {
             .map(|table| ColumnFamilyDescriptor::new(table.name(), table_options(table, &cache)));
         let db = Db::open_cf_descriptors(&database_options(), path, tables)
             .map_err(|error| EngineError::new("open the database", error))?;
-        Ok(Self { db })
+        let synced = SyncedMark::open(path)?;
+        synced.check(db.latest_sequence_number())?;
+        Ok(Self { db, synced })
     }
 
     fn table(&self, table: Table) -> &ColumnFamily {
@@ -80,9 +84,11 @@ impl Engine for RocksEngine {
     }
 
     fn sync(&self) -> Result<(), EngineError> {
+        let written = self.db.latest_sequence_number();
         self.db
             .flush_wal(true)
-            .map_err(|error| EngineError::new("sync", error))
+            .map_err(|error| EngineError::new("sync", error))?;
+        self.synced.note(written)
     }
 
     fn view(&self) -> Box<dyn Read + '_> {

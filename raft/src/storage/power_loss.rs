@@ -64,7 +64,7 @@ proptest! {
 async fn lose_power(steps: Vec<Step>, cut: f64, garbage: &[u8]) {
     let dir = TempDir::new().unwrap();
     let database = dir.path().join("db");
-    let durable = Arc::new(Mutex::new(0));
+    let durable = Arc::new(Mutex::new(Durable::default()));
     let rocks = Arc::new(RocksEngine::open(&database).unwrap());
     let observer = observe(database.clone(), Arc::clone(&durable));
     let engine = Arc::new(FaultEngine::observed(rocks, observer));
@@ -77,11 +77,12 @@ async fn lose_power(steps: Vec<Step>, cut: f64, garbage: &[u8]) {
         history.take(&mut opened, step).await;
         history.collect();
     }
-    let durable = *durable.lock();
+    let durable = durable.lock().clone();
     let copy = TempDir::new().unwrap();
     let database_copy = copy.path().join("db");
     copy_folder(&database, &database_copy);
-    cut_wal(&database_copy, durable, cut, garbage);
+    fs::write(database_copy.join(MARK), &durable.mark).unwrap();
+    cut_wal(&database_copy, durable.log_bytes, cut, garbage);
     check(copy.path(), &history).await;
 }
 
@@ -181,13 +182,78 @@ async fn check(dir: &Path, history: &History) {
     assert_eq!(opened.counter.count("k"), applied);
 }
 
-/// Keeps the length of the write-ahead log that the last completed sync covered for certain.
-fn observe(database: PathBuf, durable: Arc<Mutex<u64>>) -> Box<dyn Fn(SyncPhase) + Send + Sync> {
+/// What the last completed sync left.
+#[derive(Clone, Default)]
+struct Durable {
+    /// The length of the write-ahead log that it covered for certain.
+    log_bytes: u64,
+    /// The mark that was written after it.
+    mark: Vec<u8>,
+}
+
+/// The mark of what was synced, beside the write-ahead log.
+const MARK: &str = "SYNCED";
+
+fn observe(
+    database: PathBuf,
+    durable: Arc<Mutex<Durable>>,
+) -> Box<dyn Fn(SyncPhase) + Send + Sync> {
     let started = Mutex::new(0);
     Box::new(move |phase| match phase {
         SyncPhase::Starts => *started.lock() = fs::metadata(wal(&database)).unwrap().len(),
-        SyncPhase::Done => *durable.lock() = *started.lock(),
+        SyncPhase::Done => {
+            *durable.lock() = Durable {
+                log_bytes: *started.lock(),
+                mark: fs::read(database.join(MARK)).unwrap(),
+            };
+        }
     })
+}
+
+#[tokio::test]
+async fn a_log_that_lost_what_was_synced_is_refused_and_stays_so() {
+    let dir = TempDir::new().unwrap();
+    let database = dir.path().join("db");
+    let mut opened = open(Arc::new(RocksEngine::open(&database).unwrap()), dir.path());
+    let mut history = History {
+        logs: vec![Vec::new()],
+        ..History::default()
+    };
+    history.append(&mut opened, 5).await;
+    history.take(&mut opened, Step::Settle).await;
+    let length = fs::metadata(wal(&database)).unwrap().len();
+    for damage in [Rot::Cut, Rot::Flip] {
+        let copy = TempDir::new().unwrap();
+        let copied = copy.path().join("db");
+        copy_folder(&database, &copied);
+        damage.befall(&wal(&copied), length - 40);
+        for _ in 0..2 {
+            let refused = RocksEngine::open(&copied)
+                .err()
+                .map(|error| crate::chain(&error));
+            let refused = refused.unwrap();
+            assert!(refused.contains("replace this replica"), "{refused}");
+        }
+    }
+}
+
+/// What no power loss does.
+#[derive(Clone, Copy)]
+enum Rot {
+    Cut,
+    Flip,
+}
+
+impl Rot {
+    fn befall(self, path: &Path, place: u64) {
+        let mut bytes = fs::read(path).unwrap();
+        let place = usize::try_from(place).unwrap();
+        match self {
+            Self::Cut => bytes.truncate(place),
+            Self::Flip => bytes[place] ^= 1,
+        }
+        fs::write(path, bytes).unwrap();
+    }
 }
 
 /// The only write-ahead log: these tests write too little for a second one.
