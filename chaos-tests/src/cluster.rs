@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
 pub use config::{Options, Tls};
-pub use replica::Replica;
+pub use replica::{Replica, sum_of};
 pub use state::{Node, check_addresses, nodes_of};
 
 use crate::{Context, certificate, netns, wait};
@@ -106,7 +106,7 @@ impl Cluster {
             .await?;
         let token = made["joinToken"].as_str();
         let token = token.with_context(|| format!("no token in {made}"))?;
-        fs::write(self.replica(index)?.folder().join("join-token"), token)?;
+        self.replica(index)?.write_token(token)?;
         self.up(index).await?;
         // Membership is complete before the next one comes.
         let count = self.running().count();
@@ -275,6 +275,17 @@ impl Cluster {
             .as_str()
             .with_context(|| format!("no key in {made}"))?
             .to_owned())
+    }
+
+    /// Creates an API key.
+    ///
+    /// # Errors
+    /// When that is refused.
+    pub async fn create_api_key(&self) -> Result<String> {
+        let (_, replica) = self.running().next().context("no replica runs")?;
+        let made = replica.command(&["apikeys", "create"]).await?;
+        let key = made.as_str().or_else(|| made["apiKey"].as_str());
+        Ok(key.with_context(|| format!("no key in {made}"))?.to_owned())
     }
 
     /// Waits until every running replica lists the same nodes; gives the list.

@@ -7,6 +7,7 @@
 //! ```text
 //! replica a -- c.replica.test --(hosts of a)--> 127.1.1.3:7443 = proxy a->c --> 10.99.0.13:7443
 //! replica b -- c.replica.test --(hosts of b)--> 127.1.2.3:7443 = proxy b->c --> 10.99.0.13:7443
+//! client ------------------------------------> 127.2.0.3:8080 = the door of c -> 10.99.0.13:8080
 //! ```
 
 use std::{
@@ -18,6 +19,7 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use crate::{
+    cluster::{CLIENT_PORT, PEER_PORT},
     nemesis::Cuts,
     netns::replica_address,
     proxy::{Flow, Modes, Proxy},
@@ -26,21 +28,35 @@ use crate::{
 /// All links of a cluster.
 pub struct Links {
     proxies: BTreeMap<(usize, usize), Proxy>,
+    /// Between clients and each replica.
+    doors: Vec<Proxy>,
 }
 
 impl Links {
-    /// Starts the proxies between `size` replicas that listen on `port`.
+    /// Starts the proxies between `size` replicas, and between clients and each of them.
     ///
     /// # Errors
     /// When one cannot listen.
-    pub async fn start(size: usize, port: u16) -> Result<Self> {
+    pub async fn start(size: usize) -> Result<Self> {
         let mut proxies = BTreeMap::new();
         for (from, to) in pairs(size) {
-            let target = SocketAddr::from((replica_address(to), port));
-            let listen = SocketAddr::from((proxy_address(from, to)?, port));
+            let target = SocketAddr::from((replica_address(to), PEER_PORT));
+            let listen = SocketAddr::from((proxy_address(from, to)?, PEER_PORT));
             proxies.insert((from, to), Proxy::start(listen, target).await?);
         }
-        Ok(Self { proxies })
+        let mut doors = Vec::new();
+        for to in 0..size {
+            let target = SocketAddr::from((replica_address(to), CLIENT_PORT));
+            doors.push(Proxy::start(door_address(to)?, target).await?);
+        }
+        Ok(Self { proxies, doors })
+    }
+
+    /// Makes the link between clients and a replica do this.
+    pub fn set_door(&self, replica: usize, modes: Modes) {
+        if let Some(door) = self.doors.get(replica) {
+            door.set(modes);
+        }
     }
 
     /// Lets nothing pass between these pairs, and everything else.
@@ -62,6 +78,9 @@ impl Links {
     /// Makes all links whole again.
     pub fn heal(&self) {
         self.cut(&Cuts::new());
+        for door in &self.doors {
+            door.set(Modes::default());
+        }
     }
 }
 
@@ -92,6 +111,18 @@ fn pairs(size: usize) -> impl Iterator<Item = (usize, usize)> {
 fn proxy_address(from: usize, to: usize) -> Result<Ipv4Addr> {
     let number = |index: usize| u8::try_from(index + 1).context("replicas are few");
     Ok(Ipv4Addr::new(127, 1, number(from)?, number(to)?))
+}
+
+/// Where clients find the proxy of a replica.
+///
+/// # Errors
+/// When there are too many.
+pub fn door_address(to: usize) -> Result<SocketAddr> {
+    let number = u8::try_from(to + 1).context("replicas are few")?;
+    Ok(SocketAddr::from((
+        Ipv4Addr::new(127, 2, 0, number),
+        CLIENT_PORT,
+    )))
 }
 
 /// The name under which a replica is announced.

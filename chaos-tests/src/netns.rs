@@ -26,7 +26,7 @@ const INSIDE: &str = "HYDRASCALE_CHAOS_INSIDE";
 /// Where clients find the balancer.
 pub const FRONT: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
 /// Replicas that have an address of their own.
-const REPLICA_ADDRESSES: u8 = 5;
+const REPLICA_ADDRESSES: u8 = 6;
 /// Where the clients' programs are inside: the cache may lie in a home that only its owner enters,
 /// and clients run as users of their own.
 pub const CLIENTS: &str = "/mnt";
@@ -125,6 +125,17 @@ pub fn set_up(scratch: &Path, clients: &Path) -> Result<()> {
 
 fn bind(what: &Path, here: &Path) -> Result<()> {
     run(Command::new("mount").arg("--bind").arg(what).arg(here))
+}
+
+/// Mounts a disk of so many MiB, in memory; it ends with the namespace.
+///
+/// # Errors
+/// When the kernel refuses it.
+pub fn mount_small(here: &Path, mib: u32) -> Result<()> {
+    let size = format!("size={mib}m");
+    run(Command::new("mount")
+        .args(["-t", "tmpfs", "-o", &size, "tmpfs"])
+        .arg(here))
 }
 
 /// Runs `ip` with these words.

@@ -2,6 +2,7 @@
 //! of it all.
 
 mod leaders;
+mod snapshots;
 
 use std::{fs, path::Path, time::Duration};
 
@@ -11,13 +12,14 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::{
     Context,
-    cluster::{Cluster, Options, PEER_PORT},
+    cluster::{Cluster, Options, Replica},
     history::{Recorder, Run},
-    links::Links,
+    links::{Links, door_address},
     nemesis::{Executor, Nemesis},
     workload::{Clients, Target, Workload},
 };
 use leaders::Leaders;
+use snapshots::Snapshots;
 
 /// Before the first fault, and after the last one.
 const CALM: Duration = Duration::from_secs(3);
@@ -28,6 +30,13 @@ const FAULT_MAX: Duration = Duration::from_secs(6);
 const REST_MAX: Duration = Duration::from_secs(2);
 /// Until all replicas are equal after the last fault.
 const EQUAL_LIMIT: Duration = Duration::from_secs(60);
+
+/// Log entries between two snapshots, where replicas shall need them.
+const SNAPSHOT_OFTEN: u64 = 50;
+/// And where there shall be some.
+const SNAPSHOT_SOMETIMES: u64 = 500;
+/// A disk that holds what a run writes, with room that is quickly filled.
+const DISK_MIB: u32 = 256;
 
 /// What to run.
 #[derive(Clone, Debug)]
@@ -55,6 +64,21 @@ impl Plan {
             seconds: self.time.as_secs(),
         }
     }
+
+    /// What the replicas must be for these nemeses.
+    fn options(&self) -> Options {
+        let any = |holds: fn(Nemesis) -> bool| self.nemeses.iter().any(|one| holds(*one));
+        let often = any(Nemesis::installs_snapshots).then_some(SNAPSHOT_OFTEN);
+        let sometimes = any(Nemesis::damages_files).then_some(SNAPSHOT_SOMETIMES);
+        Options {
+            log_level: "info",
+            proxied: true,
+            snapshot_every: often.or(sometimes),
+            own_clock: any(|one| one == Nemesis::Clock),
+            disk_mib: any(|one| one == Nemesis::DiskFull).then_some(DISK_MIB),
+            ..Options::default()
+        }
+    }
 }
 
 /// Runs a plan and writes its history; judges nothing.
@@ -63,23 +87,16 @@ impl Plan {
 /// When the harness fails. What the cluster does wrong is in the history.
 pub async fn run(context: &Context, plan: &Plan, history: &Path) -> Result<()> {
     let mut random = StdRng::seed_from_u64(plan.seed);
-    let links = Links::start(plan.voters, PEER_PORT).await?;
-    let options = Options {
-        log_level: "info",
-        proxied: true,
-        ..Options::default()
-    };
-    let mut cluster = Cluster::start_with(context, plan.voters, options).await?;
-    let replicas = cluster.replicas().iter();
-    let targets: Vec<Target> = replicas
-        .map(|replica| Target {
-            socket: replica.socket(),
-            address: replica.client_address(),
-        })
-        .collect();
+    // One more for the replica that comes and goes.
+    let links = Links::start(plan.voters + 1).await?;
+    let mut cluster = Cluster::start_with(context, plan.voters, plan.options()).await?;
+    let targets = targets(&cluster)?;
+    let api_key = cluster.create_api_key().await?;
     let recorder = Recorder::create(history, &plan.run())?;
     let leaders = Leaders::watch(&targets, &recorder);
-    let mut clients = Clients::start(plan.workload, &targets, &recorder, &mut random).await?;
+    let snapshots = Snapshots::watch(&cluster, &recorder);
+    let mut clients =
+        Clients::start(plan.workload, &targets, &api_key, &recorder, &mut random).await?;
     context.step("clients are at work");
     sleep(CALM).await;
     let faulty = Faulty {
@@ -93,6 +110,7 @@ pub async fn run(context: &Context, plan: &Plan, history: &Path) -> Result<()> {
     links.heal();
     sleep(CALM).await;
     clients.finish().await?;
+    snapshots.finish().await;
     let difference = match trouble {
         Some(trouble) => Some(trouble),
         None => difference(&mut cluster).await,
@@ -152,11 +170,35 @@ impl Faulty<'_> {
             .step(&format!("{}: {what}, {lasts:.1?}", nemesis.name()));
         self.executor.install(&fault).await?;
         self.recorder.fault(nemesis.name(), what.clone(), false);
-        sleep(lasts).await;
+        let lasted = self.executor.last(&fault, lasts).await;
         let healed = self.executor.heal(&fault).await;
-        self.recorder.fault(nemesis.name(), what, true);
-        Ok(healed.err().map(|error| format!("{error:#}")))
+        let (mut notes, mut trouble) = (vec![what], None);
+        for came in [lasted, healed] {
+            match came {
+                Ok(note) => notes.extend(note),
+                Err(error) => {
+                    trouble.get_or_insert_with(|| format!("{}: {error:#}", nemesis.name()));
+                }
+            }
+        }
+        if let [_, .., note] = notes.as_slice() {
+            self.context.step(&format!("{}: {note}", nemesis.name()));
+        }
+        self.recorder.fault(nemesis.name(), notes.join(": "), true);
+        Ok(trouble)
     }
+}
+
+fn targets(cluster: &Cluster) -> Result<Vec<Target>> {
+    let replicas = cluster.replicas().iter().enumerate();
+    let target = |(index, replica): (usize, &Replica)| {
+        Ok(Target {
+            socket: replica.socket(),
+            address: replica.client_address(),
+            door: door_address(index)?,
+        })
+    };
+    replicas.map(target).collect()
 }
 
 /// In what the replicas differ, or what else they did that none may do.
@@ -165,7 +207,8 @@ async fn difference(cluster: &mut Cluster) -> Option<String> {
         return Some(format!("{ended:#}"));
     }
     // Each has a leader again and has caught up.
-    for index in 0..cluster.size() {
+    let running: Vec<usize> = cluster.running().map(|(index, _)| index).collect();
+    for index in running {
         if let Err(late) = cluster.wait_ready(index).await {
             return Some(format!("{late:#}"));
         }

@@ -36,6 +36,7 @@ pub struct Summary {
     outcomes: BTreeMap<Outcome, usize>,
     faults: BTreeMap<String, usize>,
     terms: BTreeSet<u64>,
+    snapshots: u64,
     gap: Option<Duration>,
     verdicts: Vec<(&'static str, Verdict)>,
     complete: bool,
@@ -57,6 +58,7 @@ impl Summary {
             outcomes,
             faults,
             terms: history.leaders.iter().map(|(term, _)| *term).collect(),
+            snapshots: history.snapshots,
             gap: progress::longest_gap(history),
             verdicts: judge(history),
             complete: history.ended && history.compared.is_some(),
@@ -98,13 +100,15 @@ impl Summary {
                 "no progress: {ok} operations succeeded, {needed} are needed"
             ));
         }
-        let mut aimed = self
-            .run
-            .nemeses
-            .iter()
-            .filter_map(|name| Nemesis::named(name));
-        if aimed.any(Nemesis::changes_leader) && self.leader_changes() == 0 {
+        let aimed = |at: fn(Nemesis) -> bool| {
+            let nemeses = self.run.nemeses.iter();
+            nemeses.filter_map(|name| Nemesis::named(name)).any(at)
+        };
+        if aimed(Nemesis::changes_leader) && self.leader_changes() == 0 {
             return Some("the leader never changed".to_owned());
+        }
+        if aimed(Nemesis::installs_snapshots) && self.snapshots == 0 {
+            return Some("no replica installed a snapshot".to_owned());
         }
         let is_seen = |one: &&(_, Verdict)| one.1 != Verdict::NothingSeen;
         // In every run there are leaders, and replicas are compared.
@@ -143,6 +147,7 @@ impl fmt::Display for Summary {
             write!(f, " {nemesis}={count}")?;
         }
         write!(f, " | leader changes={}", self.leader_changes())?;
+        write!(f, ", snapshots installed={}", self.snapshots)?;
         if let Some(gap) = self.gap {
             write!(f, ", at most {gap:.1?} without a change")?;
         }
@@ -215,7 +220,7 @@ mod tests {
         assert_eq!(
             summary.to_string(),
             "workload=users voters=3 seconds=10 seed=7 | ok=30 failed=0 unknown=0 | faults: \
-             kill-leader=1 | leader changes=1 | linearizable holds (30), one-leader holds (2), \
+             kill-leader=1 | leader changes=1, snapshots installed=0 | linearizable holds (30), one-leader holds (2), \
              replicas-equal holds (3) | GREEN"
         );
     }
@@ -237,6 +242,10 @@ mod tests {
             ..good()
         };
         assert!(void(&calm).contains("leader never changed"));
+        let mut without_snapshots = good();
+        without_snapshots.run.nemeses = ["snapshot".to_owned()].into();
+        without_snapshots.faults = vec![("snapshot".to_owned(), "kill [0]".to_owned())];
+        assert!(void(&without_snapshots).contains("no replica installed"));
         let interrupted = History {
             ended: false,
             ..good()

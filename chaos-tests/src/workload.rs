@@ -74,6 +74,20 @@ pub struct Target {
     pub socket: PathBuf,
     /// Where nodes connect.
     pub address: SocketAddr,
+    /// The same through a proxy, for the API and for nodes.
+    pub door: SocketAddr,
+}
+
+impl Target {
+    /// Half of the clients come by links that may have faults. Of the others it is known more often
+    /// that they were not served at all, which tells the checkers more.
+    fn reach(&self, process: u32, api_key: &str) -> (Api, SocketAddr) {
+        if process.is_multiple_of(2) {
+            (Api::remote(self.door, api_key), self.door)
+        } else {
+            (Api::local(&self.socket), self.address)
+        }
+    }
 }
 
 /// Running clients.
@@ -90,6 +104,7 @@ impl Clients {
     pub async fn start(
         workload: Workload,
         targets: &[Target],
+        api_key: &str,
         recorder: &Recorder,
         random: &mut StdRng,
     ) -> Result<Self> {
@@ -98,10 +113,12 @@ impl Clients {
         let mut processes = 0;
         let mut client = || {
             processes += 1;
+            let reached = targets.iter().map(|one| one.reach(processes, api_key));
+            let (apis, addresses) = reached.unzip();
             Client {
                 process: processes,
-                apis: targets.iter().map(|one| Api::new(&one.socket)).collect(),
-                addresses: targets.iter().map(|one| one.address).collect(),
+                apis,
+                addresses,
                 recorder: recorder.clone(),
                 random: StdRng::seed_from_u64(random.random()),
                 values: Arc::clone(&values),

@@ -23,6 +23,8 @@ const OPTIONS: Options = Options {
     log_level: "info",
     tls: Tls::Nowhere,
     proxied: false,
+    own_clock: false,
+    disk_mib: None,
 };
 const SECONDS: Duration = Duration::from_secs(10);
 const CLIENTS: [usize; 3] = [1, 16, 64];

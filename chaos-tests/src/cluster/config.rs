@@ -45,6 +45,10 @@ pub struct Options {
     pub tls: Tls,
     /// Whether replicas reach each other by names, which each resolves to proxies of its own.
     pub proxied: bool,
+    /// Whether each has a wall clock of its own; only with `proxied`.
+    pub own_clock: bool,
+    /// The size of a disk of its own for each data folder.
+    pub disk_mib: Option<u32>,
 }
 
 impl Default for Options {
@@ -55,6 +59,8 @@ impl Default for Options {
             log_level: "debug",
             tls: Tls::Nowhere,
             proxied: false,
+            own_clock: false,
+            disk_mib: None,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Growing and shrinking: replicas that join later, leave, or take the place of a dead one.
 
-use std::{fs, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
@@ -33,10 +33,41 @@ impl Cluster {
     pub async fn start_anew(&mut self, index: usize, token: &str) -> Result<()> {
         let replica = self.replica(index)?;
         ensure!(!replica.is_up(), "{} runs", replica.name());
-        let folder = replica.folder().to_owned();
-        fs::remove_dir_all(folder.join("data")).context("empty the data folder")?;
-        fs::write(folder.join("join-token"), token)?;
+        replica.wipe().context("empty the data folder")?;
+        replica.write_token(token)?;
         self.up(index).await.map(drop)
+    }
+
+    /// Starts a replica beyond the usual ones with a token, as a new replica.
+    ///
+    /// # Errors
+    /// When it runs or does not become ready.
+    pub async fn start_fresh(&mut self, index: usize, token: &str) -> Result<()> {
+        if index < self.replicas.len() {
+            return self.start_anew(index, token).await;
+        }
+        let root = self.context.scratch().to_owned();
+        let replica = Replica::prepare(&root, index, &self.program, &self.options)?;
+        replica.write_token(token)?;
+        self.replicas.push(replica);
+        self.up(index).await.map(drop)
+    }
+
+    /// Whether a replica's process has ended by itself.
+    ///
+    /// # Errors
+    /// When there is no such replica.
+    pub fn has_ended(&mut self, index: usize) -> Result<bool> {
+        Ok(self.replica_mut(index)?.has_ended())
+    }
+
+    /// Takes note that a replica has ended, as it may.
+    ///
+    /// # Errors
+    /// When there is no such replica.
+    pub fn forget(&mut self, index: usize) -> Result<()> {
+        self.replica_mut(index)?.forget();
+        Ok(())
     }
 
     /// Waits until a replica that was removed has ended by itself.
@@ -67,15 +98,20 @@ impl Cluster {
     /// When it does not in time.
     pub async fn wait_voters(&self, index: usize, count: usize, limit: Duration) -> Result<()> {
         let settled = async || {
-            let status = self.status(index).await.ok()?;
-            let members = status["members"].as_array()?;
-            let votes = |member: &&Value| member["voter"] == true;
-            let voters = members.iter().filter(votes).count();
-            let settled = voters == count && members.len() == count && status["joint"] == false;
-            settled.then_some(())
+            let (voters, members) = self.members(index).await?;
+            (voters == count && members == count).then_some(())
         };
         wait::until(&format!("{count} voters"), limit, settled)
             .await
             .map(drop)
+    }
+
+    /// How many voters and members a replica sees; nothing while a change is under way.
+    pub async fn members(&self, index: usize) -> Option<(usize, usize)> {
+        let status = self.status(index).await.ok()?;
+        let members = status["members"].as_array()?;
+        let votes = |member: &&Value| member["voter"] == true;
+        let voters = members.iter().filter(votes).count();
+        (status["joint"] == false).then_some((voters, members.len()))
     }
 }

@@ -15,6 +15,7 @@ use super::{CLIENT_PORT, METRICS_PORT, Options, READY_LIMIT, config};
 use crate::{
     http, links,
     log::{Log, Mark},
+    netns,
     netns::replica_address,
     process::{Process, Signal},
     wait,
@@ -37,12 +38,23 @@ pub struct Replica {
     starts: usize,
     /// Its own hosts file, if it has one.
     hosts: Option<PathBuf>,
+    /// What its wall clock shows, if that is not the machine's.
+    clock: Option<PathBuf>,
 }
 
 /// What replicas are called.
-const NAMES: [&str; 5] = ["a", "b", "c", "d", "e"];
+const NAMES: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
 /// Runs a program that sees the file `$1` as `/etc/hosts`, as the same process.
 const WITH_HOSTS: &str = "mount --bind \"$1\" /etc/hosts && shift && exec \"$@\"";
+
+/// Stands in front of the C library and asks a file what time it is (package faketime).
+const CLOCK_LIBRARY: &str = "/usr/$LIB/faketime/libfaketimeMT.so.1";
+/// How often it looks at the file.
+const CLOCK_SECONDS: &str = "FAKETIME_CACHE_DURATION=1";
+/// A clock that never goes back goes on as the machine's: no machine is known to do otherwise.
+const CLOCK_WALL_ONLY: &str = "DONT_FAKE_MONOTONIC=1";
+/// Times of files are left alone.
+const CLOCK_FILES: &str = "NO_FAKE_STAT=1";
 
 impl Replica {
     /// Writes the configuration of replica `index` into a folder of its own below `root`.
@@ -52,7 +64,7 @@ impl Replica {
         program: &Path,
         options: &Options,
     ) -> Result<Self> {
-        let name = NAMES.get(index).context("five replicas at most")?;
+        let name = NAMES.get(index).context("six replicas at most")?;
         let folder = root.join(name);
         fs::create_dir(&folder)?;
         fs::write(
@@ -63,10 +75,17 @@ impl Replica {
         if let Some(file) = &hosts {
             fs::write(file, links::hosts(index, &NAMES)?)?;
         }
+        let clock = options.own_clock.then(|| folder.join("clock"));
+        if let Some(mib) = options.disk_mib {
+            let data = folder.join("data");
+            fs::create_dir(&data)?;
+            netns::mount_small(&data, mib)?;
+        }
         Ok(Self {
             index,
             name: (*name).to_owned(),
             hosts,
+            clock,
             folder,
             program: program.to_owned(),
             process: None,
@@ -82,6 +101,67 @@ impl Replica {
     /// Its configuration, data, socket and log.
     pub fn folder(&self) -> &Path {
         &self.folder
+    }
+
+    /// Its data folder.
+    pub fn data(&self) -> PathBuf {
+        self.folder.join("data")
+    }
+
+    /// Makes its wall clock show something else, in the words of `libfaketime`.
+    ///
+    /// # Errors
+    /// When it has the machine's clock.
+    pub fn set_clock(&self, text: &str) -> Result<()> {
+        let file = self.clock.as_ref().context("a replica without own clock")?;
+        let new = file.with_extension("new");
+        fs::write(&new, text)?;
+        // The replica reads it at any moment.
+        Ok(fs::rename(&new, file)?)
+    }
+
+    /// Makes it join with this token when it is started without data. The one that made the cluster
+    /// was configured without.
+    pub(super) fn write_token(&self, token: &str) -> Result<()> {
+        fs::write(self.folder.join("join-token"), token)?;
+        let file = self.folder.join("config.yaml");
+        let config = fs::read_to_string(&file)?;
+        if !config.contains("join_token_file") {
+            let named = config.replace(
+                "\ncluster:\n",
+                "\ncluster:\n  join_token_file: join-token\n",
+            );
+            fs::write(file, named)?;
+        }
+        Ok(())
+    }
+
+    /// Empties its data folder.
+    pub(super) fn wipe(&self) -> Result<()> {
+        for entry in fs::read_dir(self.data())? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                fs::remove_dir_all(entry.path())?;
+            } else {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The last line with an error that its last process wrote.
+    ///
+    /// # Errors
+    /// When there is no log.
+    pub fn last_complaint(&self) -> Result<Option<String>> {
+        let log = fs::read(self.folder.join(format!("log.{}", self.starts)))?;
+        let log = String::from_utf8_lossy(&log);
+        let is_complaint = |line: &&str| {
+            ["error", "ERROR", "Error", "panicked at"]
+                .iter()
+                .any(|word| line.contains(word))
+        };
+        Ok(log.lines().rev().find(is_complaint).map(str::to_owned))
     }
 
     /// Its address for everything.
@@ -127,6 +207,9 @@ impl Replica {
     /// When it runs already or cannot be started.
     pub fn start(&mut self) -> Result<()> {
         ensure!(self.process.is_none(), "replica {} runs already", self.name);
+        if self.clock.is_some() {
+            self.set_clock("+0 x1.00")?;
+        }
         self.starts += 1;
         let mut command = self.launcher();
         command
@@ -149,7 +232,13 @@ impl Replica {
         };
         let mut command = Command::new("unshare");
         command.args(["--mount", "sh", "-c", WITH_HOSTS, "sh"]);
-        command.arg(hosts).arg(&self.program);
+        command.arg(hosts);
+        if let Some(clock) = &self.clock {
+            command.args(["env", CLOCK_SECONDS, CLOCK_WALL_ONLY, CLOCK_FILES]);
+            command.arg(format!("LD_PRELOAD={CLOCK_LIBRARY}"));
+            command.arg(format!("FAKETIME_TIMESTAMP_FILE={}", clock.display()));
+        }
+        command.arg(&self.program);
         command
     }
 
@@ -270,8 +359,13 @@ impl Replica {
     /// # Errors
     /// When it does not answer.
     pub async fn metrics(&self) -> Result<String> {
-        let address = SocketAddr::from((self.ip(), METRICS_PORT));
+        let address = self.metrics_address();
         Ok(http::get(address, "/metrics", PROBE_LIMIT).await?.body)
+    }
+
+    /// Where it shows its metrics.
+    pub fn metrics_address(&self) -> SocketAddr {
+        SocketAddr::from((self.ip(), METRICS_PORT))
     }
 
     /// The sum of a metric over its labels; zero when there is none.
@@ -283,7 +377,8 @@ impl Replica {
     }
 }
 
-fn sum_of(metrics: &str, name: &str) -> f64 {
+/// The sum of a metric over its labels in a text of metrics; zero when there is none.
+pub fn sum_of(metrics: &str, name: &str) -> f64 {
     let values = metrics.lines().filter_map(|line| {
         let rest = line.strip_prefix(name)?;
         let starts_value = rest.starts_with(' ') || rest.starts_with('{');

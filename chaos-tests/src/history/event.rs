@@ -66,6 +66,15 @@ pub enum Event {
         /// The term.
         term: u64,
     },
+    /// Replicas were seen to have installed more snapshots.
+    Installed {
+        /// When.
+        at: u64,
+        /// Which replica.
+        replica: usize,
+        /// How many more.
+        count: u64,
+    },
     /// All replicas were compared after the last operation.
     Compared {
         /// When.

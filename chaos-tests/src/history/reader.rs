@@ -23,6 +23,10 @@ pub struct History {
     pub faults: Vec<(String, String)>,
     /// Terms with their leaders, in the order in which they were seen.
     pub leaders: Vec<(u64, usize)>,
+    /// How many snapshots replicas installed.
+    pub snapshots: u64,
+    /// When the last fault was healed.
+    pub healed_at: u64,
     /// In what replicas differed at the end; `None` when they were not compared.
     pub compared: Option<Option<String>>,
     /// Whether the run came to its end.
@@ -166,9 +170,15 @@ impl Assembly {
                 heals,
             } => {
                 self.pass(at)?;
-                if !heals {
+                if heals {
+                    self.history.healed_at = at;
+                } else {
                     self.history.faults.push((nemesis, what));
                 }
+            }
+            Event::Installed { at, count, .. } => {
+                self.pass(at)?;
+                self.history.snapshots += count;
             }
             Event::Leader { at, replica, term } => {
                 self.pass(at)?;

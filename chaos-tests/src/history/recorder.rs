@@ -95,6 +95,11 @@ impl Recorder {
         self.record(|at, _| Event::Leader { at, replica, term });
     }
 
+    /// Notes that a replica has installed more snapshots.
+    pub fn installed(&self, replica: usize, count: u64) {
+        self.record(|at, _| Event::Installed { at, replica, count });
+    }
+
     /// Notes in what the replicas differ, if they do.
     pub fn compared(&self, difference: Option<String>) {
         self.record(|at, _| Event::Compared { at, difference });

@@ -1,14 +1,16 @@
-//! One request to a replica's API by its local socket.
+//! One request to a replica's API.
 
 use std::{
+    io,
+    net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use serde_json::Value;
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::UnixStream,
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    net::{TcpStream, UnixStream},
     time::timeout,
 };
 
@@ -25,7 +27,15 @@ const TEXT_CHARS_MAX: usize = 200;
 /// The API of one replica.
 #[derive(Clone, Debug)]
 pub(super) struct Api {
-    socket: PathBuf,
+    way: Way,
+}
+
+#[derive(Clone, Debug)]
+enum Way {
+    /// By its local socket, which no fault of a link concerns.
+    Local(PathBuf),
+    /// By its client port, with an API key.
+    Remote(SocketAddr, String),
 }
 
 /// What to ask for.
@@ -57,13 +67,15 @@ impl Call {
         self.method == "GET"
     }
 
-    fn text(&self) -> String {
+    fn text(&self, api_key: Option<&str>) -> String {
+        let key = api_key.map(|key| format!("Authorization: Bearer {key}\r\n"));
+        let key = key.unwrap_or_default();
         let body = self.body.as_ref().map(Value::to_string).unwrap_or_default();
         let condition = self.if_match.as_ref();
         let condition =
             condition.map_or_else(String::new, |tag| format!("If-Match: \"{tag}\"\r\n"));
         format!(
-            "{} /api/v1{} HTTP/1.1\r\nHost: local\r\nConnection: close\r\n{condition}\
+            "{} /api/v1{} HTTP/1.1\r\nHost: local\r\nConnection: close\r\n{key}{condition}\
              Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
             self.method,
             self.path,
@@ -95,25 +107,42 @@ impl Reply {
 }
 
 impl Api {
-    pub(super) fn new(socket: &Path) -> Self {
+    pub(super) fn local(socket: &Path) -> Self {
         Self {
-            socket: socket.to_owned(),
+            way: Way::Local(socket.to_owned()),
+        }
+    }
+
+    pub(super) fn remote(address: SocketAddr, api_key: &str) -> Self {
+        Self {
+            way: Way::Remote(address, api_key.to_owned()),
         }
     }
 
     /// Sends one request.
     pub(super) async fn send(&self, call: &Call) -> Result<Reply, Seen> {
-        let connected = timeout(ANSWER_LIMIT, UnixStream::connect(&self.socket)).await;
-        let Ok(Ok(wire)) = connected else {
-            return Err(Seen::NotSent);
-        };
-        let answered = timeout(ANSWER_LIMIT, exchange(wire, call)).await;
-        answered.ok().flatten().ok_or(Seen::NoAnswer)
+        match &self.way {
+            Way::Local(socket) => ask(UnixStream::connect(socket), call.text(None)).await,
+            Way::Remote(address, key) => {
+                ask(TcpStream::connect(address), call.text(Some(key))).await
+            }
+        }
     }
 }
 
-async fn exchange(mut wire: UnixStream, call: &Call) -> Option<Reply> {
-    wire.write_all(call.text().as_bytes()).await.ok()?;
+async fn ask<W: AsyncRead + AsyncWrite + Unpin>(
+    connect: impl Future<Output = io::Result<W>>,
+    request: String,
+) -> Result<Reply, Seen> {
+    let Ok(Ok(wire)) = timeout(ANSWER_LIMIT, connect).await else {
+        return Err(Seen::NotSent);
+    };
+    let answered = timeout(ANSWER_LIMIT, exchange(wire, &request)).await;
+    answered.ok().flatten().ok_or(Seen::NoAnswer)
+}
+
+async fn exchange(mut wire: impl AsyncRead + AsyncWrite + Unpin, request: &str) -> Option<Reply> {
+    wire.write_all(request.as_bytes()).await.ok()?;
     let mut answer = Vec::new();
     let mut wire = wire.take(ANSWER_BYTES_MAX);
     wire.read_to_end(&mut answer).await.ok()?;
@@ -138,9 +167,9 @@ mod tests {
             ..Call::of("PUT", "/policy", Some(json!({"policy": "{}"})))
         };
         assert_eq!(
-            call.text(),
+            call.text(Some("secret")),
             "PUT /api/v1/policy HTTP/1.1\r\nHost: local\r\nConnection: close\r\n\
-             If-Match: \"tag\"\r\nContent-Type: application/json\r\nContent-Length: 15\r\n\r\n\
+             Authorization: Bearer secret\r\nIf-Match: \"tag\"\r\nContent-Type: application/json\r\nContent-Length: 15\r\n\r\n\
              {\"policy\":\"{}\"}"
         );
         assert!(!call.is_read() && Call::get("/user").is_read());
@@ -148,7 +177,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_replica_that_is_down_is_sent_nothing() {
-        let api = Api::new(Path::new("/nonexistent/replica.sock"));
+        let api = Api::local(Path::new("/nonexistent/replica.sock"));
         assert_eq!(
             api.send(&Call::get("/user")).await.unwrap_err(),
             Seen::NotSent
