@@ -4,6 +4,7 @@
 # make conformance   the policy engine against captures of Tailscale's service
 # make run     three replicas on loopback behind one port
 # make bench   the figures of the README, from a release build
+# make bench-failover  what writers notice of faults, beside etcd; about 20 minutes
 # make bench-policy  times, instructions and memory of the policy engine
 #
 # Whatever is missing is installed first, on Debian as root; elsewhere the line to run is printed.
@@ -24,10 +25,10 @@ CARGO_DENY := $(HYDRASCALE_TEST_CACHE)/tools/bin/cargo-deny
 SERVER := $(CARGO_TARGET_DIR)/debug/hydrascale
 
 .DEFAULT_GOAL := help
-.PHONY: help check test chaos conformance run bench bench-policy crash-loop build setup-build setup-test setup-tools
+.PHONY: help check test chaos conformance run bench bench-failover bench-policy crash-loop build setup-build setup-test setup-tools
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 10
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 11
 
 check: setup-build setup-tools
 	@$(STAGE) format cargo fmt --all --check
@@ -62,6 +63,13 @@ bench: setup-build
 	@.ci/packages test
 	@$(STAGE) bench-build cargo build --locked --release --bin hydrascale -p hydrascale -p hydrascale-chaos-tests --bin hs-figures
 	@$(STAGE) bench $(CARGO_TARGET_DIR)/release/hs-figures
+
+# FILTER: words of the scenarios to run, such as "leader kills".
+bench-failover: setup-build
+	@.ci/packages test
+	@.ci/packages bench
+	@$(STAGE) bench-build cargo build --locked --release --bin hydrascale -p hydrascale -p hydrascale-chaos-tests --bin hs-failover
+	@$(STAGE) bench $(CARGO_TARGET_DIR)/release/hs-failover $(if $(FILTER),"$(FILTER)")
 
 bench-policy: setup-build
 	@.ci/bench-policy

@@ -17,7 +17,7 @@ pub fn millis(duration: Duration) -> String {
 }
 
 /// The value below which `share` (0 to 1) of the sorted values lie; zero when there are none.
-fn quantile(sorted: &[Duration], share: f64) -> Duration {
+pub fn quantile(sorted: &[Duration], share: f64) -> Duration {
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,

@@ -39,6 +39,8 @@ pub enum Program {
     ForwarderOld,
     /// An independent client, capver 142, driven through Python.
     Ark,
+    /// What fail-overs are compared with.
+    Etcd,
 }
 
 impl Program {
@@ -57,6 +59,7 @@ impl Program {
             Self::Forwarder => clients.join("ts-forwarder").join(forwarder),
             Self::ForwarderOld => clients.join("ts-forwarder-old").join(forwarder),
             Self::Ark => clients.join("ark/arkitekt_mesh/__init__.py"),
+            Self::Etcd => in_path("etcd").unwrap_or_else(|| PathBuf::from("etcd")),
         }
     }
 
@@ -69,6 +72,7 @@ impl Program {
         let remedy = match self {
             Self::Server => "cargo build --bin hydrascale",
             Self::Haproxy => ".ci/packages test",
+            Self::Etcd => ".ci/packages bench",
             Self::Caddy | Self::Forwarder | Self::ForwarderOld | Self::Ark => ".ci/clients",
         };
         Some(format!("{} (run {remedy})", path.display()))

@@ -3,7 +3,7 @@
 
 use std::{
     net::SocketAddr,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -35,6 +35,15 @@ pub struct Answer {
     pub body: String,
 }
 
+/// Where a request goes.
+#[derive(Clone, Debug)]
+pub enum Endpoint {
+    /// A port.
+    Tcp(SocketAddr),
+    /// A local socket.
+    Local(PathBuf),
+}
+
 /// Sends one GET.
 ///
 /// # Errors
@@ -63,13 +72,35 @@ pub async fn get_local(socket: &Path, path: &str, limit: Duration) -> Result<Ans
     }
 }
 
-async fn ask(
-    mut wire: impl AsyncRead + AsyncWrite + Unpin,
-    host: &str,
-    path: &str,
-) -> Result<Answer> {
-    let ask = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
-    wire.write_all(ask.as_bytes()).await?;
+/// Sends one POST with a JSON body.
+///
+/// # Errors
+/// When there is no whole answer within `limit`.
+pub async fn post(to: &Endpoint, path: &str, body: &str, limit: Duration) -> Result<Answer> {
+    let text = format!(
+        "POST {path} HTTP/1.1\r\nHost: local\r\nConnection: close\r\n\
+         Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let asked = timeout(limit, async {
+        match to {
+            Endpoint::Tcp(server) => exchange(TcpStream::connect(server).await?, &text).await,
+            Endpoint::Local(socket) => exchange(UnixStream::connect(socket).await?, &text).await,
+        }
+    });
+    match asked.await {
+        Ok(answer) => answer,
+        Err(_) => bail!("no answer within {limit:?}"),
+    }
+}
+
+async fn ask(wire: impl AsyncRead + AsyncWrite + Unpin, host: &str, path: &str) -> Result<Answer> {
+    let text = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+    exchange(wire, &text).await
+}
+
+async fn exchange(mut wire: impl AsyncRead + AsyncWrite + Unpin, text: &str) -> Result<Answer> {
+    wire.write_all(text.as_bytes()).await?;
     let mut answer = Vec::new();
     wire.take(ANSWER_BYTES_MAX).read_to_end(&mut answer).await?;
     parse(&answer)

@@ -15,6 +15,7 @@ mod certificate;
 pub mod checker;
 pub mod clients;
 pub mod cluster;
+pub mod etcd;
 pub mod flood;
 pub mod history;
 pub mod homes;
@@ -32,5 +33,6 @@ pub mod runner;
 pub mod summary;
 pub mod wait;
 pub mod workload;
+pub mod writes;
 
 pub use runner::{Context, Scenario};

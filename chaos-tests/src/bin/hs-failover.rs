@@ -1,0 +1,193 @@
+//! What writers notice of a killed leader, a planned transfer and a killed follower, with production
+//! timers and beside etcd with its own; and that nobody stands for election without a reason.
+
+#![allow(clippy::print_stdout, reason = "the figures are for standard output")]
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use futures::FutureExt as _;
+use hydrascale_benches::load::{millis, quantile};
+use hydrascale_chaos_tests::clients::Program;
+use hydrascale_chaos_tests::cluster::{Cluster, Options, Tls};
+use hydrascale_chaos_tests::etcd::{self, Etcd};
+use hydrascale_chaos_tests::http::Endpoint;
+use hydrascale_chaos_tests::writes::{Api, Writer};
+use hydrascale_chaos_tests::{Context, Scenario, runner};
+use tokio::time::sleep;
+
+const LIMIT: Duration = Duration::from_secs(1800);
+/// What production runs with.
+const OPTIONS: Options = Options {
+    timing_multiplier: 1,
+    snapshot_every: None,
+    log_level: "info",
+    tls: Tls::Nowhere,
+    proxied: false,
+};
+/// Of each kind.
+const FAULTS: usize = 30;
+/// Between two writes of the load.
+const EVERY: Duration = Duration::from_millis(10);
+/// Of load before a fault, and after it: longer than any of them is noticed.
+const BEFORE: Duration = Duration::from_millis(500);
+const AFTER: Duration = Duration::from_secs(4);
+const AFTER_FOLLOWER: Duration = Duration::from_secs(2);
+/// How long nothing happens.
+const STEADY: Duration = Duration::from_secs(600);
+/// The numbers of two writers differ by more than either writes.
+const NUMBERS: usize = 1_000_000;
+
+/// A user, which is one command in the log.
+const USER: Api = Api {
+    path: "/api/v1/user",
+    body: |number| format!(r#"{{"name":"user-{number}"}}"#),
+};
+
+fn main() -> ExitCode {
+    runner::main(
+        "failover figures",
+        &[
+            Scenario::new("leader kills", LIMIT, &[Program::Server], |context| {
+                leader_kills(context).boxed_local()
+            }),
+            Scenario::new("leader kills of etcd", LIMIT, &[Program::Etcd], |context| {
+                leader_kills_of_etcd(context).boxed_local()
+            }),
+            Scenario::new("planned transfers", LIMIT, &[Program::Server], |context| {
+                transfers(context).boxed_local()
+            }),
+            Scenario::new("follower kills", LIMIT, &[Program::Server], |context| {
+                follower_kills(context).boxed_local()
+            }),
+            Scenario::new("steady load", LIMIT, &[Program::Server], |context| {
+                steady(context).boxed_local()
+            }),
+        ],
+    )
+}
+
+async fn leader_kills(context: Context) -> Result<()> {
+    let mut cluster = Cluster::start_with(&context, 3, OPTIONS).await?;
+    let mut gaps = Vec::new();
+    for fault in 0..FAULTS {
+        let leader = cluster.leader().await?;
+        let survivor = (leader + 1) % cluster.size();
+        let load = Writer::start(local(&cluster, survivor)?, USER, fault * NUMBERS, EVERY);
+        sleep(BEFORE).await;
+        let killed = Instant::now();
+        cluster.kill(leader).await?;
+        sleep(AFTER).await;
+        gaps.push(load.finish().await?.first_after(killed)?);
+        cluster.up(leader).await?;
+    }
+    report(
+        &context,
+        "kill -9 of the leader to the next acknowledged write",
+        gaps,
+    );
+    Ok(())
+}
+
+async fn leader_kills_of_etcd(context: Context) -> Result<()> {
+    let mut etcd = Etcd::start(&context).await?;
+    let mut gaps = Vec::new();
+    for fault in 0..FAULTS {
+        let leader = etcd.leader().await?;
+        let survivor = Etcd::endpoint((leader + 1) % etcd.size());
+        let load = Writer::start(survivor, etcd::PUT, fault * NUMBERS, EVERY);
+        sleep(BEFORE).await;
+        let killed = Instant::now();
+        etcd.kill(leader).await?;
+        sleep(AFTER).await;
+        gaps.push(load.finish().await?.first_after(killed)?);
+        etcd.up(leader)?;
+        etcd.wait_ready(leader).await?;
+    }
+    report(&context, "the same of etcd with its defaults", gaps);
+    Ok(())
+}
+
+/// The slowest write around each hand-over that was asked for.
+async fn transfers(context: Context) -> Result<()> {
+    let cluster = Cluster::start_with(&context, 3, OPTIONS).await?;
+    let mut slowest = Vec::new();
+    for fault in 0..FAULTS {
+        let leader = cluster.leader().await?;
+        let (asked, to) = ((leader + 1) % cluster.size(), (leader + 2) % cluster.size());
+        let id = cluster.id_of(to).await?;
+        let load = Writer::start(local(&cluster, asked)?, USER, fault * NUMBERS, EVERY);
+        sleep(BEFORE).await;
+        let words = ["cluster", "transfer-leader", &id];
+        cluster.replica(asked)?.command(&words).await?;
+        sleep(AFTER_FOLLOWER).await;
+        let writes = load.finish().await?;
+        ensure!(writes.failed() == 0, "{} writes failed", writes.failed());
+        slowest.push(writes.slowest()?);
+    }
+    report(&context, "slowest write around a planned transfer", slowest);
+    Ok(())
+}
+
+/// The slowest write around the death of a replica that does not lead.
+async fn follower_kills(context: Context) -> Result<()> {
+    let mut cluster = Cluster::start_with(&context, 3, OPTIONS).await?;
+    let mut slowest = Vec::new();
+    for fault in 0..FAULTS {
+        let leader = cluster.leader().await?;
+        let (asked, follower) = ((leader + 1) % cluster.size(), (leader + 2) % cluster.size());
+        let load = Writer::start(local(&cluster, asked)?, USER, fault * NUMBERS, EVERY);
+        sleep(BEFORE).await;
+        cluster.kill(follower).await?;
+        sleep(AFTER_FOLLOWER).await;
+        let writes = load.finish().await?;
+        ensure!(writes.failed() == 0, "{} writes failed", writes.failed());
+        slowest.push(writes.slowest()?);
+        cluster.up(follower).await?;
+    }
+    report(
+        &context,
+        "slowest write around the kill of a follower",
+        slowest,
+    );
+    Ok(())
+}
+
+async fn steady(context: Context) -> Result<()> {
+    let cluster = Cluster::start_with(&context, 3, OPTIONS).await?;
+    let before = term(&cluster).await?;
+    let load = Writer::start(local(&cluster, 0)?, USER, 0, EVERY);
+    sleep(STEADY).await;
+    let writes = load.finish().await?;
+    let elections = term(&cluster).await? - before;
+    context.measured(
+        &format!("elections in {STEADY:?} of steady load"),
+        format!(
+            "{elections}, {} writes, {} failed, slowest {:.0?}",
+            writes.0.len(),
+            writes.failed(),
+            writes.slowest()?
+        ),
+    );
+    ensure!(elections == 0, "{elections} elections without a reason");
+    Ok(())
+}
+
+async fn term(cluster: &Cluster) -> Result<u64> {
+    let status = cluster.status(cluster.leader().await?).await?;
+    status["term"]
+        .as_u64()
+        .with_context(|| format!("no term in {status}"))
+}
+
+fn local(cluster: &Cluster, index: usize) -> Result<Endpoint> {
+    Ok(Endpoint::Local(cluster.replica(index)?.socket()))
+}
+
+fn report(context: &Context, what: &str, mut found: Vec<Duration>) {
+    found.sort_unstable();
+    let [p50, p99] = [0.5, 0.99].map(|share| quantile(&found, share));
+    let figure = format!("p50 {}, p99 {} of {FAULTS}", millis(p50), millis(p99));
+    context.measured(what, figure);
+}
