@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use futures::FutureExt as _;
 use hydrascale_benches::load::{millis, quantile};
 use hydrascale_chaos_tests::clients::Program;
-use hydrascale_chaos_tests::cluster::{Cluster, Options, Tls};
+use hydrascale_chaos_tests::cluster::{Cluster, Options};
 use hydrascale_chaos_tests::etcd::{self, Etcd};
 use hydrascale_chaos_tests::http::Endpoint;
 use hydrascale_chaos_tests::writes::{Api, Writer};
@@ -18,14 +18,6 @@ use hydrascale_chaos_tests::{Context, Scenario, runner};
 use tokio::time::sleep;
 
 const LIMIT: Duration = Duration::from_secs(1800);
-/// What production runs with.
-const OPTIONS: Options = Options {
-    timing_multiplier: 1,
-    snapshot_every: None,
-    log_level: "info",
-    tls: Tls::Nowhere,
-    proxied: false,
-};
 /// Of each kind.
 const FAULTS: usize = 30;
 /// Between two writes of the load.
@@ -69,7 +61,7 @@ fn main() -> ExitCode {
 }
 
 async fn leader_kills(context: Context) -> Result<()> {
-    let mut cluster = Cluster::start_with(&context, 3, OPTIONS).await?;
+    let mut cluster = Cluster::start_with(&context, 3, Options::PRODUCTION).await?;
     let mut gaps = Vec::new();
     for fault in 0..FAULTS {
         let leader = cluster.leader().await?;
@@ -111,7 +103,7 @@ async fn leader_kills_of_etcd(context: Context) -> Result<()> {
 
 /// The slowest write around each hand-over that was asked for.
 async fn transfers(context: Context) -> Result<()> {
-    let cluster = Cluster::start_with(&context, 3, OPTIONS).await?;
+    let cluster = Cluster::start_with(&context, 3, Options::PRODUCTION).await?;
     let mut slowest = Vec::new();
     for fault in 0..FAULTS {
         let leader = cluster.leader().await?;
@@ -132,7 +124,7 @@ async fn transfers(context: Context) -> Result<()> {
 
 /// The slowest write around the death of a replica that does not lead.
 async fn follower_kills(context: Context) -> Result<()> {
-    let mut cluster = Cluster::start_with(&context, 3, OPTIONS).await?;
+    let mut cluster = Cluster::start_with(&context, 3, Options::PRODUCTION).await?;
     let mut slowest = Vec::new();
     for fault in 0..FAULTS {
         let leader = cluster.leader().await?;
@@ -155,7 +147,7 @@ async fn follower_kills(context: Context) -> Result<()> {
 }
 
 async fn steady(context: Context) -> Result<()> {
-    let cluster = Cluster::start_with(&context, 3, OPTIONS).await?;
+    let cluster = Cluster::start_with(&context, 3, Options::PRODUCTION).await?;
     let before = term(&cluster).await?;
     let load = Writer::start(local(&cluster, 0)?, USER, 0, EVERY);
     sleep(STEADY).await;

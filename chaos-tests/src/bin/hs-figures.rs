@@ -12,20 +12,10 @@ use futures::FutureExt as _;
 use hydrascale_benches::client::{CAPVER, Connection, Identity, Registration, fetch_server_key};
 use hydrascale_benches::load::{Registrations, Streams, millis, sync_rate};
 use hydrascale_chaos_tests::clients::Program;
-use hydrascale_chaos_tests::cluster::{Cluster, Options, Tls};
+use hydrascale_chaos_tests::cluster::{Cluster, Options};
 use hydrascale_chaos_tests::{Context, Scenario, runner};
 
 const LIMIT: Duration = Duration::from_secs(900);
-/// What production runs with.
-const OPTIONS: Options = Options {
-    timing_multiplier: 1,
-    snapshot_every: None,
-    log_level: "info",
-    tls: Tls::Nowhere,
-    proxied: false,
-    own_clock: false,
-    disk_mib: None,
-};
 const SECONDS: Duration = Duration::from_secs(10);
 const CLIENTS: [usize; 3] = [1, 16, 64];
 const LEADER_KILLS: usize = 20;
@@ -69,7 +59,7 @@ async fn registrations(context: Context) -> Result<()> {
         "fdatasync of this disk",
         format!("{:.0}/s", disk.per_second),
     );
-    let cluster = Cluster::start_with(&context, 3, OPTIONS).await?;
+    let cluster = Cluster::start_with(&context, 3, Options::PRODUCTION).await?;
     let auth_key = cluster.create_auth_key("people").await?;
     for clients in CLIENTS {
         let load = Registrations {
@@ -95,7 +85,7 @@ async fn registrations(context: Context) -> Result<()> {
 
 /// From the kill of the leader to the next acknowledged registration on a replica that lives.
 async fn failover(context: Context) -> Result<()> {
-    let mut cluster = Cluster::start_with(&context, 3, OPTIONS).await?;
+    let mut cluster = Cluster::start_with(&context, 3, Options::PRODUCTION).await?;
     let auth_key = cluster.create_auth_key("people").await?;
     let key = fetch_server_key(cluster.replica(0)?.client_address()).await?;
     let mut gaps = Vec::new();
@@ -138,7 +128,7 @@ async fn failover(context: Context) -> Result<()> {
 }
 
 async fn idle_streams(context: Context) -> Result<()> {
-    let cluster = Cluster::start_with(&context, 3, OPTIONS).await?;
+    let cluster = Cluster::start_with(&context, 3, Options::PRODUCTION).await?;
     let auth_key = cluster.create_auth_key("people").await?;
     let before = resident_bytes(&cluster)?;
     let mut streams = Streams::open(&servers(&cluster), &auth_key, STREAMS, rand::random()).await?;

@@ -51,6 +51,19 @@ pub struct Options {
     pub disk_mib: Option<u32>,
 }
 
+impl Options {
+    /// What production runs with.
+    pub const PRODUCTION: Self = Self {
+        timing_multiplier: 1,
+        snapshot_every: None,
+        log_level: "info",
+        tls: Tls::Nowhere,
+        proxied: false,
+        own_clock: false,
+        disk_mib: None,
+    };
+}
+
 impl Default for Options {
     fn default() -> Self {
         Self {
