@@ -9,10 +9,11 @@ use bytes::Bytes;
 
 use super::dial_plan::dial_plan;
 use super::draft::{Draft, concerns_itself};
+use super::frame::encode_in_steps;
 use super::node::Scene;
 use super::outline::Outline;
 use super::profile::owner;
-use super::{BASE_FILTER, Basis, NetmapConfig, Wire, encode};
+use super::{BASE_FILTER, Basis, NetmapConfig, Wire};
 use crate::dns::dns_config;
 use crate::policy::Difference;
 use crate::state::{Change, Node};
@@ -110,24 +111,21 @@ impl Delta {
     /// The frame that everybody with this outline shares; `None` when there is nothing to tell.
     pub fn frame(&self, config: &NetmapConfig, outline: &Outline, wire: Wire) -> Option<Bytes> {
         let message = self.draft(config, outline).finish(&self.after.state);
-        message.map(|message| encode(&message, wire))
+        message.map(|message| encode_in_steps(message, wire))
     }
 
-    /// What a viewer with this outline is told; `shared` gives the outline's frame.
-    ///
-    /// A viewer among the touched nodes shares it too while it appears only as a patch, which clients
-    /// skip when it names no peer of theirs: otherwise every node that comes online would need bytes
-    /// of its own just when all do. What the policy changes for the viewer alone follows in a frame
-    /// of its own.
+    /// What a viewer with this outline is told; `shared` gives the frame of an outline, or of a part
+    /// of it. What the policy changes for the viewer alone follows in a frame of its own.
     pub fn tell(
         &self,
         config: &NetmapConfig,
         viewer: &Node,
         outline: &Outline,
         wire: Wire,
-        shared: impl FnOnce() -> Option<Bytes>,
+        shared: impl Fn(&Outline) -> Option<Bytes>,
     ) -> Told {
-        let frame = |message: Option<MapResponse>| message.map(|message| encode(&message, wire));
+        let frame =
+            |message: Option<MapResponse>| message.map(|message| encode_in_steps(message, wire));
         if outline.is_too_long {
             return Told::Whole(frame(self.closing_message(config, viewer, outline)));
         }
@@ -135,10 +133,37 @@ impl Delta {
         if outline.whole.contains_key(&viewer.id) || own.is_some_and(concerns_itself) {
             return Told::of(frame(self.message(config, viewer, outline)));
         }
-        match (shared(), frame(self.own_message(config, viewer))) {
-            (Some(shared), Some(own)) => Told::Frame([shared, own].concat().into()),
-            (shared, own) => Told::of(shared.or(own)),
+        let peers = match outline.patched.contains(&viewer.id) {
+            true => self.frames_without(config, viewer.id, outline, wire, shared),
+            false => shared(outline),
+        };
+        match (peers, frame(self.own_message(config, viewer))) {
+            (Some(peers), Some(own)) => Told::Frame([peers, own].concat().into()),
+            (peers, own) => Told::of(peers.or(own)),
         }
+    }
+
+    /// The frames of an outline for a viewer that is patched in it. It must not find itself: clients
+    /// from 1.84 on lose all patches of a message that patches somebody who is no peer of theirs.
+    /// All parts but its own it shares, since when all nodes come online, all are touched.
+    fn frames_without(
+        &self,
+        config: &NetmapConfig,
+        viewer: NodeId,
+        outline: &Outline,
+        wire: Wire,
+        shared: impl Fn(&Outline) -> Option<Bytes>,
+    ) -> Option<Bytes> {
+        let parts = outline.parts();
+        let frames = parts.iter().filter_map(|part| {
+            if part.patched.contains(&viewer) {
+                self.frame(config, &part.without(viewer), wire)
+            } else {
+                shared(part)
+            }
+        });
+        let frames: Vec<Bytes> = frames.collect();
+        (!frames.is_empty()).then(|| frames.concat().into())
     }
 
     /// All in one message; `None` when there is nothing to tell.
@@ -178,7 +203,7 @@ impl Delta {
 
     fn draft(&self, config: &NetmapConfig, outline: &Outline) -> Draft {
         let mut draft = Draft::of(self.scene(config), outline, &self.change);
-        if self.change.derp_map {
+        if self.change.derp_map && !outline.goes_on {
             draft.message.derp_map = Some(self.after.derp_map());
             draft.message.control_dial_plan = dial_plan(&self.after.state, config);
         }

@@ -3,7 +3,8 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::Serialize;
 
-use crate::tailcfg::MapResponse;
+use crate::tailcfg::{MapResponse, PeerChange};
+use crate::types::RegionId;
 
 /// The fastest level: most of a netmap is keys, which no level compresses.
 const ZSTD_LEVEL: i32 = 1;
@@ -20,6 +21,31 @@ pub enum Wire {
 /// One message as a frame.
 pub fn encode(message: &MapResponse, wire: Wire) -> Bytes {
     frame(&[pack(json(message), wire)])
+}
+
+/// A message as one frame, or as two that say the same: of what changed of a peer, clients from 1.84
+/// on take only the first thing of each message to their connections (first its home, then its
+/// endpoints, in the order of `tailcfg.PeerChange`).
+pub(super) fn encode_in_steps(mut message: MapResponse, wire: Wire) -> Bytes {
+    let mut later = Vec::new();
+    for patch in &mut message.peers_changed_patch {
+        if patch.derp_region != RegionId(0) && patch.endpoints.is_some() {
+            later.push(PeerChange {
+                node_id: patch.node_id,
+                endpoints: patch.endpoints.take(),
+                ..PeerChange::default()
+            });
+        }
+    }
+    let first = encode(&message, wire);
+    if later.is_empty() {
+        return first;
+    }
+    let second = MapResponse {
+        peers_changed_patch: later,
+        ..MapResponse::default()
+    };
+    [first, encode(&second, wire)].concat().into()
 }
 
 pub(super) fn json(value: &impl Serialize) -> Vec<u8> {

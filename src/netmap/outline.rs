@@ -14,6 +14,9 @@ use crate::types::{NodeId, UserId};
 /// whole netmap costs less: its pages are shared.
 const SHIFTED_MAX: usize = 64;
 
+/// Patches in each of the parts that a touched viewer is told: of one it needs bytes of its own.
+const PATCHES_PER_PART: usize = 32;
+
 /// All that the shared bytes of a change depend on: whoever has the same outline is told the same.
 /// The viewer itself may be in it where others of its class see it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,6 +31,8 @@ pub struct Outline {
     pub(super) patched: BTreeSet<NodeId>,
     /// Peers that are not seen any more.
     pub(super) removed: BTreeSet<NodeId>,
+    /// What concerns no peer is told with another part.
+    pub(super) goes_on: bool,
 }
 
 impl Outline {
@@ -89,6 +94,23 @@ impl Outline {
     /// Whether a whole netmap is told instead.
     pub const fn is_too_long(&self) -> bool {
         self.is_too_long
+    }
+
+    /// The same in parts with few patches each, to be told one after the other.
+    pub(super) fn parts(&self) -> Vec<Self> {
+        let patched: Vec<NodeId> = self.patched.iter().copied().collect();
+        let mut chunks = patched.chunks(PATCHES_PER_PART);
+        let collect = |ids: Option<&[NodeId]>| ids.unwrap_or_default().iter().copied().collect();
+        let first = Self {
+            patched: collect(chunks.next()),
+            ..self.clone()
+        };
+        let others = chunks.map(|ids| Self {
+            patched: collect(Some(ids)),
+            goes_on: true,
+            ..Self::default()
+        });
+        [first].into_iter().chain(others).collect()
     }
 
     /// The same for one of the class who must not find itself in it.

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use hydrascale_proto::state::v1::{self as pb, command::Op, outcome};
 use ipnet::{Ipv4Net, Ipv6Net};
 
-use super::{Basis, Delta, NetmapConfig, Told, Whole, Wire};
+use super::{Basis, Delta, NetmapConfig, Outline, Told, Whole, Wire};
 use crate::config::{DnsConfig, FeatureConfig};
 use crate::state::{ApplyContext, Change, Node, RegisterMethod, Settings, State};
 use crate::tailcfg::{self, Hostinfo, MapResponse};
@@ -40,7 +40,7 @@ pub(crate) fn full_map(
 pub(crate) fn tell(world: &World, delta: &Delta, viewer: NodeId, wire: Wire) -> Told {
     let viewer = delta.basis().state.node(viewer).unwrap();
     let outline = delta.outline(viewer.id);
-    let shared = || delta.frame(&world.config, &outline, wire);
+    let shared = |part: &Outline| delta.frame(&world.config, part, wire);
     delta.tell(&world.config, viewer, &outline, wire, shared)
 }
 

@@ -74,6 +74,11 @@ impl Client {
             return;
         }
         let mut patches = message.peers_changed_patch.clone();
+        if message.peers_changed.is_empty() {
+            for patch in &patches {
+                self.check_patch(patch);
+            }
+        }
         let mut whole = Vec::new();
         for peer in &message.peers_changed {
             match self.peers.get(&peer.id).map(|was| diff(was, peer)) {
@@ -92,6 +97,18 @@ impl Client {
                 apply(peer, patch);
             }
         }
+    }
+
+    /// Clients from 1.84 on lose all patches of a message that patches somebody who is no peer, and
+    /// take to their connections only the first thing of what a patch says.
+    fn check_patch(&self, patch: &PeerChange) {
+        let id = patch.node_id;
+        assert!(
+            self.peers.contains_key(&id),
+            "a patch of {id}, who is no peer"
+        );
+        let both = patch.derp_region != RegionId(0) && patch.endpoints.is_some();
+        assert!(!both, "home and endpoints of {id} in one patch");
     }
 
     /// Clients may learn disco keys from peers, and do not take older ones from the control plane.

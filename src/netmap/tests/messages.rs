@@ -9,7 +9,7 @@ use crate::netmap::testing::full_map;
 use crate::netmap::testing::{World, endpoints, key, tell};
 use crate::netmap::{Delta, Told, Wire, encode, user_profile};
 use crate::tailcfg::MapResponse;
-use crate::types::{NodeId, UserId};
+use crate::types::{NodeId, RegionId, UserId};
 
 const FIRST: NodeId = NodeId(1);
 const SECOND: NodeId = NodeId(2);
@@ -52,6 +52,36 @@ fn a_node_is_never_among_its_own_peers() {
     client.take_frames(&frame(&world, &delta, SECOND, Wire::Raw));
     assert_eq!(client.peers.keys().collect::<Vec<_>>(), [&FIRST]);
     assert_eq!(client.node.unwrap().name, "renamed.net.example.com.");
+}
+
+/// Clients lose all patches of a message with one of themselves, and endpoints that come with a home.
+#[test]
+fn of_many_nodes_that_move_each_is_told_of_all_but_itself() {
+    let nodes = 70;
+    let mut world = world(nodes);
+    let viewer = NodeId(40);
+    let mut client = Client::default();
+    client.take(full(&world, viewer));
+    for id in 1..=u64::from(nodes) {
+        let update = pb::UpdateNode {
+            endpoints: Some(endpoints(&["192.0.2.1:1"])),
+            home_derp: Some(901),
+            ..Default::default()
+        };
+        world.update(NodeId(id), update);
+    }
+    let delta = world.take_delta();
+    client.take_frames(&frame(&world, &delta, viewer, Wire::Raw));
+    assert_eq!(client.peers.len(), 69);
+    for peer in client.peers.values() {
+        let at = peer.endpoints.as_deref().unwrap_or_default();
+        assert_eq!(
+            (peer.home_derp, at.len()),
+            (RegionId(901), 1),
+            "{}",
+            peer.id
+        );
+    }
 }
 
 #[test]

@@ -65,24 +65,27 @@ impl SharedDelta {
     ) -> Told {
         let common = self.common(viewer.id);
         let outline = &common.outline;
-        let shared = || {
-            let make = || self.delta.frame(config, outline, wire);
+        let shared = |part: &Outline| {
+            let of_part = (part != outline).then(|| self.common_of(part.clone()));
+            let common = of_part.as_ref().unwrap_or(&common);
+            let make = || self.delta.frame(config, part, wire);
             common.frames.get_or_make(wire, make)
         };
         self.delta.tell(config, viewer, outline, wire, shared)
     }
 
     fn common(&self, viewer: NodeId) -> Arc<Common> {
-        let make = || {
-            let outline = self.delta.outline(viewer);
-            self.commons.get_or_make(outline.clone(), || {
-                Arc::new(Common {
-                    outline,
-                    frames: OnceMap::default(),
-                })
-            })
-        };
+        let make = || self.common_of(self.delta.outline(viewer));
         self.groups.get_or_make(self.delta.group(viewer), make)
+    }
+
+    fn common_of(&self, outline: Outline) -> Arc<Common> {
+        self.commons.get_or_make(outline.clone(), || {
+            Arc::new(Common {
+                outline,
+                frames: OnceMap::default(),
+            })
+        })
     }
 }
 
@@ -127,10 +130,12 @@ mod tests {
     }
 
     #[test]
-    fn a_patch_is_encoded_once_for_all_even_for_the_node_that_it_is_about() {
+    fn a_patch_is_encoded_once_for_all_but_the_node_that_it_is_about() {
         let mut world = world();
         let delta = moved(&mut world);
-        let frames = [1, 2, 3, 4].map(|id| frame(&world, &delta, id, Wire::Zstd));
+        let own = delta.basis().state.node(NodeId(2)).unwrap();
+        assert_eq!(delta.tell(&world.config, own, Wire::Zstd), Told::Nothing);
+        let frames = [1, 3, 4].map(|id| frame(&world, &delta, id, Wire::Zstd));
         assert!(
             frames
                 .iter()
@@ -147,7 +152,7 @@ mod tests {
     fn owners_who_are_told_the_same_share_one_encoding() {
         let mut world = world();
         let delta = moved(&mut world);
-        for viewer in 1..=4 {
+        for viewer in [1, 3, 4] {
             frame(&world, &delta, viewer, Wire::Raw);
         }
         assert_eq!((delta.groups.len(), delta.commons.len()), (2, 1));
