@@ -21,6 +21,7 @@ mod report;
 mod route_approval;
 mod sealing;
 mod soft;
+mod stopping;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -54,6 +54,11 @@ use crate::types::ReplicaId;
 
 /// Feature levels of commands, snapshots and RPCs that this program speaks.
 pub const FEATURE_LEVELS: (u32, u32) = (1, 1);
+/// Before anything else, nodes get this long to choose another home than the relay that stops: they
+/// measure all relays anew, which takes up to 5 s, and tell it.
+const HOMES_LEAVE: Duration = Duration::from_secs(8);
+/// Peers that were told of a new home a moment ago may have a packet for the old one under way.
+const HOMES_SETTLE: Duration = Duration::from_millis(500);
 /// Relayed connections are closed one after another over this time when the replica drains.
 const RELAY_DRAIN: Duration = Duration::from_secs(2);
 /// What is left of the relay after that is cut off.
@@ -65,7 +70,9 @@ const CLIENT_DRAIN: Duration = Duration::from_secs(12);
 /// very slow.
 const CONSENSUS_END: Duration = Duration::from_secs(5);
 /// Who asks a replica to stop should wait this long before it kills it.
-pub(crate) const STOP_MAX: Duration = CLIENT_DRAIN
+pub(crate) const STOP_MAX: Duration = HOMES_LEAVE
+    .saturating_add(HOMES_SETTLE)
+    .saturating_add(CLIENT_DRAIN)
     .saturating_add(RELAY_END)
     .saturating_add(CONSENSUS_END);
 
@@ -206,6 +213,9 @@ pub async fn serve(
         reason = relay.ended() => Err(ServeError::Fatal(reason)),
         () = stun.ended() => Err(ServeError::Fatal("a STUN listener ended".to_owned())),
     };
+    if outcome.is_ok() {
+        leave_homes(&cluster).await;
+    }
     drain(clients.control, relay, &replica).await;
     stun.shutdown().await;
     outcome
@@ -360,6 +370,18 @@ pub fn version() -> VersionInfo {
         },
         ..VersionInfo::default()
     }
+}
+
+/// Lets nodes find another home while their present one still works.
+async fn leave_homes(cluster: &Cluster) {
+    let homes = cluster.homes_here();
+    if homes == 0 {
+        return;
+    }
+    tracing::info!(homes, "replica is about to stop");
+    cluster.send_homes_away(HOMES_LEAVE).await;
+    tracing::info!(homes = cluster.homes_here(), "nodes have left its relay");
+    tokio::time::sleep(HOMES_SETTLE).await;
 }
 
 /// Sends everybody elsewhere, hands leadership over, and closes the store.

@@ -180,8 +180,8 @@ impl Cluster {
         let already = known.is_some_and(|replica| replica.drained_since.is_some());
         if drained && !already && known.is_some() && !self.has_host_besides(id) {
             return Err(refused(format!(
-                "nobody would take the clients of replica {id}: every other replica is drained or \
-                 dead"
+                "nobody would take the clients of replica {id}: every other replica is drained, \
+                 dead or about to stop"
             )));
         }
         let op = Op::DrainReplica(pb::DrainReplica {
@@ -202,10 +202,12 @@ impl Cluster {
     }
 
     /// Whether any other replica is there for clients.
-    fn has_host_besides(&self, id: ReplicaId) -> bool {
+    pub(super) fn has_host_besides(&self, id: ReplicaId) -> bool {
         let state = self.state();
         let mut others = state.replicas().filter(|replica| replica.id != id);
-        others.any(|other| other.drained_since.is_none() && other.down_since.is_none())
+        others.any(|other| {
+            other.drained_since.is_none() && other.down_since.is_none() && !other.stopping
+        })
     }
 }
 

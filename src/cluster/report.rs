@@ -3,6 +3,7 @@
 
 use hydrascale_raft::KeyId;
 
+use super::stopping::homes;
 use super::{AnnouncedStatus, ClusterStatus, MemberStatus};
 use crate::state::State;
 use crate::types::ReplicaId;
@@ -84,16 +85,12 @@ fn announced(state: &State, id: ReplicaId) -> Option<AnnouncedStatus> {
         .filter(|session| session.replica == id && session.incarnation == replica.incarnation)
         .filter(|session| session.closed_at.is_none())
         .count();
-    let homes = |region| {
-        let nodes = state.nodes_by_home(region);
-        nodes.filter(|node| state.is_online(node.id)).count()
-    };
     Some(AnnouncedStatus {
         version: replica.version.clone(),
         config_digest: replica.config_digest.clone(),
         region_id: replica.region_id,
         streams,
-        homes: replica.region_id.map_or(0, homes),
+        homes: replica.region_id.map_or(0, |region| homes(state, region)),
         drained: replica.drained_since.is_some(),
         dead: replica.down_since.is_some(),
     })

@@ -159,6 +159,7 @@ impl Txn<'_> {
             Op::ReplicaDown(op) => self.replica_down(op),
             Op::RemoveReplica(op) => self.remove_replica(op),
             Op::DrainReplica(op) => self.drain_replica(op),
+            Op::ReplicaStopping(op) => self.replica_stopping(op),
             _ if self.state.tailnet.is_none() => Err(refuse(
                 RefusalCode::Precondition,
                 "the tailnet does not exist yet: run `hydrascale cluster init`",

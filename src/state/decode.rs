@@ -190,6 +190,7 @@ pub(super) fn replica(row: v1::ReplicaRow) -> Result<Replica, Fault> {
         region_id: region("region_id", row.region_id)?,
         down_since: timestamp(row.down_since_ms),
         drained_since: timestamp(row.drained_since_ms),
+        stopping: row.stopping,
         retired_relay: relay("retired_relay", row.retired_relay)?,
         removed_at: timestamp(row.removed_at_ms),
         ended: ended

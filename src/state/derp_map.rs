@@ -7,8 +7,9 @@ use super::{Relay, Replica, State};
 use crate::tailcfg::{DerpHomeParams, DerpMap, DerpNode, DerpRegion};
 use crate::types::RegionId;
 
-/// Factor on the latency of a region whose replica is dead or drained. It passes both hysteresis tests of the
-/// client's netcheck whatever the latencies are, and clients that reach nothing else still stay.
+/// Factor on the latency of a region whose replica is dead, drained or about to stop. It passes both
+/// hysteresis tests of the client's netcheck whatever the latencies are, and clients that reach
+/// nothing else still stay.
 const SCORE_DOWN: f64 = 10_000.0;
 
 /// Factor of a healthy region: written out, because clients keep a factor that they are not told.
@@ -24,9 +25,9 @@ impl State {
             .values()
             .filter_map(|replica| self.region(replica))
             .collect();
-        let score = |replica: &Replica| match replica.down_since.or(replica.drained_since) {
-            Some(_) => SCORE_DOWN,
-            None => SCORE_UP,
+        let score = |replica: &Replica| match repels(replica) {
+            true => SCORE_DOWN,
+            false => SCORE_UP,
         };
         let scores = self.replicas.values().filter_map(|replica| {
             let region = replica.region_id.filter(|id| regions.contains_key(id))?;
@@ -76,6 +77,11 @@ impl State {
         };
         Some((id, region))
     }
+}
+
+/// Whether nodes shall call another relay home: this one is gone, about to go or to have none.
+fn repels(replica: &Replica) -> bool {
+    replica.down_since.is_some() || replica.drained_since.is_some() || replica.stopping
 }
 
 fn relay_node(id: RegionId, relay: &Relay) -> DerpNode {
@@ -144,6 +150,23 @@ mod tests {
         assert!(world.ok(drain(true)).change.derp_map);
         assert!(json(&world).contains(r#"{"900":10000.0}"#));
         assert!(world.ok(drain(false)).change.derp_map);
+        assert!(json(&world).contains(r#"{"900":1.0}"#));
+    }
+
+    #[test]
+    fn a_replica_that_is_about_to_stop_repels_until_it_starts_again() {
+        let mut world = World::new();
+        world.replica_up(1, 1);
+        let stopping = |incarnation| hydrascale_proto::state::v1::ReplicaStopping {
+            replica_id: 1,
+            incarnation,
+        };
+        assert!(world.ok(stopping(1)).change.derp_map);
+        assert!(json(&world).contains(r#"{"900":10000.0}"#));
+        assert!(!world.ok(stopping(1)).change.derp_map, "once");
+        assert!(world.replica_up(1, 2).change.derp_map);
+        assert!(json(&world).contains(r#"{"900":1.0}"#));
+        assert!(!world.ok(stopping(1)).change.derp_map, "too late");
         assert!(json(&world).contains(r#"{"900":1.0}"#));
     }
 

@@ -102,6 +102,7 @@ fn scenario() -> World {
     tags_and_routes(&mut world);
     ssh_checks(&mut world);
     drained(&mut world);
+    stopping(&mut world);
     world
 }
 
@@ -329,6 +330,16 @@ fn drained(world: &mut World) {
         });
     }
     world.replica_up(2, 2);
+}
+
+fn stopping(world: &mut World) {
+    for (replica_id, incarnation) in [(2, 2), (2, 2), (1, 1), (2, 1), (77, 1)] {
+        world.apply(v1::ReplicaStopping {
+            replica_id,
+            incarnation,
+        });
+    }
+    world.replica_up(2, 3);
 }
 
 fn tags_and_routes(world: &mut World) {

@@ -275,6 +275,8 @@ pub struct Replica {
     pub down_since: Option<Timestamp>,
     /// Set while it shall have no clients and not lead.
     pub drained_since: Option<Timestamp>,
+    /// It has said that it is about to stop, and has not started again.
+    pub stopping: bool,
     /// The last face of a relay that it no longer runs, for nodes that still call it home.
     pub retired_relay: Option<Relay>,
     /// Set once it is out of the cluster; the row stays, because its ids are never reused.

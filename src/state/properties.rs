@@ -302,6 +302,9 @@ fn presence_op() -> impl Strategy<Value = Op> {
                 Op::ReplicaDown(v1::ReplicaDown { replica_id, incarnation, last_heard_ms, silence_ms })
             }
         ),
+        1 => (id.clone(), 1..4_u64).prop_map(|(replica_id, incarnation)| {
+            Op::ReplicaStopping(v1::ReplicaStopping { replica_id, incarnation })
+        }),
         1 => (id.clone(), any::<bool>()).prop_map(|(replica_id, drained)| {
             Op::DrainReplica(v1::DrainReplica { replica_id, drained })
         }),

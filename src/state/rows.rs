@@ -318,6 +318,7 @@ pub(super) fn replica(replica: &Replica) -> Row {
         region_id: replica.region_id.map_or(0, |id| u32::from(id.0)),
         down_since_ms: replica.down_since.map(|at| at.unix_ms()),
         drained_since_ms: replica.drained_since.map(|at| at.unix_ms()),
+        stopping: replica.stopping,
         retired_relay: replica.retired_relay.as_ref().map(relay_to_proto),
         removed_at_ms: replica.removed_at.map(|at| at.unix_ms()),
         ended: ended.collect(),

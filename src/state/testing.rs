@@ -434,5 +434,5 @@ operations! {
     RegisterNode StartLogin ApproveLogin RejectLogin LogoutNode
     DeleteNode RenameNode SetNodeExpiry SetNodeTags SetApprovedRoutes UpdateNode
     ApproveRoutes StartSshCheck DecideSshCheck
-    OpenSession CloseSession ReplicaUp ReplicaDown RemoveReplica DrainReplica SetPolicy
+    OpenSession CloseSession ReplicaUp ReplicaDown RemoveReplica DrainReplica ReplicaStopping SetPolicy
 }

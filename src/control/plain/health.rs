@@ -56,6 +56,9 @@ fn not_ready(control: &Control) -> Option<String> {
     if !control.cluster().has_caught_up() {
         return Some("this replica has not caught up since it started".to_owned());
     }
+    if control.cluster().is_stopping() {
+        return Some("this replica is about to stop".to_owned());
+    }
     if control.cluster().is_drained() {
         return Some("this replica is drained, until `cluster undrain`".to_owned());
     }

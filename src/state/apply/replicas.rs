@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use hydrascale_proto::state::v1::{
-    DrainReplica, Refusal, RefusalCode, RemoveReplica, ReplicaDown, ReplicaUp,
+    DrainReplica, Refusal, RefusalCode, RemoveReplica, ReplicaDown, ReplicaStopping, ReplicaUp,
 };
 
 use super::super::convert::{relay_from_proto, timestamp};
@@ -54,6 +54,7 @@ impl Txn<'_> {
             down_since: None,
             // Whoever drains a replica to restart it says when it is done.
             drained_since: old.as_ref().and_then(|old| old.drained_since),
+            stopping: false,
             removed_at: None,
             ended: old
                 .map(|old| self.ended_incarnations(&old, op.incarnation))
@@ -118,6 +119,18 @@ impl Txn<'_> {
         Ok(done(op.replica_id))
     }
 
+    /// A replica is about to stop. Ignored when it runs again as another incarnation.
+    pub(super) fn replica_stopping(&mut self, op: &ReplicaStopping) -> Verdict {
+        let replica = self.existing_replica(op.replica_id)?;
+        if replica.incarnation == op.incarnation && replica.removed_at.is_none() {
+            self.put_replica(Replica {
+                stopping: true,
+                ..replica
+            });
+        }
+        Ok(done(op.replica_id))
+    }
+
     /// A replica left for good. Its row stays, because neither its id nor its region is given away.
     pub(super) fn remove_replica(&mut self, op: &RemoveReplica) -> Verdict {
         let replica = self.existing_replica(op.replica_id)?;
@@ -126,6 +139,7 @@ impl Txn<'_> {
             removed_at: Some(now),
             down_since: replica.down_since.or(Some(now)),
             drained_since: None,
+            stopping: false,
             retired_relay: replica.relay.or(replica.retired_relay),
             relay: None,
             ..replica
