@@ -23,6 +23,18 @@ pub fn pin(user: u32, home: usize, replicas: usize) -> Result<()> {
     Ok(())
 }
 
+/// Lets the client of `user` measure every replica again. It stays where it is, until something
+/// makes another home better.
+///
+/// # Errors
+/// When the kernel refuses, as when it was not pinned.
+pub fn unpin(user: u32, home: usize, replicas: usize) -> Result<()> {
+    for other in (0..replicas).filter(|other| *other != home) {
+        ip(&format!("rule del {}", unreachable_stun(user, other)))?;
+    }
+    Ok(())
+}
+
 /// Removes what an earlier scenario with a client of the same user has left behind.
 fn forget(user: u32, replicas: usize) {
     let pinned = (0..replicas).map(|replica| unreachable_stun(user, replica));

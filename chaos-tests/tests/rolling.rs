@@ -1,0 +1,382 @@
+//! Replicas are drained and restarted one after another under real clients, as an upgrade does it:
+//! no request fails, nobody registers again or is seen to go offline, and what goes through relays
+//! is held up for less than a second per replica.
+
+#![allow(missing_docs, reason = "a test")]
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use futures::FutureExt as _;
+use hydrascale_chaos_tests::balancer::Balancer;
+use hydrascale_chaos_tests::clients::{self, Caddy, Launch, Program};
+use hydrascale_chaos_tests::cluster::Cluster;
+use hydrascale_chaos_tests::http::{Loop, Samples};
+use hydrascale_chaos_tests::log::{Log, Mark};
+use hydrascale_chaos_tests::observer::{Observer, What};
+use hydrascale_chaos_tests::{Context, Scenario, homes, runner, wait};
+use serde_json::Value;
+
+const LIMIT: Duration = Duration::from_secs(300);
+const PROGRAMS: &[Program] = &[Program::Server, Program::Haproxy, Program::Caddy];
+const REACH_LIMIT: Duration = Duration::from_secs(40);
+const HOMES_LIMIT: Duration = Duration::from_secs(30);
+/// A replica stays drained for so long that some streams leave it, which they do within 15 s. That
+/// all do is the claim of another test.
+const DRAINED: Duration = Duration::from_secs(6);
+const SETTLED_LIMIT: Duration = Duration::from_secs(20);
+const EVERY: Duration = Duration::from_millis(50);
+/// A request that takes longer than this has failed, for a user.
+const REQUEST_LIMIT: Duration = Duration::from_secs(5);
+/// Longer than the grace after which a node whose stream was closed is called offline (10 s).
+const FLAP_WINDOW: Duration = Duration::from_secs(12);
+/// What a relayed path may be held up for. The promise is one second on a machine that is not busy
+/// otherwise; the measured time is printed.
+const HELD_UP_MAX: Duration = Duration::from_secs(4);
+const REPLICAS: usize = 3;
+const FIRST_USER: u32 = 2001;
+
+fn main() -> ExitCode {
+    runner::main(
+        "rolling",
+        &[Scenario::new(
+            "a rolling drain and a rolling restart interrupt nobody",
+            LIMIT,
+            PROGRAMS,
+            |context| roll(context).boxed_local(),
+        )],
+    )
+}
+
+async fn roll(context: Context) -> Result<()> {
+    let mut tailnet = Tailnet::start(&context).await?;
+    tailnet.establish().await?;
+    let traffic = Traffic::start(&tailnet)?;
+    let marks = tailnet.marks();
+    let begin = Instant::now();
+
+    let mut windows = Vec::new();
+    for index in 0..REPLICAS {
+        windows.push(tailnet.drain(index).await?);
+    }
+    for index in 0..REPLICAS {
+        windows.push(tailnet.restart(index).await?);
+    }
+    tokio::time::sleep(FLAP_WINDOW).await;
+
+    traffic.judge(&context, &windows).await?;
+    tailnet.check_no_flap(begin)?;
+    tailnet.check_registered_once(&marks)?;
+    tailnet.cluster.check_alive()?;
+    tailnet.balancer.check()
+}
+
+/// A client, and whom it asks through which local port.
+struct Member {
+    name: &'static str,
+    /// The replica that it calls home at first.
+    home: usize,
+    relay_only: bool,
+    peer: &'static str,
+    port: u16,
+}
+
+const MEMBERS: [Member; 4] = [
+    Member::new("one", 0, false, "two", 18_001),
+    Member::new("two", 1, false, "one", 18_002),
+    Member::new("three", 0, true, "four", 18_003),
+    Member::new("four", 2, true, "three", 18_004),
+];
+
+impl Member {
+    const fn new(
+        name: &'static str,
+        home: usize,
+        relay_only: bool,
+        peer: &'static str,
+        port: u16,
+    ) -> Self {
+        Self {
+            name,
+            home,
+            relay_only,
+            peer,
+            port,
+        }
+    }
+}
+
+struct Tailnet {
+    context: Context,
+    cluster: Cluster,
+    balancer: Balancer,
+    direct: [Caddy; 2],
+    relayed: [Caddy; 2],
+    observer: Observer,
+}
+
+impl Tailnet {
+    async fn start(context: &Context) -> Result<Self> {
+        let cluster = Cluster::start(context, REPLICAS).await?;
+        let balancer = Balancer::start(context).await?;
+        let auth_key = cluster.create_auth_key("people").await?;
+        let replicas = cluster.replicas().iter();
+        let addresses: Vec<_> = replicas.map(|one| one.client_address()).collect();
+        let observer = Observer::start("watcher", &addresses, &auth_key).await?;
+        let launch = async |user: u32, member: &Member| -> Result<Caddy> {
+            homes::pin(user, member.home, REPLICAS)?;
+            if member.relay_only {
+                homes::forbid_direct_paths(user)?;
+            }
+            let launch = Launch {
+                hostname: member.name.to_owned(),
+                control_url: Balancer::url(),
+                auth_key: auth_key.clone(),
+                user,
+                scratch: context.scratch().to_owned(),
+            };
+            let caddy = Caddy::start(&launch, &[(member.peer, member.port)])?;
+            caddy.wait_up().await?;
+            Ok(caddy)
+        };
+        let [one, two, three, four] = &MEMBERS;
+        let one = launch(FIRST_USER, one).await?;
+        let two = launch(FIRST_USER + 1, two).await?;
+        let three = launch(FIRST_USER + 2, three).await?;
+        let four = launch(FIRST_USER + 3, four).await?;
+        Ok(Self {
+            context: context.clone(),
+            cluster,
+            balancer,
+            direct: [one, two],
+            relayed: [three, four],
+            observer,
+        })
+    }
+
+    /// Every path is found before anything is touched; then clients may choose any home.
+    async fn establish(&self) -> Result<()> {
+        let [one, two] = &self.direct;
+        one.reach("two", REACH_LIMIT).await?;
+        two.reach("one", REACH_LIMIT).await?;
+        let [three, four] = &self.relayed;
+        three.reach("four", REACH_LIMIT).await?;
+        four.reach("three", REACH_LIMIT).await?;
+        // Clients look for a direct path while there is traffic.
+        let direct = async || {
+            one.reach("two", REACH_LIMIT).await.ok()?;
+            let found = |log: &Log| log.lines_since(Mark::START, clients::direct_path_found);
+            let both = [one, two]
+                .iter()
+                .all(|caddy| !found(caddy.log()).is_empty());
+            both.then_some(())
+        };
+        wait::until("a direct path", REACH_LIMIT, direct).await?;
+        for (user, member) in (FIRST_USER..).zip(&MEMBERS) {
+            homes::unpin(user, member.home, REPLICAS)?;
+        }
+        self.context.step("all paths are established");
+        Ok(())
+    }
+
+    fn logs(&self) -> impl Iterator<Item = (&str, &Log)> {
+        let caddies = self.direct.iter().chain(&self.relayed);
+        caddies.map(|caddy| (caddy.hostname(), caddy.log()))
+    }
+
+    fn marks(&self) -> Vec<Mark> {
+        self.logs().map(|(_, log)| log.mark()).collect()
+    }
+
+    /// Drains a replica until nobody streams from it or calls it home, and undrains it.
+    async fn drain(&self, index: usize) -> Result<Window> {
+        let what = format!("drain of {}", self.describe(index).await?);
+        let asked = (index + 1) % REPLICAS;
+        let id = self.cluster.id_of(index).await?;
+        let begin = Instant::now();
+        let words = ["cluster", "drain", &id, "--wait", "0s"];
+        self.cluster.replica(asked)?.command(&words).await?;
+        let no_homes = async || {
+            let member = self.announced(asked, &id).await?;
+            (member["homes"] == 0).then_some(())
+        };
+        let ((), homes) = wait::until("every home has moved", HOMES_LIMIT, no_homes).await?;
+        tokio::time::sleep(DRAINED).await;
+        let left = self.announced(asked, &id).await.context("its status")?;
+        let words = ["cluster", "undrain", &id];
+        self.cluster.replica(asked)?.command(&words).await?;
+        self.context.step(&format!(
+            "{what}: homes moved after {homes:.1?}, {} streams left after {:.1?}",
+            left["streams"],
+            begin.elapsed()
+        ));
+        self.settle().await?;
+        Ok(Window::since(what, begin))
+    }
+
+    /// Stops a replica by SIGTERM and starts it again.
+    async fn restart(&mut self, index: usize) -> Result<Window> {
+        let what = format!("restart of {}", self.describe(index).await?);
+        self.cluster.note_term(false).await?;
+        let begin = Instant::now();
+        self.cluster.terminate(index).await?;
+        let stopped = begin.elapsed();
+        let ready = self.cluster.up(index).await?;
+        self.context.step(&format!(
+            "{what}: stopped after {stopped:.1?}, ready {ready:.1?} after its start"
+        ));
+        self.settle().await?;
+        self.cluster.note_term(true).await?;
+        Ok(Window::since(what, begin))
+    }
+
+    /// The name of a replica and whose home and leader it is.
+    async fn describe(&self, index: usize) -> Result<String> {
+        let name = self.cluster.replica(index)?.name();
+        let id = self.cluster.id_of(index).await?;
+        let asked = (index + 1) % REPLICAS;
+        let region = self.announced(asked, &id).await.context("its status")?["regionId"].as_u64();
+        let peers = self.observer.peers();
+        let at_home = peers.values().filter(|peer| Some(peer.home) == region);
+        let at_home: Vec<&str> = at_home.map(|peer| peer.name.as_str()).collect();
+        let leads = if self.cluster.leader().await? == index {
+            ", which leads"
+        } else {
+            ""
+        };
+        Ok(format!("{name} (home of {at_home:?}{leads})"))
+    }
+
+    /// What the cluster knows of replica `id`, as the replica `asked` tells.
+    async fn announced(&self, asked: usize, id: &str) -> Option<Value> {
+        let status = self.cluster.status(asked).await.ok()?;
+        let is_it = |member: &&Value| member["id"].as_u64() == id.parse().ok();
+        let member = status["members"].as_array()?.iter().find(is_it)?;
+        Some(member["announced"].clone())
+    }
+
+    /// Everybody is seen online, with all replicas in the same state.
+    async fn settle(&self) -> Result<()> {
+        self.cluster.wait_equal(SETTLED_LIMIT).await?;
+        let all = |peers: &std::collections::BTreeMap<String, _>| peers.len() == 4;
+        let seen = self.observer.wait_for("all are there", SETTLED_LIMIT, all);
+        seen.await.map(drop)
+    }
+
+    /// Nobody was told that a client had gone offline or was gone.
+    fn check_no_flap(&self, since: Instant) -> Result<()> {
+        let events = self.observer.events_since(since);
+        let is_flap = |what| matches!(what, What::Offline | What::Left);
+        let flaps: Vec<_> = events.iter().filter(|event| is_flap(event.what)).collect();
+        ensure!(flaps.is_empty(), "somebody was seen to go: {flaps:?}");
+        Ok(())
+    }
+
+    fn check_registered_once(&self, marks: &[Mark]) -> Result<()> {
+        for ((name, log), mark) in self.logs().zip(marks) {
+            let again = log.lines_since(*mark, clients::registered);
+            ensure!(again.is_empty(), "{name} registered again: {again:?}");
+        }
+        Ok(())
+    }
+}
+
+/// What was done to a replica, and when.
+struct Window {
+    what: String,
+    begin: Instant,
+    end: Instant,
+}
+
+impl Window {
+    fn since(what: String, begin: Instant) -> Self {
+        Self {
+            what,
+            begin,
+            end: Instant::now(),
+        }
+    }
+}
+
+/// Requests over every path.
+struct Traffic {
+    direct: Loop,
+    there: Loop,
+    back: Loop,
+}
+
+impl Traffic {
+    fn start(tailnet: &Tailnet) -> Result<Self> {
+        let start = |from: &Caddy, to: &str| -> Result<Loop> {
+            Ok(Loop::start(from.address_of(to)?, "/", EVERY, REQUEST_LIMIT))
+        };
+        let [three, four] = &tailnet.relayed;
+        let [one, _] = &tailnet.direct;
+        Ok(Self {
+            direct: start(one, "two")?,
+            there: start(three, "four")?,
+            back: start(four, "three")?,
+        })
+    }
+
+    /// No request failed, and relayed ones waited only so long.
+    async fn judge(self, context: &Context, windows: &[Window]) -> Result<()> {
+        let direct = self.direct.finish().await?;
+        let relayed = [
+            ("three to four", self.there.finish().await?),
+            ("four to three", self.back.finish().await?),
+        ];
+        context.measured(
+            "direct path under a rolling drain and restart",
+            summary(&direct),
+        );
+        for window in windows {
+            let waits: Vec<String> = relayed
+                .iter()
+                .map(|(path, samples)| {
+                    let held = longest_wait(&within(samples, window));
+                    format!("{path} {held:.0?}")
+                })
+                .collect();
+            let what = format!("relayed path held up by {}", window.what);
+            context.measured(&what, waits.join(", "));
+        }
+        for (path, samples) in &relayed {
+            context.measured(&format!("relayed path {path}"), summary(samples));
+        }
+        for (path, samples) in relayed.iter().chain([&("direct", direct)]) {
+            let failures = samples.failures();
+            ensure!(failures.is_empty(), "the path {path} failed: {failures:?}");
+            for window in windows {
+                let held = longest_wait(&within(samples, window));
+                ensure!(
+                    held < HELD_UP_MAX,
+                    "path {path}, {}: {held:?} without an answer",
+                    window.what
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+fn summary(samples: &Samples) -> String {
+    format!(
+        "{} requests, {} failed, slowest {:.0?}",
+        samples.len(),
+        samples.failures().len(),
+        samples.slowest()
+    )
+}
+
+fn within(samples: &Samples, window: &Window) -> Samples {
+    let during = |at: Instant| at >= window.begin && at < window.end;
+    let samples = samples.0.iter().filter(|sample| during(sample.at));
+    Samples(samples.cloned().collect())
+}
+
+/// The longest time without an answer.
+fn longest_wait(samples: &Samples) -> Duration {
+    samples.longest_gap().max(samples.slowest())
+}
