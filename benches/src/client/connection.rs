@@ -64,6 +64,8 @@ pub struct Registration {
     pub followup: String,
     /// Asks to be deleted when gone.
     pub ephemeral: bool,
+    /// Subnet routes that it offers (`Hostinfo.RoutableIPs`).
+    pub routes: Vec<String>,
 }
 
 /// What the server said to a registration.
@@ -140,7 +142,7 @@ impl Connection {
             "OldNodeKey": format!("nodekey:{}", "0".repeat(64)),
             "Followup": registration.followup,
             "Ephemeral": registration.ephemeral,
-            "Hostinfo": hostinfo(&registration.hostname),
+            "Hostinfo": offering(&registration.hostname, &registration.routes),
         });
         if !registration.auth_key.is_empty()
             && let Some(fields) = body.as_object_mut()
@@ -188,6 +190,18 @@ impl Connection {
     /// # Errors
     /// When the server does not answer 200.
     pub async fn stream(&mut self, hostname: &str) -> Result<MapStream> {
+        self.stream_offering(hostname, &[]).await
+    }
+
+    /// As [`Connection::stream`], by a node that offers subnet routes.
+    ///
+    /// # Errors
+    /// When the server does not answer 200.
+    pub async fn stream_offering(
+        &mut self,
+        hostname: &str,
+        routes: &[String],
+    ) -> Result<MapStream> {
         let body = json!({
             "Version": CAPVER,
             "NodeKey": self.identity.node_key(),
@@ -195,7 +209,7 @@ impl Connection {
             "Stream": true,
             "KeepAlive": true,
             "Compress": "zstd",
-            "Hostinfo": hostinfo(hostname),
+            "Hostinfo": offering(hostname, routes),
         });
         let answer = self.request("/machine/map", &body).await?;
         Ok(MapStream::new(answer, Arc::clone(&self._tasks)))
@@ -257,6 +271,14 @@ async fn upgrade(wire: &mut TcpStream, server: SocketAddr, initiation: &[u8]) ->
 
 fn hostinfo(hostname: &str) -> Value {
     json!({ "OS": "linux", "Hostname": hostname, "GoArch": "amd64", "IPNVersion": "1.103.0" })
+}
+
+fn offering(hostname: &str, routes: &[String]) -> Value {
+    let mut hostinfo = hostinfo(hostname);
+    if !routes.is_empty() {
+        hostinfo["RoutableIPs"] = json!(routes);
+    }
+    hostinfo
 }
 
 async fn read_all(body: &mut RecvStream) -> Result<Vec<u8>> {

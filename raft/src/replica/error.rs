@@ -136,7 +136,11 @@ pub enum StartError {
     #[error(transparent)]
     Sealed(#[from] UnsealError),
     /// The store did not open.
-    #[error("the store in {} did not open", path.display())]
+    #[error(
+        "the store in {} did not open; if its files are damaged, let a new replica take its place \
+         (`cluster replace` on another one)",
+        path.display()
+    )]
     Storage {
         /// The folder.
         path: PathBuf,
