@@ -8,6 +8,7 @@ pub mod listing;
 pub mod preauth;
 pub mod progress;
 pub mod register;
+pub mod sessions;
 pub mod versions;
 pub mod watch;
 
@@ -71,7 +72,7 @@ impl fmt::Display for Verdict {
 type Checker = (&'static str, fn(&History) -> Verdict);
 
 /// All of them.
-const CHECKERS: [Checker; 12] = [
+const CHECKERS: [Checker; 13] = [
     ("linearizable", register::check),
     ("single-use", preauth::check),
     ("addresses", listing::addresses),
@@ -79,6 +80,7 @@ const CHECKERS: [Checker; 12] = [
     ("kept", listing::kept),
     ("deleted", listing::deleted),
     ("one-primary", listing::primaries),
+    ("sessions", sessions::check),
     ("versions", versions::check),
     ("monotonic", watch::check),
     ("one-leader", one_leader),

@@ -2,6 +2,7 @@
 //! of it all.
 
 mod leaders;
+pub mod series;
 mod snapshots;
 
 use std::{fs, path::Path, time::Duration};
@@ -42,7 +43,7 @@ const DISK_MIB: u32 = 256;
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// What clients do.
-    pub workload: Workload,
+    pub workloads: Vec<Workload>,
     /// What is done to the replicas, in turn.
     pub nemeses: Vec<Nemesis>,
     /// For how long faults are installed.
@@ -55,10 +56,11 @@ pub struct Plan {
 
 impl Plan {
     fn run(&self) -> Run {
+        let workloads = self.workloads.iter().map(|one| one.name());
         let names = self.nemeses.iter().map(|one| one.name().to_owned());
         Run {
             seed: self.seed,
-            workload: self.workload.name().to_owned(),
+            workload: workloads.collect::<Vec<_>>().join("+"),
             nemeses: names.collect(),
             voters: self.voters,
             seconds: self.time.as_secs(),
@@ -96,7 +98,7 @@ pub async fn run(context: &Context, plan: &Plan, history: &Path) -> Result<()> {
     let leaders = Leaders::watch(&targets, &recorder);
     let snapshots = Snapshots::watch(&cluster, &recorder);
     let mut clients =
-        Clients::start(plan.workload, &targets, &api_key, &recorder, &mut random).await?;
+        Clients::start(&plan.workloads, &targets, &api_key, &recorder, &mut random).await?;
     context.step("clients are at work");
     sleep(CALM).await;
     let faulty = Faulty {

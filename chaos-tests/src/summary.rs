@@ -118,11 +118,28 @@ impl Summary {
         None
     }
 
-    fn count(&self, outcome: Outcome) -> usize {
+    /// What every checker says.
+    pub fn verdicts(&self) -> &[(&'static str, Verdict)] {
+        &self.verdicts
+    }
+
+    /// Nemeses with how many faults they installed.
+    pub const fn faults(&self) -> &BTreeMap<String, usize> {
+        &self.faults
+    }
+
+    /// How many snapshots replicas installed.
+    pub const fn snapshots(&self) -> u64 {
+        self.snapshots
+    }
+
+    /// How many operations came to this.
+    pub fn count(&self, outcome: Outcome) -> usize {
         self.outcomes.get(&outcome).copied().unwrap_or_default()
     }
 
-    fn leader_changes(&self) -> usize {
+    /// How many terms with another leader were seen.
+    pub fn leader_changes(&self) -> usize {
         self.terms.len().saturating_sub(1)
     }
 }

@@ -5,6 +5,7 @@ mod api;
 mod netmap;
 mod nodes;
 mod policy;
+mod sessions;
 mod users;
 
 use std::{
@@ -45,6 +46,10 @@ pub enum Workload {
     Nodes,
     /// A node is renamed while others follow it by their map streams.
     Netmap,
+    /// Nodes connect, move between replicas and leave.
+    Sessions,
+    /// The same, of nodes that offer the same routes, which are granted and taken away.
+    Routes,
     /// All of these at once.
     All,
 }
@@ -58,12 +63,16 @@ impl Workload {
             Self::Policy => "policy",
             Self::Nodes => "nodes",
             Self::Netmap => "netmap",
+            Self::Sessions => "sessions",
+            Self::Routes => "routes",
             Self::All => "all",
         }
     }
 
-    fn includes(self, part: Self) -> bool {
-        self == part || (self == Self::All && part != Self::UsersStale)
+    /// Whether these are part of what is asked for.
+    fn is_in(self, asked: &[Self]) -> bool {
+        let in_all = self != Self::UsersStale && asked.contains(&Self::All);
+        in_all || asked.contains(&self)
     }
 }
 
@@ -102,7 +111,7 @@ impl Clients {
     /// # Errors
     /// When the preparation fails.
     pub async fn start(
-        workload: Workload,
+        workloads: &[Workload],
         targets: &[Target],
         api_key: &str,
         recorder: &Recorder,
@@ -126,30 +135,40 @@ impl Clients {
             }
         };
         let mut tasks = JoinSet::new();
-        if workload.includes(Workload::Users) {
+        if Workload::Users.is_in(workloads) {
             users::spawn("linearizable", &mut client, &mut tasks)
                 .await
                 .context("prepare users")?;
         }
-        if workload.includes(Workload::UsersStale) {
+        if Workload::UsersStale.is_in(workloads) {
             users::spawn("stale", &mut client, &mut tasks)
                 .await
                 .context("prepare users")?;
         }
-        if workload.includes(Workload::Policy) {
+        if Workload::Policy.is_in(workloads) {
             policy::spawn(&mut client, &mut tasks)
                 .await
                 .context("prepare the policy")?;
         }
-        if workload.includes(Workload::Nodes) {
+        if Workload::Nodes.is_in(workloads) {
             nodes::spawn(&mut client, &mut tasks)
                 .await
                 .context("prepare nodes")?;
         }
-        if workload.includes(Workload::Netmap) {
+        if Workload::Netmap.is_in(workloads) {
             netmap::spawn(&mut client, &mut tasks)
                 .await
                 .context("prepare map streams")?;
+        }
+        if Workload::Sessions.is_in(workloads) {
+            sessions::spawn(&mut client, &mut tasks)
+                .await
+                .context("prepare sessions")?;
+        }
+        if Workload::Routes.is_in(workloads) {
+            sessions::spawn_routers(&mut client, &mut tasks)
+                .await
+                .context("prepare routes")?;
         }
         Ok(Self { stop, tasks })
     }

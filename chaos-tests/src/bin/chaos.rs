@@ -18,7 +18,7 @@ use futures::FutureExt as _;
 use hydrascale_chaos_tests::{
     history,
     nemesis::Nemesis,
-    run::{self, Plan},
+    run::{self, Plan, series::Series},
     runner,
     summary::{Conclusion, Summary},
     workload::Workload,
@@ -37,6 +37,8 @@ struct Cli {
 enum Command {
     /// Run a workload under faults and judge its history.
     Run(RunArguments),
+    /// Make a series of runs, going on where it was interrupted. Ends with 0 when all are green.
+    Long(LongArguments),
     /// Judge a history again, without a cluster.
     Check {
         /// What `run` wrote.
@@ -45,10 +47,26 @@ enum Command {
 }
 
 #[derive(Args)]
+struct LongArguments {
+    /// Keeps what is done, and histories that are not green.
+    #[arg(long)]
+    folder: PathBuf,
+    /// How many runs, of one minute of faults each.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    runs: u64,
+    /// The seed of the first; each has the next one.
+    #[arg(long, default_value_t = 1000)]
+    seed: u64,
+    /// The file whose section "Long runs" is written.
+    #[arg(long)]
+    report: PathBuf,
+}
+
+#[derive(Args)]
 struct RunArguments {
     /// What clients do.
-    #[arg(long, value_enum, default_value = "all")]
-    workload: Workload,
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "all")]
+    workload: Vec<Workload>,
     /// What is done to the replicas, in turn.
     #[arg(long, value_enum, value_delimiter = ',', required = true)]
     nemesis: Vec<Nemesis>,
@@ -70,6 +88,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Check { history } => judge(&history),
         Command::Run(arguments) => Ok(fault_run(&arguments)),
+        Command::Long(arguments) => series(arguments),
     };
     done.unwrap_or_else(|error| {
         eprintln!("chaos: {error:#}");
@@ -79,7 +98,7 @@ fn main() -> ExitCode {
 
 fn fault_run(arguments: &RunArguments) -> ExitCode {
     let plan = Plan {
-        workload: arguments.workload,
+        workloads: arguments.workload.clone(),
         nemeses: arguments.nemesis.clone(),
         time: Duration::from_secs(arguments.time),
         seed: arguments
@@ -96,6 +115,27 @@ fn fault_run(arguments: &RunArguments) -> ExitCode {
             judge(&file)
         }
         .boxed_local()
+    })
+}
+
+fn series(arguments: LongArguments) -> Result<ExitCode> {
+    let LongArguments {
+        folder,
+        runs,
+        seed,
+        report,
+    } = arguments;
+    let series = Series {
+        folder,
+        runs,
+        seed,
+        report,
+    };
+    let all_green = series.run()?;
+    Ok(if all_green {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
     })
 }
 

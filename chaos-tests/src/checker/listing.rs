@@ -18,7 +18,7 @@ const PREFIXES: &str = "100.64.0.0/10 and fd7a:115c:a1e0::/48";
 const EXIT_ROUTES: [&str; 2] = ["0.0.0.0/0", "::/0"];
 
 /// The lists that were answered.
-fn lists(history: &History) -> impl Iterator<Item = (&Operation, &[Listed])> {
+pub(super) fn lists(history: &History) -> impl Iterator<Item = (&Operation, &[Listed])> {
     history
         .operations
         .iter()
@@ -86,7 +86,8 @@ fn is_one_of_each(addresses: &[IpAddr]) -> bool {
     }
 }
 
-/// No two nodes of a list are primary for the same route.
+/// Of the nodes of a list that may carry a route exactly one is primary: one that is online, if any
+/// is.
 pub fn primaries(history: &History) -> Verdict {
     look_at_each(history, |_, nodes| {
         let mut owners: BTreeMap<&str, &str> = BTreeMap::new();
@@ -101,8 +102,31 @@ pub fn primaries(history: &History) -> Verdict {
                 }
             }
         }
+        for (route, may) in candidates(nodes) {
+            let Some(owner) = owners.get(route) else {
+                return Err(format!("nobody is primary for {route}"));
+            };
+            let serves = may.iter().any(|node| node.id == *owner && node.online);
+            if !serves && may.iter().any(|node| node.online) {
+                return Err(format!(
+                    "{owner} is primary for {route} and offline, another one is not"
+                ));
+            }
+        }
         Ok(owners.len())
     })
+}
+
+/// The nodes that may carry each route.
+fn candidates(nodes: &[Listed]) -> BTreeMap<&str, Vec<&Listed>> {
+    let mut candidates: BTreeMap<&str, Vec<&Listed>> = BTreeMap::new();
+    for node in nodes {
+        let granted = node.granted.iter().map(String::as_str);
+        for route in granted.filter(|route| !EXIT_ROUTES.contains(route)) {
+            candidates.entry(route).or_default().push(node);
+        }
+    }
+    candidates
 }
 
 /// A registration makes one node, however often it was sent.

@@ -117,6 +117,8 @@ mod tests {
             addresses: Vec::new(),
             auth_key: Some("7".to_owned()),
             routes: Vec::new(),
+            granted: Vec::new(),
+            online: false,
         };
         let list = done(
             3,

@@ -47,8 +47,14 @@ fn acknowledged(history: &History) -> Vec<u64> {
 
 const fn is_change(op: &Op) -> bool {
     match op {
-        Op::Write { .. } | Op::Swap { .. } | Op::Register { .. } | Op::Delete { .. } => true,
-        Op::Read { .. } | Op::Versions { .. } | Op::List | Op::Watch { .. } => false,
+        Op::Write { .. }
+        | Op::Swap { .. }
+        | Op::Register { .. }
+        | Op::Approve { .. }
+        | Op::Delete { .. } => true,
+        Op::Read { .. } | Op::Versions { .. } | Op::List | Op::Hold { .. } | Op::Watch { .. } => {
+            false
+        }
     }
 }
 

@@ -48,7 +48,10 @@ const NAMES: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
 const WITH_HOSTS: &str = "mount --bind \"$1\" /etc/hosts && shift && exec \"$@\"";
 
 /// Stands in front of the C library and asks a file what time it is (package faketime).
-const CLOCK_LIBRARY: &str = "/usr/$LIB/faketime/libfaketimeMT.so.1";
+const CLOCK_LIBRARIES: [&str; 2] = [
+    "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1",
+    "/usr/lib/aarch64-linux-gnu/faketime/libfaketimeMT.so.1",
+];
 /// How often it looks at the file.
 const CLOCK_SECONDS: &str = "FAKETIME_CACHE_DURATION=1";
 /// A clock that never goes back goes on as the machine's: no machine is known to do otherwise.
@@ -76,6 +79,11 @@ impl Replica {
             fs::write(file, links::hosts(index, &NAMES)?)?;
         }
         let clock = options.own_clock.then(|| folder.join("clock"));
+        ensure!(
+            clock.is_none() || Self::clock_library().is_some(),
+            "clocks need {}: install the package faketime",
+            CLOCK_LIBRARIES.join(" or ")
+        );
         if let Some(mib) = options.disk_mib {
             let data = folder.join("data");
             fs::create_dir(&data)?;
@@ -235,7 +243,10 @@ impl Replica {
         command.arg(hosts);
         if let Some(clock) = &self.clock {
             command.args(["env", CLOCK_SECONDS, CLOCK_WALL_ONLY, CLOCK_FILES]);
-            command.arg(format!("LD_PRELOAD={CLOCK_LIBRARY}"));
+            command.arg(format!(
+                "LD_PRELOAD={}",
+                Self::clock_library().unwrap_or_default()
+            ));
             command.arg(format!("FAKETIME_TIMESTAMP_FILE={}", clock.display()));
         }
         command.arg(&self.program);
@@ -366,6 +377,12 @@ impl Replica {
     /// Where it shows its metrics.
     pub fn metrics_address(&self) -> SocketAddr {
         SocketAddr::from((self.ip(), METRICS_PORT))
+    }
+
+    fn clock_library() -> Option<&'static str> {
+        CLOCK_LIBRARIES
+            .into_iter()
+            .find(|path| Path::new(path).exists())
     }
 
     /// The sum of a metric over its labels; zero when there is none.

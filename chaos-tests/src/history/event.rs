@@ -150,6 +150,18 @@ pub enum Op {
     },
     /// All nodes.
     List,
+    /// Holds a map stream open, from the answer's beginning, which is sighted, to the end.
+    Hold {
+        /// The node's key.
+        node_key: String,
+    },
+    /// Says which routes a node may carry.
+    Approve {
+        /// The node's id.
+        node: String,
+        /// The routes.
+        routes: Vec<String>,
+    },
     /// Opens a map stream that shows the value of a register.
     Watch {
         /// The register.
@@ -167,6 +179,8 @@ impl Op {
             | Self::Register { .. }
             | Self::Delete { .. }
             | Self::List
+            | Self::Hold { .. }
+            | Self::Approve { .. }
             | Self::Watch { .. } => None,
         }
     }
@@ -227,4 +241,10 @@ pub struct Listed {
     pub auth_key: Option<String>,
     /// Routes of which it is the primary one.
     pub routes: Vec<String>,
+    /// Subnet routes that it offers and may carry.
+    #[serde(default)]
+    pub granted: Vec<String>,
+    /// Whether some replica is said to hold its map stream.
+    #[serde(default)]
+    pub online: bool,
 }

@@ -43,7 +43,7 @@ pub(super) async fn spawn(
     let user = user(&mut first, "watchers").await?;
     let key = auth_key(&mut first, &user, false).await?;
     let watched = Identity::generate(&mut first.random);
-    let joined = register(&mut first, &server_key, &key, &watched, "watched").await?;
+    let joined = register(&mut first, &server_key, &key, &watched, "watched", &[]).await?;
     ensure!(joined, "the watched node was not let in");
     let id = id_of(&mut first, &watched.node_key()).await?;
     // The first value, before anybody looks.
@@ -52,7 +52,7 @@ pub(super) async fn spawn(
     }
     for _ in 0..WATCHERS {
         let watcher = Identity::generate(&mut first.random);
-        let joined = register(&mut first, &server_key, &key, &watcher, "watcher").await?;
+        let joined = register(&mut first, &server_key, &key, &watcher, "watcher", &[]).await?;
         ensure!(joined, "a watcher was not let in");
         let watched = watched.node_key();
         tasks.spawn(watch(client(), server_key, watcher, watched));

@@ -147,7 +147,7 @@ async fn race(client: &mut Client, shared: &Shared) -> Result<()> {
         }
     };
     let identity = Identity::generate(&mut client.random);
-    register(client, &shared.server_key, &key, &identity, "racer")
+    register(client, &shared.server_key, &key, &identity, "racer", &[])
         .await
         .map(drop)
 }
@@ -160,6 +160,7 @@ pub(super) async fn register(
     key: &AuthKey,
     identity: &Identity,
     hostname: &str,
+    routes: &[String],
 ) -> Result<bool> {
     for _ in 0..ATTEMPTS_MAX {
         let op = Op::Register {
@@ -170,6 +171,7 @@ pub(super) async fn register(
         let registration = Registration {
             auth_key: key.secret.clone(),
             hostname: hostname.to_owned(),
+            routes: routes.to_vec(),
             ..Registration::default()
         };
         let address = client.address()?;
@@ -207,7 +209,7 @@ async fn attempt(
 }
 
 /// All nodes, if the replica answers.
-async fn list(client: &mut Client) -> Result<Option<Vec<Listed>>> {
+pub(super) async fn list(client: &mut Client) -> Result<Option<Vec<Listed>>> {
     let nodes = |reply: &Reply| nodes_of(&reply.body);
     let read = |reply: &Reply| {
         Ok(Answer::Nodes {
@@ -242,6 +244,8 @@ fn node_of(node: &Value) -> Result<Listed> {
         let list = node[name].as_array().into_iter().flatten();
         list.filter_map(text).collect()
     };
+    let mut granted = texts("approvedRoutes");
+    granted.retain(|route| texts("availableRoutes").contains(route));
     let addresses: Result<Vec<_>, _> = texts("ipAddresses").iter().map(|one| one.parse()).collect();
     Ok(Listed {
         id: text(&node["id"]).context("a node without id")?,
@@ -249,6 +253,8 @@ fn node_of(node: &Value) -> Result<Listed> {
         addresses: addresses?,
         auth_key: text(&node["preAuthKey"]["id"]),
         routes: texts("subnetRoutes"),
+        granted,
+        online: node["online"].as_bool().unwrap_or_default(),
     })
 }
 
@@ -261,6 +267,8 @@ mod tests {
         let body = json!({ "nodes": [{
             "id": "7", "nodeKey": "nodekey:1", "ipAddresses": ["100.64.0.1", "fd7a::1"],
             "preAuthKey": { "id": "3" }, "subnetRoutes": ["10.0.0.0/8"],
+            "availableRoutes": ["10.0.0.0/8"], "approvedRoutes": ["10.0.0.0/8", "10.9.0.0/16"],
+            "online": true,
         }] });
         let nodes = nodes_of(&body).unwrap();
         assert_eq!(nodes.len(), 1);
@@ -269,6 +277,8 @@ mod tests {
             ("7", Some("3"))
         );
         assert_eq!(nodes[0].addresses.len(), 2);
+        assert_eq!(nodes[0].granted, ["10.0.0.0/8"]);
+        assert!(nodes[0].online);
         assert!(nodes_of(&json!({ "nodes": [{}] })).is_err());
     }
 }

@@ -11,6 +11,8 @@ fn node(id: u8, node_key: &str) -> Listed {
         ],
         auth_key: None,
         routes: Vec::new(),
+        granted: Vec::new(),
+        online: false,
     }
 }
 
@@ -164,4 +166,20 @@ fn a_route_has_one_primary() {
         ],
     );
     assert!(complaint(primaries, vec![two]).contains("10.0.0.0/8"));
+
+    let candidate = |id: u8, online, is_primary: bool| Listed {
+        granted: vec!["10.0.0.0/8".to_owned()],
+        online,
+        ..routes(
+            node(id, "a"),
+            if is_primary { &["10.0.0.0/8"] } else { &[] },
+        )
+    };
+    let judged = |one, two| vec![list(0, &[one, two])];
+    let fine = judged(candidate(1, false, false), candidate(2, true, true));
+    assert_eq!(primaries(&history(fine)), Verdict::Holds(1));
+    let nobody = judged(candidate(1, false, false), candidate(2, true, false));
+    assert!(complaint(primaries, nobody).contains("nobody is primary"));
+    let gone = judged(candidate(1, false, true), candidate(2, true, false));
+    assert!(complaint(primaries, gone).contains("offline"));
 }
