@@ -1,6 +1,7 @@
 # make check   everything that must be clean before landing; writes nothing
 # make test    all tests, the real clients and the kill tests among them
 # make chaos   fault runs of some minutes: replicas killed, frozen and parted, histories judged
+# make chaos-long  hours of fault runs; goes on where it was interrupted, and writes the report
 # make conformance   the policy engine against captures of Tailscale's service
 # make run     three replicas on loopback behind one port
 # make bench   the figures of the README, from a release build
@@ -25,10 +26,10 @@ CARGO_DENY := $(HYDRASCALE_TEST_CACHE)/tools/bin/cargo-deny
 SERVER := $(CARGO_TARGET_DIR)/debug/hydrascale
 
 .DEFAULT_GOAL := help
-.PHONY: help check test chaos conformance run bench bench-failover bench-policy crash-loop build setup-build setup-test setup-tools
+.PHONY: help check test chaos chaos-long conformance run bench bench-failover bench-policy crash-loop build setup-build setup-test setup-tools
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 11
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 12
 
 check: setup-build setup-tools
 	@$(STAGE) format cargo fmt --all --check
@@ -47,6 +48,13 @@ chaos: setup-build
 	@.ci/packages test
 	@$(STAGE) chaos-build cargo build --locked --workspace --bins --tests
 	@$(STAGE) chaos .ci/chaos $(CARGO_TARGET_DIR)/debug/chaos $(SEED)
+
+# Optional: RUNS=N SEED=N; what is done, and histories that are not green, are in the cache.
+chaos-long: setup-build
+	@.ci/packages test
+	@$(STAGE) chaos-build cargo build --locked --workspace --bins --tests
+	@$(STAGE) chaos-long $(CARGO_TARGET_DIR)/debug/chaos long --report chaos-tests/REPORT.md \
+	  --folder $(HYDRASCALE_TEST_CACHE)/chaos-long $(if $(RUNS),--runs $(RUNS)) $(if $(SEED),--seed $(SEED))
 
 # Without the data (HYDRASCALE_CONFORMANCE_DIR, else ../shared/conformance) it says so and passes.
 conformance: setup-build
