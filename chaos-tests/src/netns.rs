@@ -12,7 +12,7 @@
 
 use std::{
     env,
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     fs,
     net::Ipv4Addr,
     path::Path,
@@ -82,8 +82,15 @@ pub fn run_inside() -> Result<ExitCode> {
     Ok(ExitCode::from(code))
 }
 
+/// Starts a program that the kernel kills when this process is gone, however that ended.
+pub(crate) fn killed_with_us(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL"]).arg(program);
+    command
+}
+
 fn unshare() -> Command {
-    let mut command = Command::new("unshare");
+    let mut command = killed_with_us("unshare");
     command.args([
         "--net",
         "--mount",

@@ -14,6 +14,7 @@ use crate::{
     checker::Verdict,
     history,
     nemesis::Nemesis,
+    netns::killed_with_us,
     outcome::Outcome,
     summary::{Conclusion, Summary},
 };
@@ -112,7 +113,7 @@ impl Series {
             fs::remove_file(&history)?;
         }
         let names: Vec<&str> = draw.nemeses.iter().map(|one| one.name()).collect();
-        let status = Command::new(env::current_exe()?)
+        let status = killed_with_us(env::current_exe()?)
             .args(["run", "--workload", "all", "--nemesis", &names.join(",")])
             .args([
                 "--time",
