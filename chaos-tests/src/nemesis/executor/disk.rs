@@ -8,15 +8,18 @@ use std::{
     fs::{self, File},
     io::{self, Write as _},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Executor;
 use crate::nemesis::{Damage, FileKind, How};
 
+/// Until a replica that has decided to end has ended: it says goodbye to its clients.
+const ENDING: Duration = Duration::from_secs(4);
 /// What keeps a disk full.
 const BALLAST: &str = "ballast";
 /// Written at once to fill a disk; the last room is taken byte by byte.
@@ -51,9 +54,13 @@ impl Executor<'_> {
         if let Some(ballast) = self.ballast.take() {
             fs::remove_file(&ballast)?;
         }
+        // It may have seen the full disk just before and be about to end.
+        sleep(ENDING).await;
         if !self.cluster.has_ended(victim)? {
-            self.cluster.wait_ready(victim).await?;
-            return Ok("it stayed".to_owned());
+            let ready = self.cluster.wait_ready(victim).await;
+            if !self.cluster.has_ended(victim)? {
+                return ready.map(|_| "it stayed".to_owned());
+            }
         }
         let why = self.reason(victim)?;
         self.cluster.forget(victim)?;
