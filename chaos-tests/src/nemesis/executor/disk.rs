@@ -20,6 +20,8 @@ use crate::nemesis::{Damage, FileKind, How};
 
 /// Until a replica that has decided to end has ended: it says goodbye to its clients.
 const ENDING: Duration = Duration::from_secs(4);
+/// From the end of a process until all it has written is in the file.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// What keeps a disk full.
 const BALLAST: &str = "ballast";
 /// Written at once to fill a disk; the last room is taken byte by byte.
@@ -62,7 +64,7 @@ impl Executor<'_> {
                 return ready.map(|_| "it stayed".to_owned());
             }
         }
-        let why = self.reason(victim)?;
+        let why = self.reason(victim).await?;
         self.cluster.forget(victim)?;
         self.cluster.up(victim).await.context("with room again")?;
         Ok(format!("it ended: {why}"))
@@ -97,7 +99,7 @@ impl Executor<'_> {
 
     /// Wipes a replica that has ended and lets a new one take its place.
     pub(super) async fn replace(&mut self, victim: usize) -> Result<String> {
-        let why = self.reason(victim)?;
+        let why = self.reason(victim).await?;
         self.cluster.forget(victim)?;
         let id = self
             .damaged
@@ -112,7 +114,9 @@ impl Executor<'_> {
     }
 
     /// What a replica that ended by itself said last.
-    fn reason(&self, victim: usize) -> Result<String> {
+    async fn reason(&self, victim: usize) -> Result<String> {
+        // Its last words are on their way into the file.
+        sleep(LAST_WORDS).await;
         let replica = self.cluster.replica(victim)?;
         match replica.last_complaint()? {
             Some(why) if !why.contains("panicked at") => Ok(why),
