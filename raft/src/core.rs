@@ -2,6 +2,7 @@
 
 mod admission;
 mod append;
+mod certificates;
 mod clock;
 mod disk;
 mod due;
@@ -30,6 +31,8 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::admission::seek_admission;
 pub(crate) use self::append::Appended;
+pub use self::certificates::CertificateState;
+pub(crate) use self::certificates::certify;
 pub(crate) use self::disk::{Disk, watch_disk};
 pub(crate) use self::members::Managed;
 pub(crate) use self::observe::{initial_status, observe};
@@ -48,6 +51,7 @@ use crate::network::{Barred, Guard, Lanes, LeaderContact};
 use crate::records::ClusterRecords;
 use crate::snapshot::SnapshotStore;
 use crate::timing::Timing;
+use crate::tls::{Credentials, Tls};
 use crate::type_config::{Member, TypeConfig};
 use crate::{ReadError, ReplicaConfig, Status};
 
@@ -71,6 +75,9 @@ pub(crate) struct Core {
     pub(crate) replicated_ms: Arc<AtomicI64>,
     /// Taken when the replica stops, so that the database can be closed.
     pub(crate) snapshots: ArcSwapOption<SnapshotStore>,
+    /// How connections to and from others are made from now on.
+    pub(crate) tls: Tls,
+    pub(crate) credentials: ArcSwap<Credentials>,
     pub(crate) lanes: Lanes,
     pub(crate) guard: Guard,
     pub(crate) barred: Barred,

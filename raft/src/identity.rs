@@ -4,7 +4,10 @@
 //! `init` or `join` leaves behind is recognised and used again. The store below the same folder
 //! repeats cluster and replica id; a folder whose parts disagree is refused.
 
+mod credentials;
 mod files;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -89,11 +92,29 @@ impl Folder {
     /// # Errors
     /// One of them is missing or damaged.
     pub(crate) fn credentials(&self) -> Result<Credentials, IdentityError> {
+        if let Some(renewed) = credentials::read(&self.path.join(RENEWED))? {
+            return Ok(renewed);
+        }
         Ok(Credentials {
             authority: read_certificate(&self.path.join(CA_CERTIFICATE))?,
+            also_trusted: Vec::new(),
             certificate: read_certificate(&self.path.join(CERTIFICATE))?,
             key: self.key()?,
+            renewed_at: 0,
+            as_of: 0,
         })
+    }
+
+    /// Stores renewed credentials, all of them at once; those of before go.
+    ///
+    /// # Errors
+    /// The folder cannot be written.
+    pub(crate) fn renew(&self, credentials: &Credentials) -> io::Result<()> {
+        credentials::write(&self.path.join(RENEWED), credentials)?;
+        // The authority's key is the cluster's by now, should it still be here.
+        [CA_KEY, KEY, CERTIFICATE, CA_CERTIFICATE]
+            .iter()
+            .try_for_each(|old| remove(&self.path.join(old)))
     }
 
     /// What the first entry of a new cluster must say, until the cluster has taken it over. Nobody
@@ -329,120 +350,9 @@ const CA_CERTIFICATE: &str = "tls/ca.pem";
 const CA_KEY: &str = "tls/ca.key";
 const CERTIFICATE: &str = "tls/replica.pem";
 const KEY: &str = "tls/replica.key";
+const RENEWED: &str = "tls/credentials.json";
 const CERTIFICATE_LABEL: &str = "CERTIFICATE";
 const PRIVATE_KEY_LABEL: &str = "PRIVATE KEY";
 
 /// What a broken-off `init` or `join` leaves, and what file systems put into every new folder.
 const OWN_LEFTOVERS: [&str; 5] = [TLS, JOINING, "joining.tmp", "identity.tmp", "lost+found"];
-
-#[cfg(test)]
-mod tests {
-    use time::OffsetDateTime;
-    use zeroize::Zeroizing;
-
-    use super::*;
-    use crate::tls::PeerName;
-
-    #[test]
-    fn a_settled_folder_knows_who_it_is_and_refuses_to_become_somebody_else() {
-        let temp = tempfile::tempdir().unwrap();
-        let folder = settled(temp.path());
-        assert_eq!(folder.identity().unwrap().unwrap().replica_id, 1);
-        assert!(folder.credentials().is_ok());
-        assert!(matches!(
-            folder.claim(),
-            Err(InitError::InUse {
-                replica: ReplicaId(1),
-                ..
-            })
-        ));
-    }
-
-    #[test]
-    fn the_authoritys_key_is_there_until_the_cluster_has_it() {
-        let temp = tempfile::tempdir().unwrap();
-        let folder = settled(temp.path());
-        let identity = folder.identity().unwrap().unwrap();
-        let bootstrap = folder.bootstrap(&identity).unwrap().unwrap();
-        let certificate = CertificateDer::from(bootstrap.ca_certificate.to_vec());
-        assert!(
-            Authority::load(
-                certificate,
-                Zeroizing::new(bootstrap.ca_private_key.to_vec())
-            )
-            .is_ok()
-        );
-        folder.forget_bootstrap().unwrap();
-        assert_eq!(folder.bootstrap(&identity).unwrap(), None);
-    }
-
-    #[test]
-    fn a_folder_with_foreign_files_is_refused_and_a_broken_off_start_is_not() {
-        let temp = tempfile::tempdir().unwrap();
-        let folder = Folder::new(temp.path().join("new"));
-        folder.claim().unwrap();
-        folder.joining_key("t").unwrap();
-        folder.claim().unwrap();
-        std::fs::write(folder.path().join("notes.txt"), "mine").unwrap();
-        assert!(matches!(folder.claim(), Err(InitError::NotEmpty { .. })));
-    }
-
-    #[test]
-    fn a_join_taken_up_again_uses_the_same_key_and_another_token_a_new_one() {
-        let temp = tempfile::tempdir().unwrap();
-        let folder = Folder::new(temp.path());
-        folder.claim().unwrap();
-        let first = folder.joining_key("t").unwrap().public_key();
-        assert_eq!(folder.joining_key("t").unwrap().public_key(), first);
-        assert_ne!(folder.joining_key("u").unwrap().public_key(), first);
-    }
-
-    #[test]
-    fn a_join_leaves_nothing_of_a_broken_off_init() {
-        let temp = tempfile::tempdir().unwrap();
-        let folder = Folder::new(temp.path());
-        let ca_key = temp.path().join(CA_KEY);
-        folder.claim().unwrap();
-        // Before the first attempt to join, and between two with the same token.
-        for _ in 0..2 {
-            std::fs::write(&ca_key, "left behind").unwrap();
-            folder.claim().unwrap();
-            folder.joining_key("t").unwrap();
-            assert!(!ca_key.exists());
-        }
-    }
-
-    #[test]
-    fn only_the_first_replica_begins_a_cluster() {
-        let temp = tempfile::tempdir().unwrap();
-        let folder = settled(temp.path());
-        let first = folder.identity().unwrap().unwrap();
-        let joined = Identity {
-            replica_id: 7,
-            ..first.clone()
-        };
-        assert!(folder.bootstrap(&first).unwrap().is_some());
-        assert_eq!(folder.bootstrap(&joined).unwrap(), None);
-    }
-
-    fn settled(path: &Path) -> Folder {
-        let folder = Folder::new(path);
-        folder.claim().unwrap();
-        let now = OffsetDateTime::now_utc();
-        let authority = Authority::create("c", now).unwrap();
-        let key = ReplicaKey::create().unwrap();
-        let name = PeerName::new("c", 1);
-        let certificate = authority.sign(&name, &key.public_key(), now).unwrap();
-        let identity = Identity {
-            cluster_id: "c".to_owned(),
-            replica_id: FIRST_REPLICA,
-            peers: Vec::new(),
-            has_store: false,
-            removed: false,
-        };
-        folder
-            .settle_first(&identity, &authority, &key, &certificate)
-            .unwrap();
-        folder
-    }
-}

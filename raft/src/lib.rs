@@ -29,7 +29,7 @@ mod tls;
 mod token;
 mod type_config;
 
-pub use self::core::COMMAND_BYTES_MAX;
+pub use self::core::{COMMAND_BYTES_MAX, CertificateState};
 pub use self::counters::ReplicaMetrics;
 pub use self::fatal::chain;
 pub use self::join::JoinTokenInfo;
@@ -37,9 +37,9 @@ pub use self::machine::{
     ApplyContext, Effects, MachineError, ReplicaId, Row, RowWrite, StateMachine,
 };
 pub use self::replica::{
-    AdminError, Cause, Clock, DialOverrides, DiskFailure, Fatal, InitError, JoinError,
-    MemberStatus, ProposeError, Proposed, QuorumHealth, ReadError, Replica, ReplicaConfig, Role,
-    StartError, Status,
+    AdminError, AuthorityStatus, Cause, Clock, DialOverrides, DiskFailure, Fatal, InitError,
+    JoinError, MemberStatus, ProposeError, Proposed, QuorumHealth, ReadError, Replica,
+    ReplicaConfig, Role, StartError, Status,
 };
 pub use self::sealing::{KeyId, Keyring, SealingFileError, SealingKeys, UnsealError};
 pub use self::token::{JoinToken, JoinTokenError};

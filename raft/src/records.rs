@@ -11,11 +11,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use hydrascale_proto::raft::v1::{
     Admin, AdminDone, AdminOutcome, ClusterRow, CreateJoinToken, InitCluster, JoinTokenRow,
-    JoinTokenUse, NonVotingRow, RemovedReplicaRow, ReplacementRow, RevokeJoinToken, UseJoinToken,
-    admin, admin_outcome,
+    JoinTokenUse, NonVotingRow, RemovedReplicaRow, RenewalRow, ReplacementRow, RevokeJoinToken,
+    UseJoinToken, admin, admin_outcome,
 };
 use prost::Message;
 
+pub(crate) use self::authority::is_replaced;
 pub(crate) use self::standing::gone;
 use crate::{Row, RowWrite};
 
@@ -31,6 +32,7 @@ const TOKEN_PREFIX: &[u8] = b"join-token/";
 const REMOVED_PREFIX: &[u8] = b"removed/";
 const NON_VOTING_PREFIX: &[u8] = b"non-voting/";
 const REPLACEMENT_PREFIX: &[u8] = b"replacement/";
+const RENEWAL_PREFIX: &[u8] = b"renewal/";
 
 /// Everything the cluster knows about itself besides its membership.
 #[derive(Clone, Debug, Default)]
@@ -42,6 +44,8 @@ pub(crate) struct ClusterRecords {
     non_voting: BTreeSet<u64>,
     /// Who takes the place of a replica.
     replacements: BTreeMap<u64, u64>,
+    /// Log index of the newest request for a new certificate of a replica.
+    renewals: BTreeMap<u64, u64>,
 }
 
 impl ClusterRecords {
@@ -74,6 +78,9 @@ impl ClusterRecords {
             Some(admin::Op::SetVoting(op)) => self.set_voting(op),
             Some(admin::Op::ReplaceReplica(op)) => self.replace_replica(op),
             Some(admin::Op::ResealAuthority(op)) => self.reseal_authority(op),
+            Some(admin::Op::RenewCertificates(op)) => Ok(self.renew_certificates(index, op)),
+            Some(admin::Op::RotateAuthority(op)) => self.rotate_authority(op),
+            Some(admin::Op::AdvanceAuthority(op)) => self.advance_authority(op),
             None => Err("this build does not know the requested change".to_owned()),
         };
         match done {
@@ -112,6 +119,9 @@ impl ClusterRecords {
             let replacement = ReplacementRow::decode(row.value.clone()).map_err(unreadable)?;
             self.replacements
                 .insert(replacement.replica_id, replacement.with);
+        } else if row.key.starts_with(RENEWAL_PREFIX) {
+            let renewal = RenewalRow::decode(row.value.clone()).map_err(unreadable)?;
+            self.renewals.insert(renewal.replica_id, renewal.index);
         } else {
             return Err(RecordsError::UnknownKey {
                 key: lossy(&row.key),
@@ -132,6 +142,7 @@ impl ClusterRecords {
             cluster_id: op.cluster_id.clone(),
             ca_certificate: op.ca_certificate.clone(),
             ca_private_key: op.ca_private_key.clone(),
+            ..ClusterRow::default()
         };
         let write = put(Bytes::from_static(CLUSTER_KEY), &cluster);
         self.cluster = Some(cluster);

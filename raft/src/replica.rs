@@ -23,7 +23,7 @@ pub use self::config::{Clock, DialOverrides, DiskFailure, ReplicaConfig};
 pub use self::error::{
     AdminError, Cause, Fatal, InitError, JoinError, ProposeError, ReadError, StartError,
 };
-pub use self::status::{MemberStatus, QuorumHealth, Role, Status};
+pub use self::status::{AuthorityStatus, MemberStatus, QuorumHealth, Role, Status};
 use self::stop::Inner;
 use crate::counters::ReplicaMetrics;
 use crate::{JoinToken, JoinTokenInfo, KeyId, Keyring, ReplicaId, StateMachine, join};
@@ -224,6 +224,24 @@ impl Replica {
     /// Somebody else reseals it, or the cluster cannot be asked.
     pub async fn reseal_authority(&self, key: Option<KeyId>) -> Result<(), AdminError> {
         self.inner.core.reseal_authority(key).await
+    }
+
+    /// Asks replicas, without a name all members, for new certificates under new keys. Each makes its
+    /// own as soon as it hears of it; connections go on.
+    ///
+    /// # Errors
+    /// One is no member, or the cluster cannot be asked.
+    pub async fn renew_certificates(&self, of: &[ReplicaId]) -> Result<(), AdminError> {
+        self.inner.core.renew_certificates(of).await
+    }
+
+    /// Begins to replace the certificate authority whose certificate has this SHA-256; whoever leads
+    /// finishes it. One that is under way goes on, and one that is done is done.
+    ///
+    /// # Errors
+    /// A replica is joining, or the cluster cannot be asked.
+    pub async fn rotate_authority(&self, replaces: &[u8]) -> Result<(), AdminError> {
+        self.inner.core.rotate_authority(replaces).await
     }
 
     /// The sealing keys of this replica, to be replaced when its file has changed.

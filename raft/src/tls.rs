@@ -11,6 +11,10 @@ mod name;
 mod settings;
 mod verify;
 
-pub(crate) use self::authority::{Authority, ReplicaKey, SignError, sha256};
+pub(crate) use self::authority::{
+    Authority, RENEW_BEFORE, ReplicaKey, SignError, expires_ms, sha256,
+};
 pub(crate) use self::name::PeerName;
-pub(crate) use self::settings::{Credentials, client_settings, join_settings, server_settings};
+#[cfg(test)]
+pub(crate) use self::settings::client_settings;
+pub(crate) use self::settings::{Credentials, Tls, TlsError, join_settings};

@@ -105,6 +105,7 @@ impl Core {
             last_leader_contact: self.last_leader_contact(metrics),
             reachable_within: self.timing.reachable_within(),
             sealing_key: self.sealing_key(),
+            authority: self.authority_status(),
         }
     }
 
@@ -172,6 +173,14 @@ impl Core {
                     answer.as_ref().map(|answer| answer.incarnation)
                 },
                 clock_ahead_ms: answer.as_ref().map(|answer| answer.clock_ahead_ms),
+                certificate: if own {
+                    Some(Arc::new(self.certificate_state()))
+                } else {
+                    answer
+                        .as_ref()
+                        .map(|answer| Arc::clone(&answer.certificate))
+                },
+                renewal_asked_at: records.renewal_of(*id),
                 sealing_keys: if own {
                     Some(self.sealing_keys())
                 } else {
@@ -206,6 +215,7 @@ pub(crate) fn initial_status(
         last_leader_contact: Instant::now(),
         reachable_within,
         sealing_key: None,
+        authority: None,
     })
 }
 

@@ -11,7 +11,7 @@ use openraft::async_runtime::watch::WatchReceiver;
 use parking_lot::Mutex;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::Core;
+use super::{CertificateState, Core};
 use crate::KeyId;
 use crate::network::Lane;
 
@@ -35,6 +35,8 @@ pub(crate) struct ProbeAnswer {
     pub(crate) applied_index: u64,
     /// The keys in its file.
     pub(crate) sealing_keys: Arc<[KeyId]>,
+    /// Its certificate, and whom it trusts.
+    pub(crate) certificate: Arc<CertificateState>,
 }
 
 impl Probes {
@@ -139,5 +141,16 @@ fn answer(reply: &IdentifyReply, asked_ms: i64, answered_ms: i64) -> ProbeAnswer
             .iter()
             .filter_map(|id| KeyId::from_bytes(id))
             .collect(),
+        certificate: Arc::new(certificate(reply)),
+    }
+}
+
+fn certificate(reply: &IdentifyReply) -> CertificateState {
+    let told = reply.certificate.clone().unwrap_or_default();
+    CertificateState {
+        expires_ms: told.expires_ms,
+        issuer_sha256: told.issuer_sha256.to_vec(),
+        trusted_sha256: told.trusted_sha256.iter().map(|one| one.to_vec()).collect(),
+        renewed_at: told.renewed_at,
     }
 }

@@ -50,6 +50,12 @@ impl Core {
         keys.seal(keys.current(), AUTHORITY_KEY, &key)
     }
 
+    /// Seals the key of the next authority as that of the present one is.
+    pub(super) fn seal_next_authority(&self, key: &[u8]) -> Result<Vec<u8>, UnsealError> {
+        let keys = self.config.keyring.keys();
+        keys.seal(self.sealing_key(), AUTHORITY_KEY, key)
+    }
+
     /// The key under which the secrets are to be sealed: the first of this replica's file, which
     /// every member must hold by now. Without `seal` none.
     pub(crate) async fn plan_sealing(&self, seal: bool) -> Result<Option<KeyId>, AdminError> {

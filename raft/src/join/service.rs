@@ -11,7 +11,7 @@ use tonic::{Request, Response, Status};
 
 use crate::core::{AdminDenied, AuthorityError, Core};
 use crate::network::{LEVEL_MAX, LEVEL_MIN};
-use crate::records::ClusterRecords;
+use crate::records::{ClusterRecords, is_replaced};
 use crate::tls::PeerName;
 use crate::{JoinToken, KeyId};
 
@@ -53,6 +53,13 @@ impl JoinService {
         let cluster = cluster.ok_or_else(|| {
             Denied::Unavailable("the cluster has not recorded its authority yet".to_owned())
         })?;
+        if is_replaced(&cluster) {
+            return Err(Denied::Unavailable(
+                "the cluster's certificate authority is being replaced: `cluster status` shows when \
+                 that is done; make a new token then"
+                    .to_owned(),
+            ));
+        }
         self.check_sealing(&request)?;
         let authority = self.core.authority(&cluster).map_err(internal)?;
         let probe = PeerName::new(ours.clone(), 0);

@@ -15,13 +15,13 @@ use tokio_rustls::client::TlsStream;
 
 use super::AddressBook;
 use crate::DialOverrides;
-use crate::tls::PeerName;
+use crate::tls::{PeerName, Tls};
 
 /// Connects to replicas by their id.
 #[derive(Clone)]
 pub(crate) struct Dialer {
     own: PeerName,
-    tls: Arc<ClientConfig>,
+    tls: Tls,
     addresses: AddressBook,
     overrides: DialOverrides,
     patience: Duration,
@@ -42,7 +42,7 @@ impl Dialer {
     /// A dialer for the replica `own`; TCP and TLS together may take `patience`.
     pub(crate) fn new(
         own: PeerName,
-        tls: Arc<ClientConfig>,
+        tls: Tls,
         addresses: AddressBook,
         overrides: DialOverrides,
         patience: Duration,
@@ -75,7 +75,7 @@ impl Dialer {
             .ok_or(DialError::NoAddress { target })?;
         let name = PeerName::new(self.own.cluster_id.clone(), target).to_string();
         let addr = self.overrides.resolve(&addr);
-        connect(&addr, &name, Arc::clone(&self.tls), self.patience).await
+        connect(&addr, &name, self.tls.client(), self.patience).await
     }
 }
 

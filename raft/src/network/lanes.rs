@@ -6,6 +6,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hydrascale_proto::raft::v1::IdentifyRequest;
 use hydrascale_proto::raft::v1::peer_client::PeerClient;
 use parking_lot::Mutex;
 use tokio::time::timeout;
@@ -86,11 +87,9 @@ impl Lanes {
     /// A client on one lane; connects when it is first used.
     pub(crate) fn client(&self, target: u64, lane: Lane) -> PeerClient<Channel> {
         let mut channels = self.0.channels.lock();
-        let lanes = channels.entry(target).or_insert_with(|| PeerLanes {
-            control: self.channel(target, Lane::Control),
-            log: self.channel(target, Lane::Log),
-            bulk: self.channel(target, Lane::Bulk),
-        });
+        let lanes = channels
+            .entry(target)
+            .or_insert_with(|| self.lanes_to(target));
         let channel = match lane {
             Lane::Control => &lanes.control,
             Lane::Log => &lanes.log,
@@ -179,6 +178,26 @@ impl Lanes {
         })
     }
 
+    /// Makes new connections for the calls to come, with the present certificate; calls that are under
+    /// way end on the old ones. One replica after the other, and only once it has answered on the new
+    /// connection: no call waits for a handshake.
+    pub(crate) async fn redial(&self, patience: Duration) {
+        let targets: Vec<u64> = self.0.channels.lock().keys().copied().collect();
+        for target in targets {
+            let lanes = self.lanes_to(target);
+            for channel in [&lanes.control, &lanes.log] {
+                let mut request = self.request(target, IdentifyRequest {});
+                request.set_timeout(patience);
+                // One that does not answer is dialled when it is next called.
+                let mut client = PeerClient::new(channel.clone());
+                let _ = timeout(patience, client.identify(request)).await;
+            }
+            if let Some(before) = self.0.channels.lock().get_mut(&target) {
+                *before = lanes;
+            }
+        }
+    }
+
     /// Ends what is kept about replicas that were removed.
     pub(crate) fn forget(&self, removed: &BTreeSet<u64>) {
         self.0.channels.lock().retain(|id, _| !removed.contains(id));
@@ -194,6 +213,14 @@ impl Lanes {
             self.0.fatal.report(Fatal::Replaced);
         }
         CallError::of(status)
+    }
+
+    fn lanes_to(&self, target: u64) -> PeerLanes {
+        PeerLanes {
+            control: self.channel(target, Lane::Control),
+            log: self.channel(target, Lane::Log),
+            bulk: self.channel(target, Lane::Bulk),
+        }
     }
 
     fn channel(&self, target: u64, lane: Lane) -> Channel {

@@ -13,7 +13,6 @@ use hyper::rt::Executor;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
@@ -30,7 +29,7 @@ use crate::core::IN_FLIGHT_MAX;
 use crate::counters::Counters;
 use crate::join::{JOIN_BYTES_MAX, JoinService};
 use crate::timing::Timing;
-use crate::tls::PeerName;
+use crate::tls::{PeerName, Tls};
 
 /// Connections open at once: three lanes of each other replica, and some reserve.
 const CONNECTIONS_MAX: usize = 256;
@@ -60,7 +59,7 @@ const CONNECTION_WINDOW: u32 = 4 << 20;
 
 /// Accepts, shakes hands, and serves.
 pub(crate) struct Listener {
-    acceptor: TlsAcceptor,
+    tls: Tls,
     services: Services,
     timing: Timing,
     connections: Arc<Semaphore>,
@@ -81,7 +80,7 @@ pub(crate) struct Ends {
 impl Listener {
     /// A listener that shakes hands as `tls` says.
     pub(crate) fn new(
-        tls: Arc<ServerConfig>,
+        tls: Tls,
         peer: PeerService,
         join: JoinService,
         incarnation: u64,
@@ -89,7 +88,7 @@ impl Listener {
         counters: Arc<Counters>,
     ) -> Self {
         Self {
-            acceptor: TlsAcceptor::from(tls),
+            tls,
             services: Services {
                 peer: PeerServer::new(peer)
                     .max_decoding_message_size(MESSAGE_BYTES_MAX)
@@ -157,7 +156,8 @@ impl Listener {
     ) {
         // Heartbeats are small and urgent.
         let _ = stream.set_nodelay(true);
-        let accepted = timeout(self.timing.handshake(), self.acceptor.accept(stream)).await;
+        let acceptor = TlsAcceptor::from(self.tls.server());
+        let accepted = timeout(self.timing.handshake(), acceptor.accept(stream)).await;
         let Ok(Ok(stream)) = accepted else {
             self.counters.handshakes_failed.add_one();
             tracing::debug!("peer handshake failed");

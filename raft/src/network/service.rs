@@ -22,6 +22,7 @@ use super::message::{
     vote_reply_to_proto, vote_request_from_proto,
 };
 use super::snapshot;
+use crate::CertificateState;
 use crate::codec::{CodecError, vote_to_proto};
 use crate::core::{Appended, Core, IN_FLIGHT_MAX, Managed, ReadHere};
 use crate::type_config::TypeConfig;
@@ -299,8 +300,18 @@ impl Peer for PeerService {
             last_log_index: metrics.last_log_index.unwrap_or(0),
             committed_index: metrics.local_committed.map_or(0, |log| log.index()),
             applied_index: *self.core.applied.borrow(),
+            certificate: Some(certificate_to_proto(self.core.certificate_state())),
             sealing_key_ids: self.core.config.keyring.keys().wire_ids(),
         }))
+    }
+}
+
+fn certificate_to_proto(state: CertificateState) -> pb::CertificateState {
+    pb::CertificateState {
+        expires_ms: state.expires_ms,
+        issuer_sha256: state.issuer_sha256.into(),
+        trusted_sha256: state.trusted_sha256.into_iter().map(Into::into).collect(),
+        renewed_at: state.renewed_at,
     }
 }
 

@@ -1,28 +1,108 @@
-//! The cluster's certificate authority and how its key is sealed.
+//! The cluster's certificate authority: how its key is sealed, how it is replaced, and who was asked
+//! for a new certificate.
+//!
+//! Replacing it takes three steps, each an entry in the log: the next authority is trusted beside the
+//! one that signs; it signs, and the old one is still trusted; the old one is gone. Whoever leads takes
+//! a step once all members have done what the one before asks for.
 
 use bytes::Bytes;
-use hydrascale_proto::raft::v1::ResealAuthority;
+use hydrascale_proto::raft::v1::{
+    AdvanceAuthority, ClusterRow, RenewCertificates, RenewalRow, ResealAuthority, RotateAuthority,
+};
 use sha2::{Digest, Sha256};
 
-use super::{Applied, CLUSTER_KEY, ClusterRecords, put};
+use super::{Applied, CLUSTER_KEY, ClusterRecords, RENEWAL_PREFIX, numbered, put};
+use crate::RowWrite;
 
 impl ClusterRecords {
+    /// Log index of the newest request for a new certificate of this replica; 0: there was none.
+    pub(crate) fn renewal_of(&self, replica_id: u64) -> u64 {
+        self.renewals.get(&replica_id).copied().unwrap_or(0)
+    }
+
     /// The same key under another seal; apply holds no sealing key and takes it as it comes.
     pub(super) fn reseal_authority(&mut self, op: &ResealAuthority) -> Applied {
-        let cluster = self
-            .cluster
-            .as_mut()
-            .ok_or("the cluster has not recorded its authority yet")?;
+        let cluster = self.recorded()?;
         if cluster.ca_private_key == op.ca_private_key {
             return Ok((Vec::new(), 0));
         }
-        if Sha256::digest(&cluster.ca_private_key).as_slice() != op.replaces_sha256.as_ref() {
+        if !cluster.next_ca_private_key.is_empty() {
+            return Err(
+                "the certificate authority is being replaced: try again when `cluster status` says \
+                 no more of it"
+                    .to_owned(),
+            );
+        }
+        if !has_digest(&cluster.ca_private_key, &op.replaces_sha256) {
             return Err(
                 "the authority's key was resealed meanwhile: see `cluster status`, then try again"
                     .to_owned(),
             );
         }
         cluster.ca_private_key = op.ca_private_key.clone();
-        Ok((vec![put(Bytes::from_static(CLUSTER_KEY), cluster)], 0))
+        Ok((vec![stored(cluster)], 0))
     }
+
+    pub(super) fn renew_certificates(
+        &mut self,
+        index: u64,
+        op: &RenewCertificates,
+    ) -> (Vec<RowWrite>, u64) {
+        let asked = op.replica_ids.iter().map(|id| {
+            let row = RenewalRow {
+                replica_id: *id,
+                index,
+            };
+            self.renewals.insert(*id, index);
+            put(numbered(RENEWAL_PREFIX, *id), &row)
+        });
+        (asked.collect(), 0)
+    }
+
+    /// A replacement that is under way stays as it is: asking twice begins one.
+    pub(super) fn rotate_authority(&mut self, op: &RotateAuthority) -> Applied {
+        let cluster = self.recorded()?;
+        let under_way = is_replaced(cluster);
+        // Who asks has seen this authority: if it is gone, what was asked for is done.
+        if under_way || !has_digest(&cluster.ca_certificate, &op.replaces_sha256) {
+            return Ok((Vec::new(), 0));
+        }
+        cluster.next_ca_certificate = op.next_ca_certificate.clone();
+        cluster.next_ca_private_key = op.next_ca_private_key.clone();
+        Ok((vec![stored(cluster)], 0))
+    }
+
+    pub(super) fn advance_authority(&mut self, op: &AdvanceAuthority) -> Applied {
+        let cluster = self.recorded()?;
+        // A step that was decided on what is no longer so.
+        if !is_replaced(cluster) || !has_digest(&cluster.ca_certificate, &op.current_sha256) {
+            return Ok((Vec::new(), 0));
+        }
+        if cluster.next_ca_certificate.is_empty() {
+            cluster.retired_ca_certificate = Bytes::new();
+        } else {
+            let next = std::mem::take(&mut cluster.next_ca_certificate);
+            cluster.retired_ca_certificate = std::mem::replace(&mut cluster.ca_certificate, next);
+            cluster.ca_private_key = std::mem::take(&mut cluster.next_ca_private_key);
+        }
+        Ok((vec![stored(cluster)], 0))
+    }
+
+    fn recorded(&mut self) -> Result<&mut ClusterRow, String> {
+        let cluster = self.cluster.as_mut();
+        cluster.ok_or_else(|| "the cluster has not recorded its authority yet".to_owned())
+    }
+}
+
+/// Whether the authority is being replaced.
+pub(crate) fn is_replaced(cluster: &ClusterRow) -> bool {
+    !cluster.next_ca_certificate.is_empty() || !cluster.retired_ca_certificate.is_empty()
+}
+
+fn has_digest(bytes: &[u8], sha256: &[u8]) -> bool {
+    Sha256::digest(bytes).as_slice() == sha256
+}
+
+fn stored(cluster: &ClusterRow) -> RowWrite {
+    put(Bytes::from_static(CLUSTER_KEY), cluster)
 }

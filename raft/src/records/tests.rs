@@ -1,6 +1,9 @@
 //! What the cluster's records promise.
 
-use hydrascale_proto::raft::v1::{RemoveReplica, ReplaceReplica, SetVoting};
+use hydrascale_proto::raft::v1::{
+    AdvanceAuthority, RemoveReplica, RenewCertificates, ReplaceReplica, RotateAuthority, SetVoting,
+};
+use sha2::{Digest, Sha256};
 
 use super::*;
 
@@ -297,4 +300,51 @@ fn store(rows: &mut BTreeMap<Bytes, Bytes>, write: RowWrite) {
             rows.remove(&key);
         }
     }
+}
+
+#[test]
+fn the_authority_is_replaced_in_steps_that_may_be_asked_for_twice() {
+    let mut records = ClusterRecords::default();
+    records.apply(1, 0, &init("a"));
+    let sha256 = |bytes: &[u8]| Bytes::copy_from_slice(&Sha256::digest(bytes));
+    let old = records.cluster().unwrap().ca_certificate.clone();
+    let rotate = |next: &'static [u8], replaces: &[u8]| Admin {
+        op: Some(admin::Op::RotateAuthority(RotateAuthority {
+            next_ca_certificate: Bytes::from_static(next),
+            next_ca_private_key: Bytes::from_static(b"next key"),
+            replaces_sha256: sha256(replaces),
+        })),
+    };
+    let advance = |current: &[u8]| Admin {
+        op: Some(admin::Op::AdvanceAuthority(AdvanceAuthority {
+            current_sha256: sha256(current),
+        })),
+    };
+    assert_eq!(records.apply(2, 0, &rotate(b"next", &old)).0.len(), 1);
+    // Begun, and the second one finds it so.
+    assert!(records.apply(3, 0, &rotate(b"other", &old)).0.is_empty());
+    assert_eq!(records.apply(4, 0, &advance(&old)).0.len(), 1);
+    let cluster = records.cluster().unwrap();
+    assert_eq!(cluster.ca_certificate.as_ref(), b"next");
+    assert_eq!(cluster.ca_private_key.as_ref(), b"next key");
+    assert_eq!(cluster.retired_ca_certificate, old);
+    // A step decided on the one before.
+    assert!(records.apply(5, 0, &advance(&old)).0.is_empty());
+    assert_eq!(records.apply(6, 0, &advance(b"next")).0.len(), 1);
+    assert!(!is_replaced(records.cluster().unwrap()));
+    assert!(records.apply(7, 0, &advance(b"next")).0.is_empty());
+    assert!(records.apply(8, 0, &rotate(b"third", &old)).0.is_empty());
+    // Who is asked for a new certificate is remembered over a restart.
+    let renew = Admin {
+        op: Some(admin::Op::RenewCertificates(RenewCertificates {
+            replica_ids: vec![1, 4],
+        })),
+    };
+    let mut rows = BTreeMap::new();
+    for write in records.apply(9, 0, &renew).0 {
+        store(&mut rows, write);
+    }
+    let stored = rows.into_iter().map(|(key, value)| Row { key, value });
+    let loaded = ClusterRecords::load(stored).unwrap();
+    assert_eq!((loaded.renewal_of(4), loaded.renewal_of(2)), (9, 0));
 }

@@ -13,8 +13,8 @@ use tokio_util::task::TaskTracker;
 use super::StartError;
 use super::stop::{Inner, Stops};
 use crate::core::{
-    Consensus, Core, Disk, Probes, READ_QUEUE, ReadRequest, Window, initial_status, observe, probe,
-    reconcile, seek_admission, serve_reads, watch_disk,
+    Consensus, Core, Disk, Probes, READ_QUEUE, ReadRequest, Window, certify, initial_status,
+    observe, probe, reconcile, seek_admission, serve_reads, watch_disk,
 };
 use crate::counters::Counters;
 use crate::fatal::{Fatal as StorageFailure, FatalHook};
@@ -27,7 +27,7 @@ use crate::network::{
 };
 use crate::storage::{OpenError, Storage, StorageConfig};
 use crate::timing::{MULTIPLIERS, Timing};
-use crate::tls::{Credentials, PeerName, client_settings, server_settings};
+use crate::tls::{Credentials, PeerName, Tls};
 use crate::type_config::Member;
 use crate::{DiskFailure, Fatal, ReplicaConfig, ReplicaId, StateMachine};
 
@@ -61,9 +61,9 @@ pub(super) async fn start(
         reads,
         stopping: stops.stopping.clone(),
     };
-    let core = Arc::new(build_core(parts, &credentials, &mut storage).await?);
+    let core = Arc::new(build_core(parts, credentials, &mut storage).await?);
     let tasks = TaskTracker::new();
-    serve(&core, &credentials, listener, &tasks, &stops)?;
+    serve(&core, listener, &tasks, &stops);
     let inner = Inner::new(core, storage, tasks, stops);
     run(&inner, read_requests).await?;
     Ok(inner)
@@ -93,7 +93,7 @@ struct Parts {
 /// Builds everything around consensus, which does not run yet.
 async fn build_core(
     parts: Parts,
-    credentials: &Credentials,
+    credentials: Credentials,
     storage: &mut Storage,
 ) -> Result<Core, StartError> {
     let Parts {
@@ -113,9 +113,10 @@ async fn build_core(
     let name = PeerName::new(identity.cluster_id.clone(), identity.replica_id);
     let incarnation = storage.incarnation();
     let incarnations = Incarnations::default();
+    let tls = Tls::new(&credentials).map_err(|error| unreadable(folder.path(), error))?;
     let dialer = Dialer::new(
         name.clone(),
-        client_settings(credentials).map_err(|error| unreadable(folder.path(), error))?,
+        tls.clone(),
         addresses.clone(),
         config.dial_overrides.clone(),
         timing.connect(),
@@ -151,6 +152,8 @@ async fn build_core(
         window: Window::default(),
         membership: tokio::sync::Mutex::new(()),
         stopping,
+        tls,
+        credentials: ArcSwap::from_pointee(credentials),
         identity,
         incarnation,
         config,
@@ -347,15 +350,8 @@ fn disk_hook(on_failure: DiskFailure, fatal: FatalSlot) -> FatalHook {
 }
 
 /// Serves the peer listener; requests wait in consensus' queue until it runs.
-fn serve(
-    core: &Arc<Core>,
-    credentials: &Credentials,
-    listener: TcpListener,
-    tasks: &TaskTracker,
-    stops: &Stops,
-) -> Result<(), StartError> {
-    let tls =
-        server_settings(credentials).map_err(|error| unreadable(core.folder.path(), error))?;
+fn serve(core: &Arc<Core>, listener: TcpListener, tasks: &TaskTracker, stops: &Stops) {
+    let tls = core.tls.clone();
     let peer = PeerService::new(Arc::clone(core));
     let join = JoinService::new(Arc::clone(core));
     let ends = Ends {
@@ -365,7 +361,6 @@ fn serve(
     let counters = Arc::clone(&core.counters);
     Listener::new(tls, peer, join, core.incarnation, core.timing, counters)
         .spawn(listener, tasks, ends);
-    Ok(())
 }
 
 /// Starts consensus and the tasks around it.
@@ -379,6 +374,7 @@ async fn run(inner: &Inner, read_requests: mpsc::Receiver<ReadRequest>) -> Resul
     spawn(tasks, stopping, probe(Arc::clone(core)));
     spawn(tasks, stopping, watch_disk(Arc::clone(core)));
     spawn(tasks, stopping, reconcile(Arc::clone(core)));
+    spawn(tasks, stopping, certify(Arc::clone(core)));
     spawn(
         tasks,
         stopping,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::{KeyId, ReplicaId};
+use crate::{CertificateState, KeyId, ReplicaId};
 
 /// How a replica and its cluster are doing, as this replica sees it.
 #[derive(Clone, Debug)]
@@ -42,6 +42,21 @@ pub struct Status {
     /// The key that seals the cluster's secrets, as far as applied here; `None` while they are not
     /// sealed.
     pub sealing_key: Option<KeyId>,
+    /// The certificate authority, once it is recorded.
+    pub authority: Option<AuthorityStatus>,
+}
+
+/// The cluster's certificate authority, and how far its replacement is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuthorityStatus {
+    /// SHA-256 of the certificate of the one that signs.
+    pub sha256: Vec<u8>,
+    /// The next one is made known: it signs once all members trust it.
+    pub next_is_trusted: bool,
+    /// The next one signs: the old one goes once all members have new certificates.
+    pub old_is_trusted: bool,
+    /// The members that the next step waits for.
+    pub waits_for: Vec<ReplicaId>,
 }
 
 /// What a replica does in the cluster.
@@ -88,6 +103,10 @@ pub struct MemberStatus {
     pub clock_ahead_ms: Option<i64>,
     /// The sealing keys that it had when it last answered, the first one first.
     pub sealing_keys: Option<Arc<[KeyId]>>,
+    /// Its certificate and whom it trusts, when it last answered.
+    pub certificate: Option<Arc<CertificateState>>,
+    /// Log index of the newest request that it renew its certificate; 0: there was none.
+    pub renewal_asked_at: u64,
 }
 
 impl MemberStatus {
@@ -211,6 +230,7 @@ mod tests {
             last_leader_contact: now,
             reachable_within: Duration::from_secs(3),
             sealing_key: None,
+            authority: None,
         }
     }
 
@@ -230,6 +250,8 @@ mod tests {
             incarnation: None,
             clock_ahead_ms: None,
             sealing_keys: None,
+            certificate: None,
+            renewal_asked_at: 0,
         }
     }
 }

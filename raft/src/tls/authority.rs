@@ -14,8 +14,14 @@ use super::PeerName;
 /// A replica whose clock is behind the signer's must still accept the certificate.
 const BACKDATED: Duration = Duration::days(1);
 
-/// Until certificates rotate, they last as long as an installation does.
-const CERTIFICATE_LIFETIME: Duration = Duration::days(365 * 20);
+/// The authority lasts until it is replaced (`cluster rotate-ca`).
+const AUTHORITY_LIFETIME: Duration = Duration::days(365 * 20);
+
+/// A replica renews its certificate by itself, long before.
+const CERTIFICATE_LIFETIME: Duration = Duration::days(365);
+
+/// With less than this left a certificate is renewed: time enough to notice that it is not.
+pub(crate) const RENEW_BEFORE: Duration = Duration::days(120);
 
 /// The cluster's certificate authority, able to sign.
 pub(crate) struct Authority {
@@ -35,7 +41,7 @@ impl Authority {
         params.distinguished_name = common_name(&format!("hydrascale cluster {cluster_id}"));
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        set_validity(&mut params, now);
+        set_validity(&mut params, now, AUTHORITY_LIFETIME);
         let certificate = params.self_signed(&key)?.der().clone();
         Self::load(certificate, Zeroizing::new(key.serialize_der()))
     }
@@ -86,7 +92,7 @@ impl Authority {
             ExtendedKeyUsagePurpose::ServerAuth,
             ExtendedKeyUsagePurpose::ClientAuth,
         ];
-        set_validity(&mut params, now);
+        set_validity(&mut params, now, CERTIFICATE_LIFETIME);
         Ok(params.signed_by(&public_key, &self.issuer)?.der().clone())
     }
 }
@@ -132,9 +138,18 @@ pub(crate) fn sha256(certificate: &CertificateDer<'_>) -> [u8; 32] {
     Sha256::digest(certificate).into()
 }
 
-fn set_validity(params: &mut CertificateParams, now: OffsetDateTime) {
+/// When a certificate ends, milliseconds since the Unix epoch; 0 for one that cannot be read.
+pub(crate) fn expires_ms(certificate: &CertificateDer<'_>) -> i64 {
+    let parsed = x509_parser::parse_x509_certificate(certificate);
+    parsed.map_or(0, |(_, certificate)| {
+        let not_after = certificate.validity().not_after.timestamp();
+        not_after.saturating_mul(1000)
+    })
+}
+
+fn set_validity(params: &mut CertificateParams, now: OffsetDateTime, lifetime: Duration) {
     params.not_before = now.saturating_sub(BACKDATED);
-    params.not_after = now.saturating_add(CERTIFICATE_LIFETIME);
+    params.not_after = now.saturating_add(lifetime);
 }
 
 fn common_name(name: &str) -> DistinguishedName {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
 use rustls::version::TLS13;
@@ -15,12 +16,18 @@ const ALPN_HTTP2: &[u8] = b"h2";
 
 /// What a replica proves its identity with and checks others against.
 pub(crate) struct Credentials {
-    /// The cluster's authority.
+    /// The authority that signed the certificate.
     pub(crate) authority: CertificateDer<'static>,
+    /// Other authorities whose certificates count while one replaces another.
+    pub(crate) also_trusted: Vec<CertificateDer<'static>>,
     /// This replica's certificate.
     pub(crate) certificate: CertificateDer<'static>,
     /// Its private key.
     pub(crate) key: ReplicaKey,
+    /// Log index of the newest request for a new certificate that this one answers.
+    pub(crate) renewed_at: u64,
+    /// Log index of the records that all this was made by: older ones change nothing.
+    pub(crate) as_of: u64,
 }
 
 impl Credentials {
@@ -29,9 +36,16 @@ impl Credentials {
         vec![self.certificate.clone(), self.authority.clone()]
     }
 
+    /// All authorities whose certificates count.
+    pub(crate) fn trusted(&self) -> impl Iterator<Item = &CertificateDer<'static>> {
+        std::iter::once(&self.authority).chain(&self.also_trusted)
+    }
+
     fn roots(&self) -> Result<Arc<RootCertStore>, TlsError> {
         let mut roots = RootCertStore::empty();
-        roots.add(self.authority.clone())?;
+        for authority in self.trusted() {
+            roots.add(authority.clone())?;
+        }
         Ok(Arc::new(roots))
     }
 }
@@ -67,6 +81,37 @@ pub(crate) fn client_settings(credentials: &Credentials) -> Result<Arc<ClientCon
         .with_client_auth_cert(credentials.chain(), credentials.key.private_key())?;
     settings.alpn_protocols = vec![ALPN_HTTP2.to_vec()];
     Ok(Arc::new(settings))
+}
+
+/// The settings of a running replica, for connections made from now on: both are replaced together
+/// when its certificate is renewed. Connections that are open go on.
+#[derive(Clone)]
+pub(crate) struct Tls(Arc<ArcSwap<(Arc<ServerConfig>, Arc<ClientConfig>)>>);
+
+impl Tls {
+    /// Settings for these credentials.
+    ///
+    /// # Errors
+    /// The credentials do not fit together.
+    pub(crate) fn new(credentials: &Credentials) -> Result<Self, TlsError> {
+        let both = (server_settings(credentials)?, client_settings(credentials)?);
+        Ok(Self(Arc::new(ArcSwap::from_pointee(both))))
+    }
+
+    /// For connections that others make.
+    pub(crate) fn server(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.0.load().0)
+    }
+
+    /// For connections to others.
+    pub(crate) fn client(&self) -> Arc<ClientConfig> {
+        Arc::clone(&self.0.load().1)
+    }
+
+    /// Takes other settings.
+    pub(crate) fn replace(&self, by: &Self) {
+        self.0.store(by.0.load_full());
+    }
 }
 
 /// Joining: no certificate yet, and any replica below the pinned authority will do.

@@ -13,6 +13,11 @@ use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 
 use super::{PeerName, sha256};
 
+/// Told to whoever joins with a token that names another authority.
+const UNPINNED: &str = "the replica's certificate authority is not the one that the join token names: \
+                        it was replaced since (`cluster rotate-ca`), or this is another cluster; make \
+                        a new token with `cluster join-token create`";
+
 /// Accepts any replica of the cluster whose authority has the expected hash.
 ///
 /// The joiner knows addresses, not replica ids, so that any id will do; the cluster's id and its
@@ -60,8 +65,8 @@ impl ServerCertVerifier for PinnedAuthority {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let unknown = Error::InvalidCertificate(CertificateError::UnknownIssuer);
-        let authority = self.pinned(intermediates).ok_or(unknown)?;
+        let unknown = || Error::General(UNPINNED.to_owned());
+        let authority = self.pinned(intermediates).ok_or_else(unknown)?;
         let anchor = anchor_from_trusted_cert(authority).map_err(bad_encoding)?;
         let certificate = EndEntityCert::try_from(end_entity).map_err(bad_encoding)?;
         certificate
