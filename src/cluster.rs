@@ -33,7 +33,10 @@ use tokio::task::JoinSet;
 pub use self::administration::{Administration, JoinTokenStatus, MemberChange};
 pub use self::announce::{Announcement, Unwelcome, spawn_announcer};
 use self::catch_up::CaughtUp;
-pub use self::consensus::{AnnouncedStatus, ClusterStatus, Consensus, MemberStatus, Role};
+pub use self::consensus::{
+    AnnouncedStatus, AuthorityStatus, CertificateStatus, ClusterStatus, Consensus, MemberStatus,
+    Role,
+};
 pub use self::local::LocalControl;
 #[cfg(test)]
 pub(crate) use self::local::plain_tailnet;

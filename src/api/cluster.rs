@@ -1,7 +1,7 @@
 //! Routes of our own: the cluster's health, its growth, who belongs to it.
 
+mod keys;
 mod members;
-mod sealing;
 
 use std::time::Duration;
 
@@ -30,7 +30,9 @@ pub(super) fn routes() -> Router<ApiState> {
         .route("/cluster/digest", get(digest))
         .route("/cluster/join-token", tokens)
         .route("/cluster/join-token/{id}", delete(revoke_join_token))
-        .route("/cluster/sealing-key", post(sealing::rotate))
+        .route("/cluster/sealing-key", post(keys::reseal))
+        .route("/cluster/certificates", post(keys::renew_certificates))
+        .route("/cluster/authority", post(keys::rotate_authority))
         .route("/cluster/leader", post(members::lead))
         .route("/cluster/replica/{id}/promote", post(members::promote))
         .route("/cluster/replica/{id}/demote", post(members::demote))

@@ -53,6 +53,10 @@ pub(super) enum ClusterCommand {
         #[arg(long)]
         unseal: bool,
     },
+    /// Give replicas new certificates for each other; they renew them by themselves before they end
+    RotateCertificates(keys::RotateCertificates),
+    /// Replace the certificate authority that admits replicas
+    RotateCa(Follow),
     /// Show the replicas and how they are doing
     Status,
     /// Show a hash over the whole state, equal on replicas that have applied the same changes
@@ -118,6 +122,8 @@ pub(super) async fn run(
         ClusterCommand::Undrain(which) => members::undrain(which, context).await,
         ClusterCommand::TransferLeader(args) => members::transfer(args, context).await,
         ClusterCommand::RotateSealingKey { unseal } => keys::rotate_sealing(unseal, context).await,
+        ClusterCommand::RotateCertificates(args) => keys::rotate_certificates(args, context).await,
+        ClusterCommand::RotateCa(wait) => keys::rotate_ca(wait, context).await,
         ClusterCommand::Status => status(context).await,
         ClusterCommand::Digest => {
             let digest = context.api()?.get("/cluster/digest").await?;
@@ -245,6 +251,7 @@ async fn status(context: &mut Context<'_, '_>) -> anyhow::Result<()> {
     let table = table.render(context.out.has_color());
     let mut text = format!("{}\n{table}", headline(&status));
     text.push_str(&keys::seal(&status));
+    text.push_str(&keys::certificates(&status));
     for warning in status.texts("warnings") {
         text.push_str("\nWarning: ");
         text.push_str(&warning);

@@ -93,6 +93,19 @@ pub trait Administration: Send + Sync + 'static {
     fn reseal_authority(&self, _key: Option<KeyId>) -> BoxFuture<'_, Result<(), ProposeError>> {
         unable()
     }
+
+    /// Asks a replica, or all, for a new certificate.
+    fn renew_certificates(
+        &self,
+        _of: Option<ReplicaId>,
+    ) -> BoxFuture<'_, Result<(), ProposeError>> {
+        unable()
+    }
+
+    /// Begins to replace the certificate authority that has this SHA-256.
+    fn rotate_authority(&self, _replaces: Vec<u8>) -> BoxFuture<'_, Result<(), ProposeError>> {
+        unable()
+    }
 }
 
 fn unable<T: Send + 'static>() -> BoxFuture<'static, Result<T, ProposeError>> {
@@ -142,6 +155,25 @@ impl Cluster {
         expected: Option<u64>,
     ) -> Result<ReplicaId, ProposeError> {
         self.inner.consensus.change_member(change, expected).await
+    }
+
+    /// Asks a replica, without a name all members, for a new certificate under a new key. Nothing is
+    /// interrupted; [`super::CertificateStatus::renewing`] tells when it is there.
+    ///
+    /// # Errors
+    /// As [`Self::propose`].
+    pub async fn renew_certificates(&self, of: Option<ReplicaId>) -> Result<(), ProposeError> {
+        self.inner.consensus.renew_certificates(of).await
+    }
+
+    /// Begins to replace the certificate authority whose certificate has this SHA-256. Whoever leads
+    /// finishes it, and [`super::AuthorityStatus`] shows how far it is; asked for again, one that is
+    /// under way goes on and one that is done stays done.
+    ///
+    /// # Errors
+    /// As [`Self::propose`]; refused while a replica is joining.
+    pub async fn rotate_authority(&self, replaces: Vec<u8>) -> Result<(), ProposeError> {
+        self.inner.consensus.rotate_authority(replaces).await
     }
 
     /// Hands leadership over: to the one named, else to whom it costs least and who is not drained.

@@ -7,7 +7,7 @@ use futures::future::BoxFuture;
 use serde::Serialize;
 
 use super::{Administration, ProposeError, ReadError};
-use crate::types::RegionId;
+use crate::types::{RegionId, Timestamp};
 
 /// A totally ordered log of commands that [`super::Machine`] applies.
 pub trait Consensus: Administration {
@@ -80,6 +80,8 @@ pub struct ClusterStatus {
     pub members: Vec<MemberStatus>,
     /// Id of the key that seals the cluster's secrets; nothing while they are not sealed.
     pub sealing_key: Option<String>,
+    /// The certificate authority, once the cluster has recorded it.
+    pub authority: Option<AuthorityStatus>,
     /// What an operator should look into, one sentence each.
     pub warnings: Vec<String>,
 }
@@ -112,8 +114,34 @@ pub struct MemberStatus {
     pub reachable: bool,
     /// Ids of the sealing keys that it held when it last answered, the first in its file first.
     pub sealing_keys: Option<Vec<String>>,
+    /// Its certificate, as of its last answer.
+    pub certificate: Option<CertificateStatus>,
     /// What it announced when it last started; nothing before it has.
     pub announced: Option<AnnouncedStatus>,
+}
+
+/// The certificate authority that admits replicas.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AuthorityStatus {
+    /// SHA-256 of the certificate of the one that signs, hex.
+    pub id: String,
+    /// The next one is made known; it signs once all members trust it.
+    pub next_is_trusted: bool,
+    /// The next one signs; the old one goes once all members have new certificates.
+    pub old_is_trusted: bool,
+    /// The members that the next step waits for.
+    pub waits_for: Vec<u64>,
+}
+
+/// The certificate of a replica for other replicas.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CertificateStatus {
+    /// When it ends; the replica renews it long before.
+    pub expiry: Timestamp,
+    /// A new one was asked for and is not there yet.
+    pub renewing: bool,
 }
 
 /// What a replica has told the cluster about itself, and what runs on it.

@@ -3,17 +3,19 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use data_encoding::HEXLOWER;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use hydrascale_proto::state::v1::{Refusal, RefusalCode};
 use hydrascale_raft::{
-    AdminError, JoinTokenInfo, KeyId, MemberStatus as RaftMember, ProposeError as RaftProposeError,
-    Replica, ReplicaId as RaftReplicaId, Role as RaftRole, Status, chain,
+    AdminError, AuthorityStatus as RaftAuthority, JoinTokenInfo, KeyId, MemberStatus as RaftMember,
+    ProposeError as RaftProposeError, Replica, ReplicaId as RaftReplicaId, Role as RaftRole,
+    Status, chain,
 };
 
 use super::{
-    Administration, ClusterStatus, Consensus, JoinTokenStatus, MemberChange, MemberStatus,
-    ProposeError, ReadError, Role, SealingPlan,
+    Administration, AuthorityStatus, CertificateStatus, ClusterStatus, Consensus, JoinTokenStatus,
+    MemberChange, MemberStatus, ProposeError, ReadError, Role, SealingPlan,
 };
 use crate::telemetry::traceparent;
 use crate::types::{ReplicaId, Timestamp};
@@ -125,6 +127,23 @@ impl Administration for Replica {
         }
         .boxed()
     }
+
+    fn renew_certificates(&self, of: Option<ReplicaId>) -> BoxFuture<'_, Result<(), ProposeError>> {
+        async move {
+            let of: Vec<_> = of.into_iter().map(raft_id).collect();
+            let asked = Self::renew_certificates(self, &of).await;
+            asked.map_err(|error| not_administered(&error))
+        }
+        .boxed()
+    }
+
+    fn rotate_authority(&self, replaces: Vec<u8>) -> BoxFuture<'_, Result<(), ProposeError>> {
+        async move {
+            let begun = Self::rotate_authority(self, &replaces).await;
+            begun.map_err(|error| not_administered(&error))
+        }
+        .boxed()
+    }
 }
 
 fn raft_id(id: ReplicaId) -> RaftReplicaId {
@@ -201,7 +220,17 @@ fn describe(status: &Status, now: Instant) -> ClusterStatus {
             .map(|member| describe_member(member, status, now))
             .collect(),
         sealing_key: status.sealing_key.map(|id| id.to_string()),
+        authority: status.authority.as_ref().map(describe_authority),
         warnings: Vec::new(),
+    }
+}
+
+fn describe_authority(authority: &RaftAuthority) -> AuthorityStatus {
+    AuthorityStatus {
+        id: HEXLOWER.encode(&authority.sha256),
+        next_is_trusted: authority.next_is_trusted,
+        old_is_trusted: authority.old_is_trusted,
+        waits_for: authority.waits_for.iter().map(|id| id.0).collect(),
     }
 }
 
@@ -227,6 +256,10 @@ fn describe_member(member: &RaftMember, status: &Status, now: Instant) -> Member
             .sealing_keys
             .as_ref()
             .map(|keys| keys.iter().map(ToString::to_string).collect()),
+        certificate: member.certificate.as_ref().map(|held| CertificateStatus {
+            expiry: Timestamp::from_unix_ms(held.expires_ms),
+            renewing: held.renewed_at < member.renewal_asked_at,
+        }),
         announced: None,
     }
 }

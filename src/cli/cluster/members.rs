@@ -34,7 +34,7 @@ pub(in crate::cli) struct Which {
 pub(in crate::cli) struct Follow {
     /// Follow the change for so long; it goes on by itself afterwards. 0s: do not follow
     #[arg(long, default_value = "2m", value_parser = parse_wait)]
-    wait: Duration,
+    pub(super) wait: Duration,
 }
 
 #[derive(Debug, Args)]
@@ -65,9 +65,9 @@ fn parse_wait(text: &str) -> Result<Duration, String> {
 }
 
 /// A replica as the status names it, and the membership that it was found in.
-struct Found {
-    id: u64,
-    label: String,
+pub(super) struct Found {
+    pub(super) id: u64,
+    pub(super) label: String,
     membership: Value,
 }
 
@@ -96,12 +96,12 @@ fn member(status: &Value, id: u64) -> Option<&Value> {
     members.find(|member| member.text("id") == id.to_string())
 }
 
-async fn status(context: &mut Context<'_, '_>) -> anyhow::Result<Value> {
+pub(super) async fn status(context: &mut Context<'_, '_>) -> anyhow::Result<Value> {
     Ok(context.api()?.get("/cluster/status").await?)
 }
 
 /// Finds a member by its id, or else by its name.
-async fn find(context: &mut Context<'_, '_>, wanted: &str) -> anyhow::Result<Found> {
+pub(super) async fn find(context: &mut Context<'_, '_>, wanted: &str) -> anyhow::Result<Found> {
     let status = status(context).await?;
     let members = status.get("members").items();
     let by_id = members.iter().find(|member| member.text("id") == wanted);
@@ -125,7 +125,7 @@ async fn find(context: &mut Context<'_, '_>, wanted: &str) -> anyhow::Result<Fou
 }
 
 /// Makes a change, again when its answer is lost.
-async fn change(
+pub(super) async fn change(
     context: &mut Context<'_, '_>,
     path: &str,
     body: serde_json::Value,
@@ -142,7 +142,7 @@ async fn change(
 }
 
 /// Looks until `progress` has nothing more to tell or the time is up; whether it had not.
-async fn follow(
+pub(super) async fn follow(
     context: &mut Context<'_, '_>,
     wait: Duration,
     progress: impl Fn(&Value) -> Option<String>,
@@ -169,7 +169,7 @@ async fn follow(
 }
 
 /// Tells the end of a change: `done`, or that it goes on.
-fn tell(
+pub(super) fn tell(
     context: &mut Context<'_, '_>,
     finished: bool,
     done: &str,
