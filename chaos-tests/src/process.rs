@@ -14,6 +14,8 @@ use crate::log::Log;
 /// A signal that a test sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
+    /// Ask to read its files again.
+    Hangup,
     /// Ask to end.
     Term,
     /// End at once.
@@ -27,6 +29,7 @@ pub enum Signal {
 impl Signal {
     const fn option(self) -> &'static str {
         match self {
+            Self::Hangup => "-HUP",
             Self::Term => "-TERM",
             Self::Kill => "-KILL",
             Self::Stop => "-STOP",
