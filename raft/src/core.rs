@@ -16,8 +16,8 @@ mod sealing;
 mod voters;
 mod window;
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -53,7 +53,7 @@ use crate::snapshot::SnapshotStore;
 use crate::timing::Timing;
 use crate::tls::{Credentials, Tls};
 use crate::type_config::{Member, TypeConfig};
-use crate::{ReadError, ReplicaConfig, Status};
+use crate::{Hold, ReadError, ReplicaConfig, Status};
 
 /// The consensus core on our storage.
 pub(crate) type Consensus = Raft<TypeConfig, MachineStore>;
@@ -92,6 +92,8 @@ pub(crate) struct Core {
     /// The turn to decide on and make a membership change as leader, one after the other.
     pub(crate) membership: tokio::sync::Mutex<()>,
     pub(crate) stopping: CancellationToken,
+    /// Takes what other replicas send to the layer above, once that is there.
+    pub(crate) hold: OnceLock<Arc<dyn Hold>>,
 }
 
 impl Core {

@@ -3,6 +3,7 @@
 //!
 //! No type of openraft crosses this crate's public API.
 
+mod carry;
 #[cfg(test)]
 mod cluster_tests;
 mod codec;
@@ -29,6 +30,7 @@ mod tls;
 mod token;
 mod type_config;
 
+pub use self::carry::{CarryError, Hold, Unloading};
 pub use self::core::{COMMAND_BYTES_MAX, CertificateState};
 pub use self::counters::ReplicaMetrics;
 pub use self::fatal::chain;

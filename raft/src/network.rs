@@ -1,7 +1,8 @@
-//! How replicas talk: three lanes per ordered pair, each its own connection, so that neither a log
+//! How replicas talk: four lanes per ordered pair, each its own connection, so that neither a log
 //! batch nor a snapshot can delay a heartbeat or a vote (HTTP/2 streams of one connection share its
 //! TCP window). Control: heartbeats, votes, transfers, read index, probes. Log: append streams, and
-//! forwarded commands, which may be large. Bulk: snapshots.
+//! forwarded commands, which may be large. Bulk: snapshots. Cargo: what is carried for the layer
+//! above.
 
 mod address;
 mod client;
@@ -22,7 +23,7 @@ pub(crate) use self::dialer::{Dialer, connect};
 pub(crate) use self::envelope::{Envelope, LEVEL_MAX, LEVEL_MIN, Refusal};
 pub(crate) use self::guard::{Barred, Caller, Guard};
 pub(crate) use self::incarnations::Incarnations;
-pub(crate) use self::lanes::{Lane, Lanes};
+pub(crate) use self::lanes::{CallError, Lane, Lanes};
 pub(crate) use self::leader_contact::LeaderContact;
 pub(crate) use self::listener::{Ends, Listener, PeerInfo};
 pub(crate) use self::service::PeerService;

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::Stream;
 use hydrascale_proto::raft::v1::manage_request::Op;
 use hydrascale_proto::raft::v1::proposal::Body;
 use hydrascale_proto::raft::v1::{ChangeVote, MoveLeadership, RemoveMember, ReplaceMember};
@@ -25,6 +26,7 @@ pub use self::error::{
 };
 pub use self::status::{AuthorityStatus, MemberStatus, QuorumHealth, Role, Status};
 use self::stop::Inner;
+use crate::carry::{CarryError, Hold, carry};
 use crate::counters::ReplicaMetrics;
 use crate::{JoinToken, JoinTokenInfo, KeyId, Keyring, ReplicaId, StateMachine, join};
 
@@ -333,6 +335,29 @@ impl Replica {
     /// Stops at once, without handing leadership over, as a crash would.
     pub async fn abort(&self) {
         self.inner.abort().await;
+    }
+
+    /// Sends messages of the layer above to `to`, in order, until they end. Nothing is taken from
+    /// `messages` before there is a connection, and no more than fits into one window beyond what
+    /// the other side has taken.
+    ///
+    /// # Errors
+    /// There is no connection, it broke, or nobody takes messages there yet.
+    ///
+    /// # Cancel safety
+    /// A dropped call ends the stream.
+    pub async fn carry(
+        &self,
+        to: ReplicaId,
+        messages: impl Stream<Item = Bytes> + Send + 'static,
+    ) -> Result<(), CarryError> {
+        carry(&self.inner.core, to, messages).await
+    }
+
+    /// Who takes what other replicas [`Self::carry`] here, from now on. The first to ask stays it;
+    /// `false` for anybody later.
+    pub fn set_hold(&self, hold: Arc<dyn Hold>) -> bool {
+        self.inner.core.hold.set(hold).is_ok()
     }
 
     /// The counters' present values.

@@ -30,6 +30,8 @@ pub(crate) enum Lane {
     Log,
     /// Snapshots.
     Bulk,
+    /// What is carried for the layer above.
+    Cargo,
 }
 
 /// Connections to every other replica, made when first used and again when lost.
@@ -50,6 +52,7 @@ struct PeerLanes {
     control: Channel,
     log: Channel,
     bulk: Channel,
+    cargo: Channel,
 }
 
 impl Lanes {
@@ -94,6 +97,7 @@ impl Lanes {
             Lane::Control => &lanes.control,
             Lane::Log => &lanes.log,
             Lane::Bulk => &lanes.bulk,
+            Lane::Cargo => &lanes.cargo,
         };
         PeerClient::new(channel.clone())
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
@@ -220,6 +224,7 @@ impl Lanes {
             control: self.channel(target, Lane::Control),
             log: self.channel(target, Lane::Log),
             bulk: self.channel(target, Lane::Bulk),
+            cargo: self.channel(target, Lane::Cargo),
         }
     }
 
@@ -243,7 +248,7 @@ impl Lanes {
 fn stream_window(lane: Lane) -> u32 {
     match lane {
         Lane::Control => 64 << 10,
-        Lane::Log | Lane::Bulk => 1 << 20,
+        Lane::Log | Lane::Bulk | Lane::Cargo => 1 << 20,
     }
 }
 

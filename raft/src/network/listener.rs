@@ -31,7 +31,7 @@ use crate::join::{JOIN_BYTES_MAX, JoinService};
 use crate::timing::Timing;
 use crate::tls::{PeerName, Tls};
 
-/// Connections open at once: three lanes of each other replica, and some reserve.
+/// Connections open at once: four lanes of each other replica, and some reserve.
 const CONNECTIONS_MAX: usize = 256;
 
 /// Connections without a certificate at once: joins are rare and short.

@@ -22,7 +22,7 @@ use super::message::{
     vote_reply_to_proto, vote_request_from_proto,
 };
 use super::snapshot;
-use crate::CertificateState;
+use crate::{CertificateState, ReplicaId};
 use crate::codec::{CodecError, vote_to_proto};
 use crate::core::{Appended, Core, IN_FLIGHT_MAX, Managed, ReadHere};
 use crate::type_config::TypeConfig;
@@ -280,6 +280,15 @@ impl Peer for PeerService {
         }))
     }
 
+    async fn carry(
+        &self,
+        request: Request<Streaming<pb::Parcel>>,
+    ) -> Result<Response<pb::CarryEnd>, Status> {
+        let Caller { replica_id } = self.core.guard.admit(&request)?;
+        unload(&self.core, replica_id, request.into_inner()).await?;
+        Ok(Response::new(pb::CarryEnd {}))
+    }
+
     async fn identify(
         &self,
         request: Request<pb::IdentifyRequest>,
@@ -312,6 +321,22 @@ fn certificate_to_proto(state: CertificateState) -> pb::CertificateState {
         issuer_sha256: state.issuer_sha256.into(),
         trusted_sha256: state.trusted_sha256.into_iter().map(Into::into).collect(),
         renewed_at: state.renewed_at,
+    }
+}
+
+/// Hands on what comes until the stream ends or this replica stops.
+async fn unload(core: &Core, from: u64, mut parcels: Streaming<pb::Parcel>) -> Result<(), Status> {
+    let hold = core.hold.get();
+    let hold = hold.ok_or_else(|| Status::unavailable("nothing takes what is carried here yet"))?;
+    let mut taker = hold.open(ReplicaId(from));
+    loop {
+        let next = core.stopping.run_until_cancelled(parcels.message()).await;
+        match next {
+            Some(Ok(Some(parcel))) => taker.take(parcel.body),
+            Some(Ok(None)) => return Ok(()),
+            Some(Err(status)) => return Err(status),
+            None => return Err(Status::unavailable("the replica is stopping")),
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
@@ -154,6 +154,7 @@ async fn build_core(
         stopping,
         tls,
         credentials: ArcSwap::from_pointee(credentials),
+        hold: OnceLock::new(),
         identity,
         incarnation,
         config,

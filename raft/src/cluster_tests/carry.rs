@@ -1,0 +1,77 @@
+//! Messages of the layer above go from replica to replica, in order and under the sender's name.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::stream;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use super::harness::{PATIENCE, TestCluster};
+use crate::{Hold, ReplicaId, Unloading};
+
+/// Hands what comes to a test.
+struct Quay(mpsc::Sender<(ReplicaId, Bytes)>);
+
+struct Crane {
+    from: ReplicaId,
+    quay: mpsc::Sender<(ReplicaId, Bytes)>,
+}
+
+impl Hold for Quay {
+    fn open(&self, from: ReplicaId) -> Box<dyn Unloading> {
+        let quay = self.0.clone();
+        Box::new(Crane { from, quay })
+    }
+}
+
+impl Unloading for Crane {
+    fn take(&mut self, message: Bytes) {
+        self.quay.try_send((self.from, message)).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_arrive_in_order_and_tell_their_sender() {
+    let cluster = TestCluster::three().await;
+    let mut running = cluster.running();
+    let (from, to) = (running.next().unwrap(), running.next().unwrap());
+    let messages = || stream::iter(["one", "two"].map(|text| Bytes::from_static(text.as_bytes())));
+    let refused = from.replica().carry(to.id(), messages()).await;
+    let reason = refused.unwrap_err().reason;
+    assert!(reason.contains("nothing takes"), "{reason}");
+
+    let (quay, mut arrived) = mpsc::channel(8);
+    assert!(to.replica().set_hold(Arc::new(Quay(quay.clone()))));
+    assert!(!to.replica().set_hold(Arc::new(Quay(quay))));
+    let carried = timeout(PATIENCE, from.replica().carry(to.id(), messages()));
+    carried.await.unwrap().unwrap();
+    for expected in ["one", "two"] {
+        let (sender, message) = arrived.recv().await.unwrap();
+        assert_eq!(
+            (sender, message),
+            (from.id(), Bytes::from_static(expected.as_bytes()))
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_ends_with_the_replica_that_takes_it() {
+    let mut cluster = TestCluster::three().await;
+    let (quay, mut arrived) = mpsc::channel(8);
+    let to = cluster.replicas[1].id();
+    assert!(cluster.replicas[1].replica().set_hold(Arc::new(Quay(quay))));
+    let from = cluster.replicas[0].replica().clone();
+    let endless = stream::unfold(true, |first| async move {
+        match first {
+            true => Some((Bytes::from_static(b"hello"), false)),
+            false => std::future::pending().await,
+        }
+    });
+    let carrying = tokio::spawn(async move { from.carry(to, endless).await });
+    let hello = timeout(PATIENCE, arrived.recv()).await.unwrap();
+    assert_eq!(hello.unwrap().1, Bytes::from_static(b"hello"));
+    cluster.replicas[1].stop().await;
+    let ended = timeout(PATIENCE, carrying).await.unwrap().unwrap();
+    assert_eq!(ended.unwrap_err().to, to);
+}
