@@ -3,10 +3,11 @@
 //! A client connects over TLS, upgrades an HTTP request to DERP (`http`), proves that it owns its
 //! node key (`handshake`) and is admitted by the node table ([`Admission`]). From then on it sends
 //! frames (`frame`) with packets for other keys, which the relay puts into the queues of their
-//! connections (`clients`); packets are encrypted between the nodes and mean nothing here.
+//! connections (`clients`), or to the relay that they are connected to (`mesh`); packets are
+//! encrypted between the nodes and mean nothing here.
 //!
 //! Every replica runs one relay, with a key, a certificate and a DERP region of its own. Not here:
-//! packets between relays, the DERP map, STUN ([`crate::stun`]).
+//! the way between relays, the DERP map, STUN ([`crate::stun`]).
 
 mod admission;
 mod batch;
@@ -24,6 +25,7 @@ mod http;
 mod key;
 mod limits;
 mod listener;
+mod mesh;
 mod metrics;
 mod progress;
 mod queue;
@@ -39,6 +41,7 @@ pub use self::handle::{RelayHandle, RelayStats};
 pub use self::health::RelayHealth;
 pub use self::key::{RelayKeyError, RelayPrivateKey};
 pub use self::listener::RelayListener;
+pub use self::mesh::Arrivals;
 pub use self::metrics::{Counter, RelayMetrics, Sample, Traffic};
 pub use self::server::{RelayConfig, RelayServer};
 pub use self::tls::{CertificateSource, RelayTls, TlsError};

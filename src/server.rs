@@ -7,6 +7,7 @@ mod client_port;
 mod clock;
 mod http;
 mod local_socket;
+mod mesh;
 mod metrics;
 mod open_files;
 mod policy_file;
@@ -159,6 +160,7 @@ pub async fn serve(
     let mut tasks = JoinSet::new();
     let names = bootstrap::spawn(config.server_url.host(), &cluster, &mut tasks);
     let relay = relay::start(&config, bound.relay, &cluster, names.clone())?;
+    mesh::spawn(&replica, relay.handle(), &mut tasks);
     let mut stun = StunServer::start(bound.stun, &relay.handle().health());
     let keyring = replica.keyring().clone();
     let unwelcome = spawn_cluster_tasks(

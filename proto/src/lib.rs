@@ -1,4 +1,5 @@
-//! Generated protobuf types: replica RPC and log (`raft::v1`), commands and rows (`state::v1`).
+//! Generated protobuf types: replica RPC and log (`raft::v1`), commands and rows (`state::v1`),
+//! packets between relays (`relay::v1`).
 //! No logic lives here; the sources under `hydrascale/` carry the documentation.
 #![allow(
     missing_docs,
@@ -18,6 +19,14 @@ pub mod raft {
     /// Version 1.
     pub mod v1 {
         tonic::include_proto!("hydrascale.raft.v1");
+    }
+}
+
+/// What relays of replicas tell each other.
+pub mod relay {
+    /// Version 1.
+    pub mod v1 {
+        tonic::include_proto!("hydrascale.relay.v1");
     }
 }
 

@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use super::client::{Client, CloseReason, ConnectionId};
 use super::frame::{PeerGone, PeerGoneReason};
 use super::limits::{CONNECTIONS_PER_KEY_MAX, REGISTRY_SHARDS};
+use super::mesh::Mesh;
 use super::metrics::RelayMetrics;
 use crate::types::NodeKey;
 
@@ -26,7 +27,8 @@ pub(crate) struct Clients {
     hasher: RandomState,
     /// Goes up with every [`Clients::close_where`].
     closings: AtomicU64,
-    metrics: Arc<RelayMetrics>,
+    pub(super) mesh: Mesh,
+    pub(super) metrics: Arc<RelayMetrics>,
 }
 
 type Shard = HashMap<NodeKey, Peer>;
@@ -46,6 +48,7 @@ impl Clients {
             shards: (0..REGISTRY_SHARDS).map(|_| Mutex::default()).collect(),
             hasher: RandomState::new(),
             closings: AtomicU64::new(0),
+            mesh: Mesh::default(),
             metrics,
         }
     }
@@ -64,6 +67,7 @@ impl Clients {
         peer.update_flags();
         let after = peer.connections.len();
         drop(shard);
+        self.mesh.touch(&client.key);
         self.metrics.current_connections.increment();
         if before > 0 {
             self.metrics.total_dup_client_conns.increment();
@@ -77,8 +81,8 @@ impl Clients {
         }
     }
 
-    /// Removes a connection. When it was the last one of its key, everyone who got a packet from
-    /// that key is told that it is gone.
+    /// Removes a connection. When it was the last one of its key in the cluster, everyone who got a
+    /// packet from that key is told that it is gone.
     pub(crate) fn remove(&self, client: &Arc<Client>) {
         client.active.store(false, Ordering::Relaxed);
         let mut shard = self.shard(&client.key).lock();
@@ -98,11 +102,33 @@ impl Clients {
             None
         };
         drop(shard);
+        self.mesh.touch(&client.key);
         self.metrics.current_connections.decrement();
         self.count_duplicates(before, after);
-        if let Some(peer) = gone {
-            self.tell_watchers(&client.key, peer.watchers);
+        let watchers = gone.map(|peer| peer.watchers);
+        // Reachable by another relay it is not gone.
+        let watchers = watchers.and_then(|all| self.mesh.elsewhere.adopt(&client.key, all));
+        if let Some(watchers) = watchers {
+            self.tell_watchers(&client.key, watchers);
         }
+    }
+
+    /// Tells the watchers of a key that has left the last other relay, unless it is connected here,
+    /// where they then go on watching.
+    pub(super) fn adopt_or_tell(&self, key: &NodeKey, watchers: Watchers) {
+        let mut shard = self.shard(key).lock();
+        if let Some(peer) = shard.get_mut(key) {
+            return peer.watchers.merge(watchers);
+        }
+        drop(shard);
+        self.tell_watchers(key, watchers);
+    }
+
+    /// Whether a key is connected, and then whether it calls this relay home.
+    pub(super) fn is_home(&self, key: &NodeKey) -> Option<bool> {
+        let shard = self.shard(key).lock();
+        let mut connections = shard.get(key)?.connections.iter();
+        Some(connections.any(|client| client.home.load(Ordering::Relaxed)))
     }
 
     /// Makes a connection the active one of its key, because its owner wrote on it.
@@ -232,15 +258,25 @@ impl Peer {
 
 /// Connections that got a packet from a key, and keep a return route to it.
 #[derive(Debug, Default)]
-struct Watchers {
+pub(super) struct Watchers {
     connections: HashMap<ConnectionId, Weak<Client>>,
     /// Dead entries are cleared out at this size.
     sweep_at: usize,
 }
 
 impl Watchers {
-    fn insert(&mut self, client: &Arc<Client>) {
+    pub(super) fn insert(&mut self, client: &Arc<Client>) {
         self.connections.insert(client.id, Arc::downgrade(client));
+        self.sweep();
+    }
+
+    /// Those of another as well.
+    pub(super) fn merge(&mut self, other: Self) {
+        self.connections.extend(other.connections);
+        self.sweep();
+    }
+
+    fn sweep(&mut self) {
         if self.connections.len() > self.sweep_at {
             self.connections.retain(|_, client| is_live(client));
             self.sweep_at = 2 * self.connections.len() + 16;

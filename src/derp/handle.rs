@@ -4,13 +4,16 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use futures::Stream;
 use tokio::sync::watch;
 
 use super::client::CloseReason;
 use super::health::RelayHealth;
+use super::mesh::{self, Arrivals};
 use super::metrics::RelayMetrics;
 use super::server::Relay;
-use crate::types::NodeKey;
+use crate::types::{NodeKey, ReplicaId};
 
 /// Cheap to clone; does not keep the relay running.
 #[derive(Clone)]
@@ -60,6 +63,19 @@ impl RelayHandle {
     /// not arrive elsewhere all at once. Who comes again is let in.
     pub async fn send_away(&self, over: Duration) {
         self.0.send_away(over).await;
+    }
+
+    /// The stream to the relay of replica `to`: who is connected here, at first and when it changes,
+    /// and packets for who is connected there. Messages of at most 1 MiB, for the other side's
+    /// [`Self::arrivals`]. It ends by itself only when too much waits; the next one starts afresh.
+    pub fn link(&self, to: ReplicaId) -> impl Stream<Item = Bytes> + Send + use<> {
+        mesh::batches(Arc::clone(&self.0), to)
+    }
+
+    /// Takes a stream that the relay of replica `from` made for this one. Nothing here doubts what
+    /// it says: whoever calls this knows who `from` is.
+    pub fn arrivals(&self, from: ReplicaId) -> Arrivals {
+        Arrivals::new(Arc::clone(&self.0), from)
     }
 
     /// Whether clients should come here.

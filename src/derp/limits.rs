@@ -184,3 +184,22 @@ pub(crate) const WEBSOCKET_READ_BYTES: usize = 8 * 1024;
 /// WebSockets whose clients have not introduced themselves yet. A message is only looked at when it is
 /// whole, so that each of these may hold two messages: 9 MiB together.
 pub(crate) const PENDING_WEBSOCKETS_MAX: usize = 64;
+
+/// Packets that wait for another relay: its stream serves all clients there, and a stall of one
+/// second on a line of 50 Mbit/s is as many.
+pub(crate) const MESH_QUEUE_PACKETS_MAX: usize = 4096;
+
+/// Bytes that wait for another relay.
+pub(crate) const MESH_QUEUE_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Bytes of packets after which a message to another relay is full; one packet may exceed it.
+pub(crate) const MESH_BATCH_BYTES: usize = 256 * 1024;
+
+/// Presences in one message to another relay, of some 40 bytes each.
+pub(crate) const MESH_BATCH_KEYS: usize = 4096;
+
+/// Keys of which another relay is owed news, before its stream is given up.
+pub(crate) const MESH_KEYS_WAITING_MAX: usize = 2 * CONNECTIONS_MAX;
+
+/// Clients that another relay may have, as far as this one remembers; 100 bytes each.
+pub(crate) const MESH_CLIENTS_MAX: usize = CONNECTIONS_MAX;

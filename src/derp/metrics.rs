@@ -58,10 +58,14 @@ impl Traffic {
 pub(crate) enum DropReason {
     /// The destination's connection ended with the packet queued, or is ending.
     GoneDisconnected,
+    /// Too much waited for another relay, or the stream to it broke.
+    MeshQueue,
     /// The queue was full: the oldest made room.
     QueueHead,
     /// The destination is not connected here.
     UnknownDest,
+    /// Another relay believes that the destination is connected here, and it is not.
+    UnknownDestOnForward,
     /// Writing to the destination failed.
     WriteError,
 }
@@ -91,7 +95,15 @@ pub struct RelayMetrics {
     pub evicted_connections: Counter,
     pub received: Traffic,
     pub sent: Traffic,
+    pub forwarded_in: Traffic,
+    pub forwarded_out: Traffic,
+    pub clients_remote: Counter,
+    pub mesh_links: Counter,
+    pub mesh_clients_refused: Counter,
+    pub mesh_malformed: Counter,
     pub dropped_gone: Traffic,
+    pub dropped_mesh_queue: Traffic,
+    pub dropped_unknown_on_forward: Traffic,
     pub dropped_queue_head: Traffic,
     pub dropped_unknown: Traffic,
     pub dropped_write_error: Traffic,
@@ -191,20 +203,54 @@ impl RelayMetrics {
                 sent.disco {"kind" = "disco"};
             }
             "derp_bytes_sent" "Bytes of packets to clients" { sent.bytes; }
+            "derp_packets_forwarded_in" "Packets from other relays" {
+                forwarded_in.data {"kind" = "other"};
+                forwarded_in.disco {"kind" = "disco"};
+            }
+            "derp_packets_forwarded_out" "Packets to other relays" {
+                forwarded_out.data {"kind" = "other"};
+                forwarded_out.disco {"kind" = "disco"};
+            }
+            "derp_bytes_forwarded_in" "Bytes of packets from other relays" {
+                forwarded_in.bytes;
+            }
+            "derp_bytes_forwarded_out" "Bytes of packets to other relays" {
+                forwarded_out.bytes;
+            }
+            "derp_clients_remote" "Keys with a connection to another relay" {
+                clients_remote gauge;
+            }
+            "derp_mesh_links" "Relays to which packets can be sent" { mesh_links gauge; }
+            "derp_mesh_clients_refused" "Clients of other relays not remembered for a limit" {
+                mesh_clients_refused;
+            }
+            "derp_mesh_malformed" "Messages or parts of messages of other relays without sense" {
+                mesh_malformed;
+            }
             "derp_packets_dropped" "Packets not delivered" {
                 dropped_gone.data {"reason" = "gone_disconnected", "kind" = "other"};
                 dropped_gone.disco {"reason" = "gone_disconnected", "kind" = "disco"};
+                dropped_mesh_queue.data {"reason" = "mesh_queue", "kind" = "other"};
+                dropped_mesh_queue.disco {"reason" = "mesh_queue", "kind" = "disco"};
                 dropped_queue_head.data {"reason" = "queue_head", "kind" = "other"};
                 dropped_queue_head.disco {"reason" = "queue_head", "kind" = "disco"};
                 dropped_unknown.data {"reason" = "unknown_dest", "kind" = "other"};
                 dropped_unknown.disco {"reason" = "unknown_dest", "kind" = "disco"};
+                dropped_unknown_on_forward.data {
+                    "reason" = "unknown_dest_on_fwd", "kind" = "other"
+                };
+                dropped_unknown_on_forward.disco {
+                    "reason" = "unknown_dest_on_fwd", "kind" = "disco"
+                };
                 dropped_write_error.data {"reason" = "write_error", "kind" = "other"};
                 dropped_write_error.disco {"reason" = "write_error", "kind" = "disco"};
             }
             "derp_bytes_dropped" "Bytes of packets not delivered" {
                 dropped_gone.bytes {"reason" = "gone_disconnected"};
+                dropped_mesh_queue.bytes {"reason" = "mesh_queue"};
                 dropped_queue_head.bytes {"reason" = "queue_head"};
                 dropped_unknown.bytes {"reason" = "unknown_dest"};
+                dropped_unknown_on_forward.bytes {"reason" = "unknown_dest_on_fwd"};
                 dropped_write_error.bytes {"reason" = "write_error"};
             }
             "derp_queue_wait_microseconds" "Time that packets waited in queues, summed" {
@@ -248,8 +294,10 @@ impl RelayMetrics {
     ) {
         let traffic = match reason {
             DropReason::GoneDisconnected => &self.dropped_gone,
+            DropReason::MeshQueue => &self.dropped_mesh_queue,
             DropReason::QueueHead => &self.dropped_queue_head,
             DropReason::UnknownDest => &self.dropped_unknown,
+            DropReason::UnknownDestOnForward => &self.dropped_unknown_on_forward,
             DropReason::WriteError => &self.dropped_write_error,
         };
         traffic.add(kind, packets, bytes);

@@ -1,6 +1,7 @@
 //! Whole relays, driven over loopback by a client of their own.
 
 mod client;
+mod mesh;
 mod relay;
 
 use std::net::{IpAddr, SocketAddr};

@@ -138,7 +138,7 @@ impl<'a, R: AsyncRead + Unpin> Reader<'a, R> {
         if self.routes.find(&dst).is_none() {
             match self.around.clients.route(self.client, &dst) {
                 Some(client) => self.routes.remember(client),
-                None => return self.unknown_destination(dst, kind, packet.packet().len()),
+                None => return self.send_elsewhere(&dst, kind, packet.packet()),
             }
         }
         let frame = packet.into_recv(&self.client.key);
@@ -150,6 +150,14 @@ impl<'a, R: AsyncRead + Unpin> Reader<'a, R> {
             // its connection ended this moment
             self.metrics()
                 .drop_packet(DropReason::GoneDisconnected, kind, frame.packet_len());
+        }
+    }
+
+    /// Nobody here has the key; another relay may.
+    fn send_elsewhere(&mut self, dst: &NodeKey, kind: PacketKind, packet: &[u8]) {
+        let clients = self.around.clients;
+        if !clients.forward(&self.client.key, dst, packet) {
+            self.unknown_destination(*dst, kind, packet.len());
         }
     }
 
@@ -178,6 +186,7 @@ impl<'a, R: AsyncRead + Unpin> Reader<'a, R> {
         if self.client.home.swap(home, Ordering::Relaxed) == home {
             return;
         }
+        self.around.clients.mesh.touch(&self.client.key);
         let metrics = self.metrics();
         let moved = self.client.since.elapsed() > HOME_MOVE_AFTER;
         match home {

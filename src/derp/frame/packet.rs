@@ -4,9 +4,10 @@
 //! the key where they are: the packet is never copied, and never looked into beyond its first six
 //! bytes.
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 
 use super::{FrameType, HEADER_BYTES, KEY_BYTES};
+use crate::derp::limits::PACKET_BYTES_MAX;
 use crate::types::NodeKey;
 
 /// Start of a disco packet (`disco.Magic`).
@@ -25,7 +26,8 @@ pub(crate) enum PacketKind {
 }
 
 impl PacketKind {
-    fn of(packet: &[u8]) -> Self {
+    /// Judges a packet by its first bytes.
+    pub(crate) fn of(packet: &[u8]) -> Self {
         if packet.len() >= DISCO_BYTES_MIN && packet.starts_with(&DISCO_MAGIC) {
             Self::Disco
         } else {
@@ -93,6 +95,24 @@ pub(crate) struct RecvPacket {
 }
 
 impl RecvPacket {
+    /// The frame of a packet that came from `src` by another way than a frame; `None` when it is
+    /// too long.
+    pub(crate) fn new(src: &NodeKey, packet: &[u8]) -> Option<Self> {
+        if packet.len() > PACKET_BYTES_MAX {
+            return None;
+        }
+        let len = u32::try_from(KEY_BYTES + packet.len()).ok()?;
+        let mut wire = BytesMut::with_capacity(HEADER_BYTES + KEY_BYTES + packet.len());
+        wire.put_u8(FrameType::RecvPacket.byte());
+        wire.put_u32(len);
+        wire.put_slice(src.as_bytes());
+        wire.put_slice(packet);
+        Some(Self {
+            kind: PacketKind::of(packet),
+            wire: wire.freeze(),
+        })
+    }
+
     /// Bytes of the packet, without header and key: what counters count.
     pub(crate) fn packet_len(&self) -> usize {
         self.wire.len().saturating_sub(HEADER_BYTES + KEY_BYTES)
@@ -154,6 +174,7 @@ mod tests {
             let sent = SendPacket::decode(BytesMut::from(&wire(0x04, dst, &packet)[..])).unwrap();
             let relayed = sent.into_recv(&NodeKey::from_bytes(src));
             prop_assert_eq!(&relayed.wire[..], &wire(0x05, src, &packet)[..]);
+            prop_assert_eq!(RecvPacket::new(&NodeKey::from_bytes(src), &packet), Some(relayed));
         }
     }
 }
