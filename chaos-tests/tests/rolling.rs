@@ -35,6 +35,8 @@ const FLAP_WINDOW: Duration = Duration::from_secs(12);
 /// otherwise; the measured time is printed.
 const HELD_UP_MAX: Duration = Duration::from_secs(4);
 const REPLICAS: usize = 3;
+/// Four clients, each of which is known as remote to two relays of three at least.
+const MESHED_MIN: f64 = 8.0;
 const FIRST_USER: u32 = 2001;
 
 fn main() -> ExitCode {
@@ -261,7 +263,23 @@ impl Tailnet {
         self.cluster.wait_equal(SETTLED_LIMIT).await?;
         let all = |peers: &std::collections::BTreeMap<String, _>| peers.len() == 4;
         let seen = self.observer.wait_for("all are there", SETTLED_LIMIT, all);
-        seen.await.map(drop)
+        seen.await?;
+        // Whoever is connected to some relay is known to all others.
+        let joined = async || {
+            let known = self.sum("derp_clients_remote").await.ok()?;
+            (known >= MESHED_MIN).then_some(())
+        };
+        let joined = wait::until("every relay knows of every client", SETTLED_LIMIT, joined);
+        joined.await.map(drop)
+    }
+
+    /// A metric over all replicas.
+    async fn sum(&self, metric: &str) -> Result<f64> {
+        let mut sum = 0.0;
+        for replica in self.cluster.replicas() {
+            sum += replica.metric(metric).await?;
+        }
+        Ok(sum)
     }
 
     /// Nobody was told that a client had gone offline or was gone.
