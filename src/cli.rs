@@ -1,7 +1,7 @@
 //! The command line: one file per noun, headscale's words and shapes.
 //!
 //! Commands speak REST v1 to a replica: over the local socket, or to a list of addresses of which
-//! the first that answers counts. `cluster init` and `cluster join` work on the data folder of a
+//! the first that answers counts. `cluster init`, `cluster join` and `backup restore` work on the data folder of a
 //! replica that does not run. What is printed goes through [`Output`]; the result through the exit
 //! code: 0, or 1 for every error.
 
@@ -9,6 +9,7 @@ mod apikeys;
 mod args;
 mod argv;
 mod auth;
+mod backup;
 mod client;
 mod cluster;
 mod context;
@@ -133,6 +134,7 @@ fn execute(
         | Noun::Policy(_)
         | Noun::Apikeys(_)
         | Noun::Cluster(_)
+        | Noun::Backup(_)
         | Noun::Debug(_)
         | Noun::Health) => {
             let runtime = tokio::runtime::Builder::new_current_thread()
@@ -154,6 +156,7 @@ async fn talk(noun: Noun, context: &mut Context<'_, '_>) -> anyhow::Result<()> {
         Noun::Policy(command) => policy::run(command, context).await,
         Noun::Apikeys(command) => apikeys::run(command, context).await,
         Noun::Cluster(command) => cluster::run(command, context).await,
+        Noun::Backup(command) => backup::run(command, context).await,
         Noun::Debug(command) => debug::run(command, context).await,
         Noun::Health => local::health(context).await,
         Noun::Serve

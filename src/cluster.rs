@@ -30,7 +30,7 @@ use hydrascale_proto::state::v1::{self as pb, command::Op};
 use tokio::sync::broadcast;
 use tokio::task::JoinSet;
 
-pub use self::administration::{Administration, JoinTokenStatus, MemberChange};
+pub use self::administration::{Administration, BackupBytes, JoinTokenStatus, MemberChange};
 pub use self::announce::{Announcement, Unwelcome, spawn_announcer};
 use self::catch_up::CaughtUp;
 pub use self::consensus::{

@@ -8,6 +8,7 @@
 //! the IO. Arrows between modules point one way; `server` is the composition root.
 
 pub mod api;
+pub mod backup;
 pub mod cli;
 pub mod cluster;
 pub mod config;

@@ -1,5 +1,6 @@
 //! Whole clusters in one process: real TLS over loopback, real stores in temporary folders.
 
+mod backup;
 mod carry;
 mod certificates;
 mod failures;

@@ -41,7 +41,7 @@ pub(crate) use self::propose::AdminDenied;
 pub use self::propose::COMMAND_BYTES_MAX;
 pub(crate) use self::read::{QUEUE as READ_QUEUE, ReadHere, ReadRequest, serve_reads};
 pub(crate) use self::reconcile::reconcile;
-pub(crate) use self::sealing::AuthorityError;
+pub(crate) use self::sealing::{AUTHORITY_KEY, AuthorityError};
 pub(crate) use self::window::{IN_FLIGHT_MAX, Window};
 use crate::counters::Counters;
 use crate::fatal_slot::FatalSlot;

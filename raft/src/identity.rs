@@ -6,6 +6,7 @@
 
 mod credentials;
 mod files;
+mod filling;
 #[cfg(test)]
 mod tests;
 
@@ -169,6 +170,7 @@ impl Folder {
             });
         }
         files::create_private(&self.path).map_err(folder)?;
+        self.discard_unfinished().map_err(folder)?;
         for entry in std::fs::read_dir(&self.path).map_err(folder)? {
             let found = entry
                 .map_err(folder)?
@@ -253,6 +255,22 @@ impl Folder {
     ) -> io::Result<()> {
         let ca_key = to_pem(PRIVATE_KEY_LABEL, authority.key_pkcs8());
         write_durably(&self.path.join(CA_KEY), ca_key.as_bytes())?;
+        write_durably(&self.path.join(KEY), key.to_pem().as_bytes())?;
+        self.settle(identity, authority.certificate(), certificate)
+    }
+
+    /// Makes the folder, whose store is there already, the one replica's of a new cluster.
+    ///
+    /// # Errors
+    /// The folder cannot be written.
+    pub(crate) fn settle_alone(
+        &self,
+        identity: &Identity,
+        authority: &Authority,
+        key: &ReplicaKey,
+        certificate: &CertificateDer<'_>,
+    ) -> io::Result<()> {
+        files::create_private(&self.path.join(TLS))?;
         write_durably(&self.path.join(KEY), key.to_pem().as_bytes())?;
         self.settle(identity, authority.certificate(), certificate)
     }

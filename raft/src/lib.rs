@@ -3,6 +3,7 @@
 //!
 //! No type of openraft crosses this crate's public API.
 
+mod backup;
 mod carry;
 #[cfg(test)]
 mod cluster_tests;
@@ -30,6 +31,9 @@ mod tls;
 mod token;
 mod type_config;
 
+pub use self::backup::{
+    BackupError, BackupInfo, BackupStream, RestoreError, Restored, read_backup, restore,
+};
 pub use self::carry::{CarryError, Hold, Unloading};
 pub use self::core::{COMMAND_BYTES_MAX, CertificateState};
 pub use self::counters::ReplicaMetrics;

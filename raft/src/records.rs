@@ -3,6 +3,7 @@
 
 mod authority;
 mod standing;
+mod succession;
 #[cfg(test)]
 mod tests;
 

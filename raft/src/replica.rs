@@ -28,7 +28,9 @@ pub use self::status::{AuthorityStatus, MemberStatus, QuorumHealth, Role, Status
 use self::stop::Inner;
 use crate::carry::{CarryError, Hold, carry};
 use crate::counters::ReplicaMetrics;
-use crate::{JoinToken, JoinTokenInfo, KeyId, Keyring, ReplicaId, StateMachine, join};
+use crate::{
+    BackupError, BackupStream, JoinToken, JoinTokenInfo, KeyId, Keyring, ReplicaId, StateMachine, join,
+};
 
 /// A committed and locally applied command.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -319,6 +321,25 @@ impl Replica {
             with: with.0,
         });
         self.inner.core.manage(op, expected).await.map(drop)
+    }
+
+    /// Begins a backup of what this replica has applied: everything acknowledged anywhere before the
+    /// call if [`Self::read_index`] came before it. Rows and position are of one moment; changes go on
+    /// meanwhile. To be called on a runtime.
+    ///
+    /// # Errors
+    /// The replica has stopped, or others are being made.
+    pub fn backup(&self) -> Result<BackupStream, BackupError> {
+        let core = &self.inner.core;
+        let stopped = || BackupError::Failed {
+            reason: "the replica has stopped".to_owned(),
+        };
+        let store = core.snapshots.load_full().ok_or_else(stopped)?;
+        let taken_at_ms = core.config.clock.now_ms();
+        let (stream, work) = BackupStream::prepare(store, taken_at_ms, core.stopping.clone())?;
+        // The tracker waits for it when the replica stops.
+        self.inner.tasks.spawn_blocking(work);
+        Ok(stream)
     }
 
     /// Resolves when the replica can no longer go on; the process must exit.

@@ -21,7 +21,9 @@ use std::path::{Path, PathBuf};
 use hydrascale_proto::raft::v1 as pb;
 use openraft::alias::SnapshotOf;
 
-pub(crate) use self::builder::SnapshotBuilder;
+pub(crate) use self::builder::{
+    SnapshotBuilder, build as build_snapshot, position as snapshot_position,
+};
 pub(crate) use self::reader::SnapshotReader;
 pub(crate) use self::receiver::SnapshotReceiver;
 pub(crate) use self::store::SnapshotStore;
@@ -79,6 +81,9 @@ pub(crate) struct SnapshotHeader {
     pub(crate) cluster_id: String,
     /// Where its state stands in the log.
     pub(crate) position: Position,
+    /// When a backup was taken, milliseconds since the Unix epoch by its writer's clock; 0 for what
+    /// replicas send each other.
+    pub(crate) taken_at_ms: i64,
 }
 
 impl SnapshotHeader {
@@ -95,6 +100,7 @@ impl SnapshotHeader {
             cluster_id: self.cluster_id.clone(),
             state: Some(self.position.to_proto()),
             created_by: concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")).to_owned(),
+            taken_at_ms: self.taken_at_ms,
         }
     }
 
@@ -105,6 +111,7 @@ impl SnapshotHeader {
         Ok(Self {
             cluster_id: header.cluster_id,
             position: Position::from_proto(state)?,
+            taken_at_ms: header.taken_at_ms,
         })
     }
 }
@@ -164,6 +171,9 @@ pub(crate) enum SnapshotError {
         /// Cluster of this replica.
         expected: String,
     },
+    /// The state is being replaced by a snapshot from another replica.
+    #[error("the state is being replaced by a snapshot: try again in a moment")]
+    Torn,
     /// The builder was asked twice, or its task was cancelled.
     #[error("snapshot build was cancelled")]
     Cancelled,

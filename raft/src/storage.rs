@@ -16,7 +16,7 @@ mod tests;
 use std::fmt;
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, Weak};
 
@@ -115,7 +115,7 @@ impl Storage {
         let counters = &config.counters;
         check::format(&*engine)?;
         check::cluster(&*engine, config.cluster_id.as_deref())?;
-        let snapshots = config.dir.join(SNAPSHOT_FOLDER);
+        let snapshots = snapshot_dir(&config.dir);
         let snapshots = Arc::new(SnapshotStore::open(
             Arc::clone(&engine),
             snapshots,
@@ -246,6 +246,21 @@ impl Storage {
     }
 }
 
+/// Makes the database of a new store below `dir`, empty.
+///
+/// # Errors
+/// It cannot be made, or is there in another format.
+pub(crate) fn create(dir: &Path) -> Result<RocksEngine, OpenError> {
+    let engine = RocksEngine::open(&dir.join(DATABASE_FOLDER))?;
+    check::format(&engine)?;
+    Ok(engine)
+}
+
+/// Where the snapshots of the store below `dir` are.
+pub(crate) fn snapshot_dir(dir: &Path) -> PathBuf {
+    dir.join(SNAPSHOT_FOLDER)
+}
+
 /// Why a replica's storage cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum OpenError {
@@ -313,5 +328,5 @@ pub(crate) enum OpenError {
     Thread(#[source] io::Error),
 }
 
-const DATABASE_FOLDER: &str = "db";
-const SNAPSHOT_FOLDER: &str = "snap";
+pub(crate) const DATABASE_FOLDER: &str = "db";
+pub(crate) const SNAPSHOT_FOLDER: &str = "snap";

@@ -1,5 +1,6 @@
 //! Routes of our own: the cluster's health, its growth, who belongs to it.
 
+mod backup;
 mod keys;
 mod members;
 
@@ -28,6 +29,7 @@ pub(super) fn routes() -> Router<ApiState> {
     Router::new()
         .route("/cluster/status", get(status))
         .route("/cluster/digest", get(digest))
+        .route("/cluster/backup", get(backup::get))
         .route("/cluster/join-token", tokens)
         .route("/cluster/join-token/{id}", delete(revoke_join_token))
         .route("/cluster/sealing-key", post(keys::reseal))

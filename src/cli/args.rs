@@ -11,6 +11,7 @@ use crate::config::parse_prometheus_duration;
 
 use super::apikeys::ApikeysCommand;
 use super::auth::AuthCommand;
+use super::backup::BackupCommand;
 use super::cluster::ClusterCommand;
 use super::debug::DebugCommand;
 use super::nodes::NodesCommand;
@@ -82,6 +83,9 @@ pub(super) enum Noun {
     /// The replicas of this control plane
     #[command(subcommand)]
     Cluster(ClusterCommand),
+    /// The whole tailnet as a file, and a new cluster from one
+    #[command(subcommand)]
+    Backup(BackupCommand),
     /// Make keys
     #[command(subcommand, visible_alias = "gen")]
     Generate(GenerateCommand),

@@ -4,9 +4,11 @@
 //! leader; never when a change may already have been made.
 
 mod address;
+mod download;
 mod stream;
 mod tls;
 
+use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -53,6 +55,17 @@ pub(super) enum ClientError {
         /// What happened.
         reason: String,
     },
+    /// A file did not come to its end.
+    #[error("{address} broke the answer off: {reason}; nothing of it can be used")]
+    BrokenOff {
+        /// Which replica.
+        address: String,
+        /// What happened.
+        reason: String,
+    },
+    /// What came cannot be written.
+    #[error("the answer cannot be written")]
+    Output(#[source] io::Error),
     /// The answer is no JSON.
     #[error("{address} answered with something that is no REST API: {reason}")]
     Nonsense {

@@ -1,5 +1,7 @@
 //! What a command works with: the configuration's client part, a connection, the output.
 
+use std::io::Write;
+
 use anyhow::Context as _;
 
 use crate::config::{ClientConfig, Config, Environment};
@@ -55,6 +57,13 @@ impl<'a, 'b> Context<'a, 'b> {
             self.client = Some(ApiClient::new(config)?);
         }
         self.client.as_ref().context("there is no client")
+    }
+
+    /// The way to a replica, and where its answer goes as it comes.
+    pub(super) fn api_and_output(&mut self) -> anyhow::Result<(&ApiClient, &mut dyn Write)> {
+        self.api()?;
+        let client = self.client.as_ref().context("there is no client")?;
+        Ok((client, self.out.raw()))
     }
 
     /// Tells the warnings of an answer, if it has any.

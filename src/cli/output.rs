@@ -77,6 +77,11 @@ impl<'a> Output<'a> {
         write!(self.out, "{text}").context("standard output is closed")
     }
 
+    /// Where results go, for what is too long to be held.
+    pub(super) fn raw(&mut self) -> &mut dyn Write {
+        self.out
+    }
+
     /// Prints bytes as they are.
     pub(super) fn bytes(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
         self.out

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use futures::stream::BoxStream;
 use hydrascale_proto::state::v1::{self as pb, Refusal, RefusalCode, command::Op};
-use hydrascale_raft::KeyId;
+use hydrascale_raft::{BackupError, KeyId};
 use serde::Serialize;
 
 use super::{Cluster, ProposeError, SealingPlan};
@@ -65,6 +67,12 @@ pub trait Administration: Send + Sync + 'static {
         unable()
     }
 
+    /// The bytes of a backup of what is applied here; whole when they end without an error.
+    fn backup(&self) -> Result<BackupBytes, ProposeError> {
+        let reason = "this cluster keeps nothing on a disk".to_owned();
+        Err(ProposeError::Unavailable { reason })
+    }
+
     /// The tokens that are remembered.
     fn join_tokens(&self) -> BoxFuture<'_, Result<Vec<JoinTokenStatus>, ProposeError>> {
         unable()
@@ -108,6 +116,9 @@ pub trait Administration: Send + Sync + 'static {
     }
 }
 
+/// A backup on its way; dropping it stops it.
+pub type BackupBytes = BoxStream<'static, Result<Bytes, BackupError>>;
+
 fn unable<T: Send + 'static>() -> BoxFuture<'static, Result<T, ProposeError>> {
     let reason = "this cluster has no members to administer".to_owned();
     async move { Err(ProposeError::Unavailable { reason }) }.boxed()
@@ -126,6 +137,15 @@ impl Cluster {
     ) -> Result<String, ProposeError> {
         let consensus = &self.inner.consensus;
         consensus.create_join_token(ttl, replaces).await
+    }
+
+    /// The bytes of a backup of what this replica has applied: everything acknowledged before the call
+    /// if [`Self::linearizable`] came first. Whole when they end without an error.
+    ///
+    /// # Errors
+    /// The replica stops, or others are being made.
+    pub fn backup(&self) -> Result<BackupBytes, ProposeError> {
+        self.inner.consensus.backup()
     }
 
     /// The join tokens that are remembered: spent and expired ones for a month after their expiry.

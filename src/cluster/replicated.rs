@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use data_encoding::HEXLOWER;
-use futures::FutureExt;
 use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt};
 use hydrascale_proto::state::v1::{Refusal, RefusalCode};
 use hydrascale_raft::{
     AdminError, AuthorityStatus as RaftAuthority, JoinTokenInfo, KeyId, MemberStatus as RaftMember,
@@ -14,8 +14,8 @@ use hydrascale_raft::{
 };
 
 use super::{
-    Administration, AuthorityStatus, CertificateStatus, ClusterStatus, Consensus, JoinTokenStatus,
-    MemberChange, MemberStatus, ProposeError, ReadError, Role, SealingPlan,
+    Administration, AuthorityStatus, BackupBytes, CertificateStatus, ClusterStatus, Consensus,
+    JoinTokenStatus, MemberChange, MemberStatus, ProposeError, ReadError, Role, SealingPlan,
 };
 use crate::telemetry::traceparent;
 use crate::types::{ReplicaId, Timestamp};
@@ -61,6 +61,13 @@ impl Administration for Replica {
                 .map_err(|error| not_administered(&error))
         }
         .boxed()
+    }
+
+    fn backup(&self) -> Result<BackupBytes, ProposeError> {
+        let begun = Self::backup(self).map(StreamExt::boxed);
+        begun.map_err(|error| ProposeError::Unavailable {
+            reason: chain(&error),
+        })
     }
 
     fn join_tokens(&self) -> BoxFuture<'_, Result<Vec<JoinTokenStatus>, ProposeError>> {

@@ -1,6 +1,6 @@
 //! Growing and shrinking: replicas that join later, leave, or take the place of a dead one.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
@@ -68,6 +68,31 @@ impl Cluster {
     pub fn forget(&mut self, index: usize) -> Result<()> {
         self.replica_mut(index)?.forget();
         Ok(())
+    }
+
+    /// Empties the folder of a replica that is down, fills it with a backup, and starts it as the first
+    /// replica of a new cluster.
+    ///
+    /// # Errors
+    /// When it runs, the backup is refused, or it does not become ready.
+    pub async fn restore(&mut self, index: usize, backup: &Path) -> Result<()> {
+        let replica = self.replica(index)?;
+        ensure!(!replica.is_up(), "{} runs", replica.name());
+        replica.wipe().context("empty the data folder")?;
+        let backup = backup.to_str().context("a path that is text")?;
+        replica.command(&["backup", "restore", backup]).await?;
+        self.up(index).await.map(drop)
+    }
+
+    /// Makes a replica that is down a new one of the cluster that runs, with an empty folder.
+    ///
+    /// # Errors
+    /// When it runs or does not join.
+    pub async fn rejoin(&mut self, index: usize) -> Result<()> {
+        let (_, asked) = self.running().next().context("no replica runs")?;
+        let made = asked.command(&["cluster", "join-token", "create"]).await?;
+        let token = made["joinToken"].as_str().context("no token")?.to_owned();
+        self.start_anew(index, &token).await
     }
 
     /// Waits until a replica that was removed has ended by itself.

@@ -12,7 +12,7 @@ use crate::tls::{Authority, SignError};
 use crate::{AdminError, Fatal};
 
 /// Binds a sealed authority's key to its use.
-const AUTHORITY_KEY: &str = "hydrascale certificate authority key";
+pub(crate) const AUTHORITY_KEY: &str = "hydrascale certificate authority key";
 
 impl Core {
     /// The cluster's authority, able to sign.

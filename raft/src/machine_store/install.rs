@@ -115,7 +115,7 @@ fn replace_tables(
 }
 
 /// Deletes every row of a table.
-fn clear(engine: &dyn Engine, table: Table) -> Result<(), EngineError> {
+pub(crate) fn clear(engine: &dyn Engine, table: Table) -> Result<(), EngineError> {
     let Some((last, _)) = Read::last(engine, table, KeyRange::all())? else {
         return Ok(());
     };

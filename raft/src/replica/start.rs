@@ -25,14 +25,11 @@ use crate::network::{
     AddressBook, Dialer, Ends, Guard, Incarnations, Lanes, LeaderContact, Listener, NetworkFactory,
     PeerService,
 };
-use crate::storage::{OpenError, Storage, StorageConfig};
+use crate::storage::{OpenError, Storage, StorageConfig, meta};
 use crate::timing::{MULTIPLIERS, Timing};
 use crate::tls::{Credentials, PeerName, Tls};
 use crate::type_config::Member;
 use crate::{DiskFailure, Fatal, ReplicaConfig, ReplicaId, StateMachine};
-
-/// The replica's own fact in the store that repeats the identity file.
-const REPLICA_ID: &str = "replica_id";
 
 pub(super) async fn start(
     config: ReplicaConfig,
@@ -294,7 +291,7 @@ fn open_bound(
         .map_err(Opening::Failed)?;
     let own = identity.replica_id.to_be_bytes();
     let stored = storage
-        .fact(REPLICA_ID)
+        .fact(meta::REPLICA_ID)
         .map_err(|error| Opening::Failed(error.into()))?;
     match stored {
         None if identity.has_store => {
@@ -307,7 +304,7 @@ fn open_bound(
             return Err(Opening::Foreign(reason));
         }
         None => storage
-            .put_facts(&[(REPLICA_ID, &own)])
+            .put_facts(&[(meta::REPLICA_ID, &own)])
             .map_err(Opening::Failed)?,
         Some(stored) if stored.as_ref() == own => {}
         Some(_) => {

@@ -49,17 +49,13 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
     }
 }
 
-fn build(store: &SnapshotStore, view: &dyn Read) -> Result<SnapshotFile, SnapshotError> {
-    let position = Position::read(view).map_err(|error| match error {
-        LoadError::Engine(error) => SnapshotError::Engine(error),
-        LoadError::Position(error) => SnapshotError::Codec(error),
-        LoadError::Dedup(_) | LoadError::Records(_) | LoadError::Machine(_) => {
-            SnapshotError::Corrupted("position")
-        }
-    })?;
+/// Writes what `view` shows to a file and makes that the current snapshot.
+pub(crate) fn build(store: &SnapshotStore, view: &dyn Read) -> Result<SnapshotFile, SnapshotError> {
+    let position = position(view)?;
     let header = SnapshotHeader {
         cluster_id: store.cluster_id()?,
         position,
+        taken_at_ms: 0,
     };
     let temp = TempFile::new(store.dir(), "tmp");
     let mut writer = SnapshotWriter::new(temp.writer()?, &header)?;
@@ -78,4 +74,15 @@ fn build(store: &SnapshotStore, view: &dyn Read) -> Result<SnapshotFile, Snapsho
         "snapshot built"
     );
     Ok(file)
+}
+
+/// Where the state that `view` shows stands in the log.
+pub(crate) fn position(view: &dyn Read) -> Result<Position, SnapshotError> {
+    Position::read(view).map_err(|error| match error {
+        LoadError::Engine(error) => SnapshotError::Engine(error),
+        LoadError::Position(error) => SnapshotError::Codec(error),
+        LoadError::Dedup(_) | LoadError::Records(_) | LoadError::Machine(_) => {
+            SnapshotError::Corrupted("position")
+        }
+    })
 }

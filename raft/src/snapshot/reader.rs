@@ -20,6 +20,7 @@ pub(crate) struct SnapshotReader<R> {
     input: R,
     digest: blake3::Hasher,
     header: SnapshotHeader,
+    created_by: String,
     counts: Vec<pb::TableCount>,
     last_key: Option<Bytes>,
 }
@@ -33,12 +34,16 @@ impl SnapshotReader<BufReader<File>> {
 }
 
 impl<R: Read> SnapshotReader<R> {
+    /// The format version that is read.
+    pub(crate) const FORMAT: u32 = VERSION;
+
     /// Reads the header from `input`.
     pub(crate) fn new(input: R) -> Result<Self, SnapshotError> {
         let mut reader = Self {
             input,
             digest: blake3::Hasher::new(),
             header: SnapshotHeader::default(),
+            created_by: String::new(),
             counts: Vec::new(),
             last_key: None,
         };
@@ -51,6 +56,7 @@ impl<R: Read> SnapshotReader<R> {
         }
         let header = reader.message("header")?;
         let header = pb::SnapshotFileHeader::decode(header).map_err(CodecError::from)?;
+        reader.created_by.clone_from(&header.created_by);
         reader.header = SnapshotHeader::from_proto(header)?;
         Ok(reader)
     }
@@ -58,6 +64,11 @@ impl<R: Read> SnapshotReader<R> {
     /// What the file says about itself.
     pub(crate) fn header(&self) -> &SnapshotHeader {
         &self.header
+    }
+
+    /// Name and version of what wrote the file, for people.
+    pub(crate) fn created_by(&self) -> &str {
+        &self.created_by
     }
 
     /// The next block's rows, never empty; `None` once the footer has confirmed everything.

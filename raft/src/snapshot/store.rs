@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{SnapshotBuilder, SnapshotError, SnapshotFile, SnapshotReader, SnapshotReceiver};
 use crate::codec::{LogId, SnapshotMeta};
@@ -20,6 +21,7 @@ pub(crate) struct SnapshotStore {
     dir: PathBuf,
     current: Mutex<Option<SnapshotFile>>,
     pub(super) building: AtomicBool,
+    backups: Arc<Semaphore>,
     counters: Arc<Counters>,
 }
 
@@ -36,6 +38,7 @@ impl SnapshotStore {
             dir,
             current: Mutex::new(None),
             building: AtomicBool::new(false),
+            backups: Arc::new(Semaphore::new(BACKUPS_MAX)),
             counters,
         })
     }
@@ -75,6 +78,11 @@ impl SnapshotStore {
             return None;
         }
         Some(SnapshotBuilder::start(Arc::clone(self)).await)
+    }
+
+    /// A place among the backups being made, while there is one.
+    pub(crate) fn backup_turn(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.backups).try_acquire_owned().ok()
     }
 
     /// A file to receive a snapshot into.
@@ -138,7 +146,8 @@ impl SnapshotStore {
             .join(Path::new(name).file_name().unwrap_or_default())
     }
 
-    pub(super) fn engine(&self) -> &dyn Engine {
+    /// The database that the snapshots are of.
+    pub(crate) fn engine(&self) -> &dyn Engine {
         &*self.engine
     }
 
@@ -265,4 +274,6 @@ fn file_name(last: Option<LogId>) -> String {
 const SUFFIX: &str = ".snap";
 /// Snapshots kept: the current one, and the one before it that may still be on its way to somebody.
 const KEPT: usize = 2;
+/// Backups at once: the scheduled one, and one that somebody asks for. Each keeps old rows on the disk.
+const BACKUPS_MAX: usize = 2;
 const WRITE_BYTES: usize = 256 << 10;

@@ -344,14 +344,16 @@ fn content() -> impl Strategy<Value = Content> {
 }
 
 fn header() -> impl Strategy<Value = SnapshotHeader> {
-    ("[a-f0-9-]{0,36}", any::<i64>(), any::<Option<(u64, u64)>>()).prop_map(
-        |(cluster_id, now_ms, applied)| SnapshotHeader {
+    let numbers = (any::<i64>(), any::<i64>());
+    ("[a-f0-9-]{0,36}", numbers, any::<Option<(u64, u64)>>()).prop_map(
+        |(cluster_id, (now_ms, taken_at_ms), applied)| SnapshotHeader {
             cluster_id,
             position: Position {
                 applied: applied.map(|(term, index)| log_id(term, index)),
                 now_ms,
                 ..Position::default()
             },
+            taken_at_ms,
         },
     )
 }

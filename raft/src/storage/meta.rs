@@ -26,6 +26,9 @@ pub(crate) const INSTALLING: &[u8] = b"installing";
 /// The position of the state machine, the one row of [`Table::StateMeta`].
 pub(crate) const POSITION: &[u8] = b"position";
 
+/// The fact that repeats the replica's id, u64 big-endian.
+pub(crate) const REPLICA_ID: &str = "replica_id";
+
 const FACT_PREFIX: &[u8] = b"fact/";
 
 /// Key of one of the replica's own facts.

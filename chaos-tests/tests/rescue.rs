@@ -1,0 +1,146 @@
+//! A cluster is lost and comes back: from a backup, on empty folders, while nothing that was
+//! acknowledged before the backup is lost and clients go on without a new registration.
+
+#![allow(missing_docs, reason = "a test")]
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use futures::FutureExt as _;
+use hydrascale_benches::client::{CAPVER, Connection, Identity, Registration, fetch_server_key};
+use hydrascale_chaos_tests::clients::Program;
+use hydrascale_chaos_tests::cluster::{Cluster, check_addresses};
+use hydrascale_chaos_tests::observer::{Observer, Peer};
+use hydrascale_chaos_tests::{Context, Scenario, runner};
+
+const LIMIT: Duration = Duration::from_secs(300);
+const SETTLE_LIMIT: Duration = Duration::from_secs(60);
+/// Until a replica has everything.
+const EQUAL_LIMIT: Duration = Duration::from_secs(30);
+/// Registrations before the backup.
+const REGISTERED: usize = 30;
+
+fn main() -> ExitCode {
+    let scenario = |name, run| Scenario::new(name, LIMIT, &[Program::Server], run);
+    runner::main(
+        "rescue",
+        &[scenario(
+            "a lost cluster is restored from its backup",
+            |context| restored(context).boxed_local(),
+        )],
+    )
+}
+
+/// Registers a node with the replica `index`; gives its identity.
+async fn register(cluster: &Cluster, index: usize, auth_key: &str, name: &str) -> Result<Identity> {
+    let server = cluster.replica(index)?.client_address();
+    let key = fetch_server_key(server).await?;
+    let identity = Identity::generate(&mut rand::rng());
+    let mut connection = Connection::open(server, &key, &identity, CAPVER).await?;
+    let registration = Registration {
+        auth_key: auth_key.to_owned(),
+        hostname: name.to_owned(),
+        ..Registration::default()
+    };
+    let answer = connection.register(&registration).await?;
+    ensure!(answer.authorized, "{name} was refused: {}", answer.error);
+    Ok(identity)
+}
+
+async fn restored(context: Context) -> Result<()> {
+    let mut cluster = Cluster::start(&context, 3).await?;
+    let auth_key = cluster.create_auth_key("people").await?;
+    let mut nodes = Vec::new();
+    for turn in 0..REGISTERED {
+        nodes.push(register(&cluster, turn % 3, &auth_key, &format!("n{turn}")).await?);
+    }
+    let addresses: Vec<_> = cluster
+        .replicas()
+        .iter()
+        .map(|replica| replica.client_address())
+        .collect();
+    // These stream before the backup and go on streaming after the restore, with the same keys.
+    let mut observers = Vec::new();
+    for name in ["watcher0", "watcher1"] {
+        observers.push(Observer::start(name, &addresses, &auth_key).await?);
+    }
+    let server = cluster.replica(2)?.client_address();
+    let server_key = fetch_server_key(server).await?;
+
+    let file = context.scratch().join("tailnet.backup");
+    let name = file.to_str().context("a path")?;
+    let begin = Instant::now();
+    // Others register meanwhile; whether they are in the backup is open.
+    let late = async {
+        for turn in 0..REGISTERED {
+            register(&cluster, turn % 3, &auth_key, &format!("late{turn}")).await?;
+        }
+        Ok::<_, anyhow::Error>(())
+    };
+    let create = ["backup", "create", name];
+    let (made, late) = tokio::join!(cluster.replica(1)?.command(&create), late);
+    let (made, ()) = (made?, late?);
+    context.measured("backup under writes", format!("{:.1?}", begin.elapsed()));
+    let api_key = cluster.replica(0)?.command(&["apikeys", "list"]).await?;
+    let verified = cluster
+        .replica(2)?
+        .command(&["backup", "verify", name])
+        .await?;
+    ensure!(verified == made, "{verified} and {made} differ");
+
+    for index in 0..3 {
+        cluster.kill(index).await?;
+    }
+    let begin = Instant::now();
+    cluster.restore(0, &file).await?;
+    for index in 1..3 {
+        cluster.rejoin(index).await?;
+    }
+    cluster.wait_voters(0, 3, SETTLE_LIMIT).await?;
+    context.measured(
+        "from nothing to three replicas",
+        format!("{:.1?}", begin.elapsed()),
+    );
+
+    let status = cluster.status(0).await?;
+    ensure!(
+        status["clusterId"] != made["clusterId"],
+        "the cluster's id is the old one"
+    );
+    ensure!(
+        fetch_server_key(server).await? == server_key,
+        "the Noise key is another one"
+    );
+    let listed = cluster.wait_equal(EQUAL_LIMIT).await?;
+    check_addresses(&listed)?;
+    for node in &nodes {
+        let key = node.node_key();
+        ensure!(
+            listed.iter().any(|listed| listed.node_key == key),
+            "{key} was acknowledged before the backup and is lost"
+        );
+    }
+    let kept = cluster.replica(2)?.command(&["apikeys", "list"]).await?;
+    ensure!(kept == api_key, "API keys: {kept} instead of {api_key}");
+    // Who registered before the backup streams again, and hears of who comes now.
+    register(&cluster, 1, &auth_key, "after").await?;
+    for observer in &observers {
+        let hears = |peers: &BTreeMap<String, Peer>| peers.contains_key("after");
+        observer
+            .wait_for("somebody new came", SETTLE_LIMIT, hears)
+            .await?;
+    }
+
+    let again = cluster
+        .replica(0)?
+        .command(&["backup", "restore", name])
+        .await;
+    let refused = format!(
+        "{:#}",
+        again.err().context("restored over a running replica")?
+    );
+    ensure!(refused.contains("choose an empty folder"), "{refused}");
+    cluster.check_alive()
+}
