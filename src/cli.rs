@@ -1,7 +1,7 @@
 //! The command line: one file per noun, headscale's words and shapes.
 //!
 //! Commands speak REST v1 to a replica: over the local socket, or to a list of addresses of which
-//! the first that answers counts. `cluster init`, `cluster join` and `backup restore` work on the data folder of a
+//! the first that answers counts. `cluster init`, `cluster join`, `cluster recover` and `backup restore` work on the data folder of a
 //! replica that does not run. What is printed goes through [`Output`]; the result through the exit
 //! code: 0, or 1 for every error.
 

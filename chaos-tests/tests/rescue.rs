@@ -1,5 +1,5 @@
-//! A cluster is lost and comes back: from a backup, on empty folders, while nothing that was
-//! acknowledged before the backup is lost and clients go on without a new registration.
+//! A cluster is lost and comes back: from a backup, on empty folders, and from one replica of three.
+//! Nothing that was acknowledged before is lost, and clients go on without a new registration.
 
 #![allow(missing_docs, reason = "a test")]
 
@@ -13,7 +13,7 @@ use hydrascale_benches::client::{CAPVER, Connection, Identity, Registration, fet
 use hydrascale_chaos_tests::clients::Program;
 use hydrascale_chaos_tests::cluster::{Cluster, check_addresses};
 use hydrascale_chaos_tests::observer::{Observer, Peer};
-use hydrascale_chaos_tests::{Context, Scenario, runner};
+use hydrascale_chaos_tests::{Context, Scenario, runner, wait};
 
 const LIMIT: Duration = Duration::from_secs(300);
 const SETTLE_LIMIT: Duration = Duration::from_secs(60);
@@ -26,10 +26,15 @@ fn main() -> ExitCode {
     let scenario = |name, run| Scenario::new(name, LIMIT, &[Program::Server], run);
     runner::main(
         "rescue",
-        &[scenario(
-            "a lost cluster is restored from its backup",
-            |context| restored(context).boxed_local(),
-        )],
+        &[
+            scenario("a lost cluster is restored from its backup", |context| {
+                restored(context).boxed_local()
+            }),
+            scenario(
+                "one replica of three goes on after a lost quorum",
+                |context| recovered(context).boxed_local(),
+            ),
+        ],
     )
 }
 
@@ -143,4 +148,68 @@ async fn restored(context: Context) -> Result<()> {
     );
     ensure!(refused.contains("choose an empty folder"), "{refused}");
     cluster.check_alive()
+}
+
+async fn recovered(context: Context) -> Result<()> {
+    let mut cluster = Cluster::start(&context, 3).await?;
+    let auth_key = cluster.create_auth_key("people").await?;
+    let mut nodes = Vec::new();
+    for turn in 0..REGISTERED {
+        nodes.push(register(&cluster, turn % 3, &auth_key, &format!("n{turn}")).await?);
+    }
+    cluster.wait_equal(EQUAL_LIMIT).await?;
+    let recover = ["cluster", "recover", "--unsafe"];
+    let running = refusal(&cluster, &recover).await?;
+    ensure!(running.contains("must be stopped first"), "{running}");
+
+    cluster.kill(0).await?;
+    let company = refusal(&cluster, &recover).await?;
+    ensure!(company.contains("still answers"), "{company}");
+    for index in [1, 2] {
+        cluster.kill(index).await?;
+    }
+    let made = cluster.replica(0)?.command(&recover).await?;
+    let kept = made["kept"].as_str().context("no kept folder")?;
+    ensure!(
+        std::path::Path::new(kept).join("identity.json").exists(),
+        "{kept} is empty"
+    );
+    cluster.up(0).await?;
+    let alone = refusal(&cluster, &recover).await?;
+    ensure!(alone.contains("must be stopped first"), "{alone}");
+
+    // Whoever comes back from the old cluster is told that it is no more.
+    cluster.start_replica(2)?;
+    let mark = cluster.replica(2)?.log()?.mark();
+    let told = async || {
+        let replica = cluster.replica(2).ok()?;
+        let said = replica.count_lines(mark, |line| line.contains("cluster is no more"));
+        (said > 0).then_some(())
+    };
+    wait::until("the old replica is told", SETTLE_LIMIT, told).await?;
+    cluster.kill(2).await?;
+    for index in [1, 2] {
+        cluster.rejoin(index).await?;
+    }
+    cluster.wait_voters(0, 3, SETTLE_LIMIT).await?;
+    let listed = cluster.wait_equal(EQUAL_LIMIT).await?;
+    check_addresses(&listed)?;
+    for node in &nodes {
+        let key = node.node_key();
+        ensure!(
+            listed.iter().any(|listed| listed.node_key == key),
+            "{key} is lost"
+        );
+    }
+    register(&cluster, 1, &auth_key, "after").await?;
+    cluster.check_alive()
+}
+
+/// Why a command on the first replica is refused.
+async fn refusal(cluster: &Cluster, words: &[&str]) -> Result<String> {
+    let done = cluster.replica(0)?.command(words).await;
+    let refused = done
+        .err()
+        .with_context(|| format!("{words:?} was not refused"))?;
+    Ok(format!("{refused:#}"))
 }

@@ -7,6 +7,7 @@
 //! take part in it.
 
 mod lineage;
+mod recover;
 mod restore;
 mod stream;
 #[cfg(test)]
@@ -14,6 +15,9 @@ mod tests;
 
 use std::io;
 
+pub use self::recover::{
+    Loss, LostMember, RecoverError, Recovered, examine, is_broken_off, recover,
+};
 pub use self::restore::{RestoreError, Restored, restore};
 pub use self::stream::BackupStream;
 use crate::engine::{KeyRange, Read, Table};

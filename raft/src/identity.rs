@@ -5,6 +5,7 @@
 //! repeats cluster and replica id; a folder whose parts disagree is refused.
 
 mod credentials;
+mod exchange;
 mod files;
 mod filling;
 #[cfg(test)]

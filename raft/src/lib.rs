@@ -32,7 +32,8 @@ mod token;
 mod type_config;
 
 pub use self::backup::{
-    BackupError, BackupInfo, BackupStream, RestoreError, Restored, read_backup, restore,
+    BackupError, BackupInfo, BackupStream, Loss, LostMember, RecoverError, Recovered, RestoreError,
+    Restored, examine, is_broken_off, read_backup, recover, restore,
 };
 pub use self::carry::{CarryError, Hold, Unloading};
 pub use self::core::{COMMAND_BYTES_MAX, CertificateState};

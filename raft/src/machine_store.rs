@@ -28,12 +28,12 @@ use self::load::Loaded;
 use crate::StateMachine;
 use crate::codec::{LogId, SnapshotMeta, StoredMembership};
 use crate::counters::Counters;
-use crate::engine::{Engine, Table};
+use crate::engine::{Engine, Read, Table};
 use crate::fatal::{Fatal, chain};
 use crate::log_store::stopped;
 use crate::records::ClusterRecords;
 use crate::snapshot::{SnapshotBuilder, SnapshotFile, SnapshotStore};
-use crate::storage::meta;
+use crate::storage::{self, meta};
 use crate::type_config::TypeConfig;
 
 /// openraft's state machine; one task owns it and applies the log through it.
@@ -98,6 +98,22 @@ impl MachineStore {
     /// What readers may hold on to.
     pub(crate) fn published(&self) -> Published {
         self.published.clone()
+    }
+
+    /// Applies what `log` holds behind the present position, to its end, committed or not.
+    ///
+    /// # Errors
+    /// An entry cannot be read or applied, or the engine failed.
+    pub(crate) fn replay(&mut self, log: &dyn Read) -> io::Result<()> {
+        let mut chunk = Chunk::default();
+        for entry in storage::log_behind(log, self.loaded.position.applied) {
+            self.apply_entry(&mut chunk, entry?)
+                .map_err(io::Error::other)?;
+            if chunk.is_full() {
+                self.commit(std::mem::take(&mut chunk))?;
+            }
+        }
+        self.commit(chunk)
     }
 
     /// Writes a chunk and tells everybody who waits for it.

@@ -29,7 +29,8 @@ use self::stop::Inner;
 use crate::carry::{CarryError, Hold, carry};
 use crate::counters::ReplicaMetrics;
 use crate::{
-    BackupError, BackupStream, JoinToken, JoinTokenInfo, KeyId, Keyring, ReplicaId, StateMachine, join,
+    BackupError, BackupStream, JoinToken, JoinTokenInfo, KeyId, Keyring, ReplicaId, StateMachine,
+    join,
 };
 
 /// A committed and locally applied command.

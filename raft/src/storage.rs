@@ -24,10 +24,10 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use crate::codec::CodecError;
+use crate::codec::{self, CodecError, Entry, LogId};
 use crate::counters::Counters;
 use crate::engine::rocks::RocksEngine;
-use crate::engine::{Engine, EngineError, Table, WriteBatch};
+use crate::engine::{Engine, EngineError, KeyRange, KeyValue, Read, Table, WriteBatch};
 use crate::fatal::{Fatal, FatalHook};
 use crate::log_store::LogStore;
 use crate::log_store::sync::SyncThread;
@@ -37,6 +37,7 @@ use crate::machine_store::load::{self, LoadError};
 use crate::machine_store::{MachineStore, Published};
 use crate::records::ClusterRecords;
 use crate::snapshot::{SnapshotError, SnapshotStore};
+use crate::storage::meta::MetaError;
 
 /// How to open a replica's storage.
 #[derive(Clone)]
@@ -254,6 +255,44 @@ pub(crate) fn create(dir: &Path) -> Result<RocksEngine, OpenError> {
     let engine = RocksEngine::open(&dir.join(DATABASE_FOLDER))?;
     check::format(&engine)?;
     Ok(engine)
+}
+
+/// The database of the store below `dir` as a start would find it, for who only reads it: nothing but an
+/// interrupted install is changed.
+///
+/// # Errors
+/// There is none, a process has it open, or it contradicts itself.
+pub(crate) fn open_stopped(dir: &Path, cluster_id: &str) -> Result<Arc<dyn Engine>, OpenError> {
+    let database = dir.join(DATABASE_FOLDER);
+    fs::metadata(&database).map_err(|source| OpenError::Folder {
+        dir: database.clone(),
+        source,
+    })?;
+    let engine: Arc<dyn Engine> = Arc::new(RocksEngine::open(&database)?);
+    check::format(&*engine)?;
+    check::cluster(&*engine, Some(cluster_id))?;
+    let snapshots = SnapshotStore::open(Arc::clone(&engine), snapshot_dir(dir), Arc::default())?;
+    install::resume(&*engine, &snapshots)?;
+    snapshots.recover()?;
+    check::log(&*engine, snapshots.current().as_ref())?;
+    Ok(engine)
+}
+
+/// The log's entries behind `after`, in order.
+pub(crate) fn log_behind(
+    log: &dyn Read,
+    after: Option<LogId>,
+) -> impl Iterator<Item = Result<Entry, MetaError>> + '_ {
+    let first = after.map_or(0, |id| id.index().saturating_add(1));
+    let range = KeyRange {
+        lower: codec::log_key(first).to_vec(),
+        upper: None,
+    };
+    let entry = |row: Result<KeyValue, EngineError>| -> Result<Entry, MetaError> {
+        let (key, row) = row?;
+        Ok(codec::decode_row(codec::log_index(&key)?, &row)?)
+    };
+    log.rows(Table::RaftLog, range).map(entry)
 }
 
 /// Where the snapshots of the store below `dir` are.

@@ -2,6 +2,7 @@
 
 mod keys;
 mod members;
+mod recover;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,6 +16,7 @@ use crate::config::ClusterConfig;
 use crate::server::raft_config;
 
 use self::members::{Follow, Replace, Transfer, Which};
+use self::recover::Recover;
 use super::args::parse_life;
 use super::client::escape;
 use super::context::Context;
@@ -57,6 +59,8 @@ pub(super) enum ClusterCommand {
     RotateCertificates(keys::RotateCertificates),
     /// Replace the certificate authority that admits replicas
     RotateCa(Follow),
+    /// Go on alone, as a new cluster, with what this stopped replica has after the quorum was lost
+    Recover(Recover),
     /// Show the replicas and how they are doing
     Status,
     /// Show a hash over the whole state, equal on replicas that have applied the same changes
@@ -124,6 +128,7 @@ pub(super) async fn run(
         ClusterCommand::RotateSealingKey { unseal } => keys::rotate_sealing(unseal, context).await,
         ClusterCommand::RotateCertificates(args) => keys::rotate_certificates(args, context).await,
         ClusterCommand::RotateCa(wait) => keys::rotate_ca(wait, context).await,
+        ClusterCommand::Recover(args) => recover::recover(args, context).await,
         ClusterCommand::Status => status(context).await,
         ClusterCommand::Digest => {
             let digest = context.api()?.get("/cluster/digest").await?;

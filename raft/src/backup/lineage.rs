@@ -19,9 +19,10 @@ use crate::machine_store::install;
 use crate::machine_store::load::{self, LoadError, Position};
 use crate::records::{ClusterRecords, RecordsError};
 use crate::snapshot::{SnapshotError, SnapshotStore, build_snapshot};
+use crate::storage::meta::MetaError;
 use crate::storage::{OpenError, meta, snapshot_dir};
 use crate::tls::{Authority, PeerName, ReplicaKey, SignError};
-use crate::{ReplicaConfig, Row, UnsealError, RowWrite, StateMachine};
+use crate::{ReplicaConfig, Row, RowWrite, StateMachine, UnsealError};
 
 /// Who a new cluster and its first replica are.
 pub(super) struct Founded {
@@ -42,20 +43,8 @@ pub(super) fn found(
     machine: &dyn StateMachine,
 ) -> Result<Founded, LineageError> {
     let position = Position::read(&**engine)?;
-    let records = ClusterRecords::load(rows(&**engine)?)?;
-    let mut old: BTreeSet<u64> = records.given().collect();
-    old.extend(position.membership.membership().nodes().map(|(id, _)| *id));
-    let last = position.index().max(old.last().copied().unwrap_or(0));
-    let replica_id = last.checked_add(1).ok_or(LineageError::Exhausted)?;
-    let term = position
-        .applied
-        .map_or(0, |id| id.committed_leader_id().term);
-    let begin = pb::LogId {
-        term: term.checked_add(1).ok_or(LineageError::Exhausted)?,
-        replica_id,
-        index: replica_id,
-    };
-    assert!(replica_id > last, "ids are never given twice");
+    let records = rows(&**engine)?;
+    let (begin, old) = behind(&position, &records)?;
     let cluster_id = Uuid::new_v4().to_string();
     let authority = Authority::create(&cluster_id, OffsetDateTime::now_utc())?;
     let keys = config.keyring.keys();
@@ -66,7 +55,7 @@ pub(super) fn found(
         ca_private_key: ca_key.into(),
     };
     let mut batch = WriteBatch::new();
-    for write in ClusterRecords::succeed(&rows(&**engine)?, &own, &old, position.now_ms) {
+    for write in ClusterRecords::succeed(&records, &own, &old, position.now_ms) {
         match write {
             RowWrite::Delete(key) => batch.delete(Table::Cluster, key),
             RowWrite::Put(row) => batch.put(Table::Cluster, row.key, row.value),
@@ -90,11 +79,32 @@ pub(super) fn found(
     build_snapshot(&snapshots, &*engine.view())?;
     drop(snapshots);
     engine.close()?;
-    settle(folder, &authority, &cluster_id, replica_id)?;
+    settle(folder, &authority, &cluster_id, begin.replica_id)?;
     Ok(Founded {
         cluster_id,
-        replica_id,
+        replica_id: begin.replica_id,
     })
+}
+
+/// The place in the log of the entry that makes the one member, and the replicas that it comes after.
+fn behind(
+    position: &Position,
+    records: &[Row],
+) -> Result<(pb::LogId, BTreeSet<u64>), LineageError> {
+    let records = ClusterRecords::load(records.iter().cloned())?;
+    let mut old: BTreeSet<u64> = records.given().collect();
+    old.extend(position.membership.membership().nodes().map(|(id, _)| *id));
+    let last = position.index().max(old.last().copied().unwrap_or(0));
+    let replica_id = last.checked_add(1).ok_or(LineageError::Exhausted)?;
+    let term = position
+        .applied
+        .map_or(0, |id| id.committed_leader_id().term);
+    let begin = pb::LogId {
+        term: term.checked_add(1).ok_or(LineageError::Exhausted)?,
+        replica_id,
+        index: replica_id,
+    };
+    Ok((begin, old))
 }
 
 fn rows(engine: &dyn Read) -> Result<Vec<Row>, EngineError> {
@@ -184,6 +194,9 @@ pub(crate) enum LineageError {
     /// The authority's key cannot be sealed.
     #[error(transparent)]
     Seal(#[from] UnsealError),
+    /// A row of the log.
+    #[error("log")]
+    Log(#[from] MetaError),
     /// Small files of the folder.
     #[error("folder")]
     Io(#[from] io::Error),

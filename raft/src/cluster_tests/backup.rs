@@ -1,9 +1,15 @@
 //! A backup of a running cluster, and the cluster that begins with it.
 
+use std::fs;
+use std::sync::Arc;
+
 use futures::StreamExt;
 
 use super::harness::{PATIENCE, Sums, TestCluster, voters};
-use crate::{Replica, ReplicaId, Status, restore};
+use crate::{
+    RecoverError, Replica, ReplicaConfig, ReplicaId, StateMachine, Status, examine, is_broken_off,
+    recover, restore,
+};
 
 async fn backup(replica: &Replica) -> Vec<u8> {
     replica.read_index().await.unwrap();
@@ -71,4 +77,96 @@ async fn a_restored_cluster_has_what_was_acknowledged_and_grows_again() {
         .await
         .unwrap();
     assert_eq!(cluster.replicas[0].sums.get("k"), 54);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_of_three_goes_on_alone_with_all_that_is_in_its_log() {
+    let mut old = TestCluster::three().await;
+    for _ in 0..20 {
+        let index = old.replicas[0].add("k", 1).await.index;
+        old.applied(index).await;
+    }
+    let config = old.replicas[1].config.clone();
+    old.replicas[1].kill().await;
+    let loss = examine(&config).await.unwrap();
+    assert_eq!(loss.others.len(), 2);
+    assert!(loss.others.iter().all(|other| other.answers && other.voter));
+    for index in [0, 2] {
+        old.replicas[index].kill().await;
+    }
+    let loss = examine(&config).await.unwrap();
+    assert!(loss.others.iter().all(|other| !other.answers));
+    assert!(loss.last_index >= loss.applied_index && loss.leader.is_some());
+
+    let recovered = recover(&config, &sums()).unwrap();
+    assert_ne!(recovered.cluster_id, loss.cluster_id);
+    assert!(recovered.replica.0 > loss.last_index);
+    assert!(recovered.kept.join("identity.json").exists());
+    assert!(!config.data_dir.join("recovering").exists());
+    let alone = old.replicas[1].start().await;
+    assert_eq!(alone.id(), recovered.replica);
+    old.replicas[1].until("leadership", Status::is_leader).await;
+    old.replicas[1].add("k", 1).await;
+    assert_eq!(old.replicas[1].sums.get("k"), 21);
+    // Another member of the old cluster is a stranger.
+    old.replicas[2].start().await;
+    let cut_off = |now: &Status| now.leader.is_none() && now.role != crate::Role::Leader;
+    old.replicas[2].until("no leader", cut_off).await;
+    assert_eq!(voters(&old.replicas[1].replica().status().borrow()), 1);
+    old.replicas[1].kill().await;
+    let again = examine(&config).await.unwrap_err();
+    assert!(matches!(again, RecoverError::Alone { .. }), "{again}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_recovery_that_was_broken_off_is_finished_wherever_it_stopped() {
+    // After so many of the files of the old replica had been moved away.
+    for moved in 0..=4 {
+        let mut old = TestCluster::three().await;
+        old.replicas[0].add("k", 7).await;
+        let config = old.replicas[0].config.clone();
+        for replica in &mut old.replicas {
+            replica.kill().await;
+        }
+        recover(&config, &sums()).map(drop).unwrap();
+        undo(&config, moved);
+        assert_eq!(is_broken_off(&config).unwrap(), moved > 0);
+        recover(&config, &sums()).unwrap();
+        old.replicas[0].start().await;
+        old.replicas[0].until("leadership", Status::is_leader).await;
+        assert_eq!(old.replicas[0].sums.get("k"), 7, "{moved} moved");
+    }
+}
+
+/// Takes a finished recovery back to where `moved` parts of the old replica were out of the way.
+fn undo(config: &ReplicaConfig, moved: usize) {
+    let data = &config.data_dir;
+    let (making, mut kept) = (data.join("recovering"), data.clone());
+    let entries = fs::read_dir(data)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    kept.extend(
+        entries
+            .filter(|path| path.to_string_lossy().contains("lost-"))
+            .take(1),
+    );
+    fs::create_dir(&making).unwrap();
+    fs::write(
+        making.join("kept-as"),
+        kept.file_name().unwrap().as_encoded_bytes(),
+    )
+    .unwrap();
+    for (at, part) in ["identity.json", "tls", "snap", "db"]
+        .into_iter()
+        .enumerate()
+    {
+        fs::rename(data.join(part), making.join(part)).unwrap();
+        if at >= moved {
+            fs::rename(kept.join(part), data.join(part)).unwrap();
+        }
+    }
+}
+
+fn sums() -> Arc<dyn StateMachine> {
+    Arc::new(Sums::default())
 }

@@ -1,11 +1,13 @@
 //! Connecting to another replica: TCP, TLS, and the certainty that it is the one meant.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
@@ -25,6 +27,8 @@ pub(crate) struct Dialer {
     addresses: AddressBook,
     overrides: DialOverrides,
     patience: Duration,
+    /// When it was last said that a replica's place is taken.
+    told: Arc<Mutex<BTreeMap<u64, Instant>>>,
 }
 
 impl fmt::Debug for Dialer {
@@ -53,6 +57,7 @@ impl Dialer {
             addresses,
             overrides,
             patience,
+            told: Arc::default(),
         }
     }
 
@@ -75,7 +80,25 @@ impl Dialer {
             .ok_or(DialError::NoAddress { target })?;
         let name = PeerName::new(self.own.cluster_id.clone(), target).to_string();
         let addr = self.overrides.resolve(&addr);
-        connect(&addr, &name, self.tls.client(), self.patience).await
+        let connected = connect(&addr, &name, self.tls.client(), self.patience).await;
+        match &connected {
+            Err(error @ DialError::Stranger { .. }) if self.is_news(target) => {
+                tracing::warn!(replica.id = target, %error, "replica is not who it was");
+            }
+            Ok(_) | Err(_) => {}
+        }
+        connected
+    }
+
+    /// Whether nobody was told of a stranger in this replica's place for a while.
+    fn is_news(&self, target: u64) -> bool {
+        let mut told = self.told.lock();
+        let last = told.insert(target, Instant::now());
+        let is_news = last.is_none_or(|at| at.elapsed() >= TELL_EVERY);
+        if let Some(last) = last.filter(|_| !is_news) {
+            told.insert(target, last);
+        }
+        is_news
     }
 }
 
@@ -105,10 +128,7 @@ pub(crate) async fn connect(
             source,
         })?;
         let stream = TlsConnector::from(tls).connect(server_name, tcp).await;
-        stream.map_err(|source| DialError::Handshake {
-            addr: addr.to_owned(),
-            source,
-        })
+        stream.map_err(|source| refused_handshake(addr, source))
     };
     match timeout(patience, connecting).await {
         Ok(connected) => connected.map(TokioIo::new),
@@ -116,6 +136,15 @@ pub(crate) async fn connect(
             addr: addr.to_owned(),
             patience,
         }),
+    }
+}
+
+fn refused_handshake(addr: &str, source: io::Error) -> DialError {
+    let addr = addr.to_owned();
+    let rustls = source.get_ref().and_then(|error| error.downcast_ref());
+    match rustls {
+        Some(rustls::Error::InvalidCertificate(_)) => DialError::Stranger { addr, source },
+        Some(_) | None => DialError::Handshake { addr, source },
     }
 }
 
@@ -155,6 +184,19 @@ pub(crate) enum DialError {
         #[source]
         source: io::Error,
     },
+    /// Somebody else's certificate.
+    #[error(
+        "whoever answers at {addr} is not the replica of this cluster that was there: if a backup was \
+         restored there, or a lost quorum recovered, this replica's cluster is no more; empty its data \
+         folder and join the new one"
+    )]
+    Stranger {
+        /// Where.
+        addr: String,
+        /// What rustls says.
+        #[source]
+        source: io::Error,
+    },
     /// It took too long.
     #[error("{addr} did not answer within {patience:?}")]
     TimedOut {
@@ -164,3 +206,6 @@ pub(crate) enum DialError {
         patience: Duration,
     },
 }
+
+/// Replicas dial several times a second.
+const TELL_EVERY: Duration = Duration::from_secs(60);
