@@ -6,6 +6,7 @@
 //! it comes in as a map. Every error is one line that names the key, the value and the remedy.
 
 mod address;
+mod backup;
 mod client;
 mod cluster;
 mod compat;
@@ -29,6 +30,7 @@ use std::path::PathBuf;
 use self::reader::Reader;
 
 pub use self::address::{HostPort, ServerUrl};
+pub use self::backup::BackupConfig;
 pub use self::client::{ApiSecret, ClientConfig};
 pub use self::cluster::ClusterConfig;
 pub use self::derp::{DerpConfig, RelayCertificate};
@@ -62,6 +64,8 @@ pub struct Config {
     pub derp: DerpConfig,
     /// This replica's place in the cluster.
     pub cluster: ClusterConfig,
+    /// Backups that this replica makes by itself; absent = none.
+    pub backup: Option<BackupConfig>,
     /// Where the policy comes from.
     pub policy: PolicyConfig,
     /// Log output.
@@ -113,6 +117,7 @@ impl Config {
         let dns = DnsConfig::read(&mut reader, &server_url);
         let cluster = ClusterConfig::read(&mut reader);
         let derp = DerpConfig::read(&mut reader, &server_url, noise_key_import.as_deref());
+        let backup = BackupConfig::read(&mut reader);
         let policy = PolicyConfig::read(&mut reader);
         let log = LogConfig::read(&mut reader);
         let otlp = OtlpConfig::read(&mut reader);
@@ -129,6 +134,7 @@ impl Config {
             dns,
             derp,
             cluster,
+            backup,
             policy,
             log,
             otlp,

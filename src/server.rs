@@ -1,6 +1,7 @@
 //! The composition root: binds listeners early, builds each part in dependency order, serves, and
 //! drains in the opposite order.
 
+mod backups;
 mod boot;
 mod bootstrap;
 mod client_port;
@@ -180,6 +181,7 @@ pub async fn serve(
         reload_policy.clone(),
         &mut tasks,
     );
+    let backups = backups::spawn(&config, &cluster, &mut tasks);
     let refused = policy_file::spawn(policy_file, &cluster, reload_policy, &mut tasks);
 
     let doors = Doors {
@@ -196,6 +198,7 @@ pub async fn serve(
             stun: stun.metrics(),
             streams: clients.streams.clone(),
             control: clients.metrics.clone(),
+            backups,
         };
         tasks.spawn(http::serve(listener, metrics_router(sources)));
     }

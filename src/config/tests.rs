@@ -327,3 +327,23 @@ fn the_digest_covers_what_replicas_share_and_nothing_else() {
     assert_eq!(one, elsewhere);
     assert_ne!(one, other);
 }
+
+#[test]
+fn backups_need_a_place_and_have_defaults_for_the_rest() {
+    assert_eq!(check(MINIMAL).unwrap().backup, None);
+    let with = |block: &str| format!("{MINIMAL}backup: {block}\n");
+    let backup = check(&with("{directory: backups}"))
+        .unwrap()
+        .backup
+        .unwrap();
+    assert_eq!(backup.directory, Path::new("/etc/hydrascale/backups"));
+    assert_eq!(
+        (backup.interval, backup.keep),
+        (Duration::from_secs(86_400), 7)
+    );
+    let text = errors(&with("{interval: 6h}"));
+    assert!(text.contains("backup.directory: must be set"), "{text}");
+    let text = errors(&with("{directory: b, interval: 1s, keep: 0}"));
+    assert!(text.contains("must be a minute or more"), "{text}");
+    assert!(text.contains("must be a whole number from 1"), "{text}");
+}

@@ -16,6 +16,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
+use super::backups::BackupMetrics;
 use crate::cluster::{Cluster, Role};
 use crate::control::ControlMetrics;
 use crate::derp::{RelayMetrics, Sample};
@@ -39,6 +40,8 @@ pub(super) struct MetricsSources {
     pub(super) streams: MapStreams,
     /// The client's side.
     pub(super) control: ControlMetrics,
+    /// Scheduled backups.
+    pub(super) backups: Arc<BackupMetrics>,
 }
 
 /// The routes of the metrics listener.
@@ -50,6 +53,7 @@ pub(super) fn metrics_router(sources: MetricsSources) -> Router {
         stun,
         streams,
         control,
+        backups,
     } = sources;
     let mut own = Registry::with_prefix("hydrascale");
     control.register(&mut own);
@@ -59,6 +63,7 @@ pub(super) fn metrics_router(sources: MetricsSources) -> Router {
         &mut own,
         Box::new(move || cluster_samples(&cluster, &streams)),
     );
+    register(&mut own, Box::new(move || backups.samples()));
     let raft = own.sub_registry_with_prefix("raft");
     register(raft, Box::new(move || raft_samples(&replica)));
     // The relay's names are derper's, which dashboards know.
