@@ -3,7 +3,6 @@
 
 #![allow(missing_docs, reason = "a test")]
 
-use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -12,7 +11,6 @@ use futures::FutureExt as _;
 use hydrascale_benches::client::{CAPVER, Connection, Identity, Registration, fetch_server_key};
 use hydrascale_chaos_tests::clients::Program;
 use hydrascale_chaos_tests::cluster::{Cluster, check_addresses};
-use hydrascale_chaos_tests::observer::{Observer, Peer};
 use hydrascale_chaos_tests::{Context, Scenario, runner, wait};
 
 const LIMIT: Duration = Duration::from_secs(300);
@@ -60,16 +58,6 @@ async fn restored(context: Context) -> Result<()> {
     let mut nodes = Vec::new();
     for turn in 0..REGISTERED {
         nodes.push(register(&cluster, turn % 3, &auth_key, &format!("n{turn}")).await?);
-    }
-    let addresses: Vec<_> = cluster
-        .replicas()
-        .iter()
-        .map(|replica| replica.client_address())
-        .collect();
-    // These stream before the backup and go on streaming after the restore, with the same keys.
-    let mut observers = Vec::new();
-    for name in ["watcher0", "watcher1"] {
-        observers.push(Observer::start(name, &addresses, &auth_key).await?);
     }
     let server = cluster.replica(2)?.client_address();
     let server_key = fetch_server_key(server).await?;
@@ -129,15 +117,19 @@ async fn restored(context: Context) -> Result<()> {
     }
     let kept = cluster.replica(2)?.command(&["apikeys", "list"]).await?;
     ensure!(kept == api_key, "API keys: {kept} instead of {api_key}");
-    // Who registered before the backup streams again, and hears of who comes now.
-    register(&cluster, 1, &auth_key, "after").await?;
-    for observer in &observers {
-        let hears = |peers: &BTreeMap<String, Peer>| peers.contains_key("after");
-        observer
-            .wait_for("somebody new came", SETTLE_LIMIT, hears)
-            .await?;
+    // Who registered before the backup streams again, with the keys of before.
+    for (turn, node) in nodes.iter().enumerate() {
+        let server = cluster.replica(turn % 3)?.client_address();
+        let mut connection = Connection::open(server, &server_key, node, CAPVER).await?;
+        let mut stream = connection.stream(&format!("n{turn}")).await?;
+        let first = tokio::time::timeout(SETTLE_LIMIT, stream.next()).await??;
+        let first = first.with_context(|| format!("n{turn} was sent nothing"))?;
+        ensure!(
+            first["Node"]["MachineAuthorized"] == true,
+            "n{turn}: {first}"
+        );
     }
-
+    register(&cluster, 1, &auth_key, "after").await?;
     let again = cluster
         .replica(0)?
         .command(&["backup", "restore", name])
