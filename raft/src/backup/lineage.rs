@@ -53,6 +53,7 @@ pub(super) fn found(
         cluster_id: cluster_id.clone(),
         ca_certificate: authority.certificate().to_vec().into(),
         ca_private_key: ca_key.into(),
+        ..ClusterRow::default()
     };
     let mut batch = WriteBatch::new();
     for write in ClusterRecords::succeed(&records, &own, &old, position.now_ms) {

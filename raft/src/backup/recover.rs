@@ -24,7 +24,7 @@ use crate::replica::Cause;
 use crate::snapshot::SnapshotStore;
 use crate::storage::{self, OpenError, meta};
 use crate::timing::Timing;
-use crate::tls::{PeerName, client_settings};
+use crate::tls::{PeerName, Tls};
 use crate::type_config::Command;
 use crate::{ReplicaConfig, ReplicaId, StateMachine};
 
@@ -228,8 +228,7 @@ fn lanes(
     incarnation: u64,
 ) -> Result<Lanes, RecoverError> {
     let credentials = folder.credentials().map_err(RecoverError::identity)?;
-    let tls = client_settings(&credentials)
-        .map_err(|error| RecoverError::failed(folder.path(), error))?;
+    let tls = Tls::new(&credentials).map_err(|error| RecoverError::failed(folder.path(), error))?;
     let name = PeerName::new(identity.cluster_id.clone(), identity.replica_id);
     let dialer = Dialer::new(
         name.clone(),

@@ -22,10 +22,10 @@ use super::message::{
     vote_reply_to_proto, vote_request_from_proto,
 };
 use super::snapshot;
-use crate::{CertificateState, ReplicaId};
 use crate::codec::{CodecError, vote_to_proto};
 use crate::core::{Appended, Core, IN_FLIGHT_MAX, Managed, ReadHere};
 use crate::type_config::TypeConfig;
+use crate::{CertificateState, ReplicaId};
 
 /// Forwarded commands under way here at once: a few replicas' full windows.
 const FORWARDS_MAX: usize = 4 * IN_FLIGHT_MAX;

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use hydrascale_proto::raft::v1::{ClusterRow, RemovedReplicaRow};
 
 use super::{
-    CLUSTER_KEY, ClusterRecords, NON_VOTING_PREFIX, REMOVED_PREFIX, REPLACEMENT_PREFIX,
-    TOKEN_PREFIX, numbered, put,
+    CLUSTER_KEY, ClusterRecords, NON_VOTING_PREFIX, REMOVED_PREFIX, RENEWAL_PREFIX,
+    REPLACEMENT_PREFIX, TOKEN_PREFIX, numbered, put,
 };
 use crate::{Row, RowWrite};
 
@@ -39,7 +39,12 @@ impl ClusterRecords {
         old: &BTreeSet<u64>,
         now_ms: i64,
     ) -> Vec<RowWrite> {
-        let of_members = [TOKEN_PREFIX, NON_VOTING_PREFIX, REPLACEMENT_PREFIX];
+        let of_members = [
+            TOKEN_PREFIX,
+            NON_VOTING_PREFIX,
+            REPLACEMENT_PREFIX,
+            RENEWAL_PREFIX,
+        ];
         let ended = rows
             .iter()
             .filter(|row| of_members.iter().any(|prefix| row.key.starts_with(prefix)));
