@@ -19,8 +19,9 @@ const LIMIT: Duration = Duration::from_secs(180);
 const NEEDS: &[Program] = &[Program::Server, Program::Haproxy, Program::Caddy];
 /// The first exchange between two nodes, their path found on the way.
 const REACH_LIMIT: Duration = Duration::from_secs(40);
-/// Until a policy that was set shows in what goes through.
-const EFFECT_LIMIT: Duration = Duration::from_secs(5);
+/// A policy takes effect in well under a second. But when nodes that were hidden meet again, both may
+/// begin a WireGuard handshake at once and void each other's; they try again after 5 s.
+const EFFECT_LIMIT: Duration = Duration::from_secs(15);
 /// An answer over an open path takes milliseconds, even on a busy machine this much at most.
 const ANSWER_LIMIT: Duration = Duration::from_millis(250);
 /// Asks again after this long while a path is shut: what is dropped there is not sent again for long.

@@ -61,7 +61,7 @@ pub enum Event {
     Leader {
         /// When.
         at: u64,
-        /// Its index.
+        /// Its id in the cluster.
         replica: usize,
         /// The term.
         term: u64,

@@ -32,10 +32,10 @@ impl Leaders {
             let target = target.clone();
             tasks.spawn(async move {
                 loop {
-                    if let Some(term) = leads(&target).await {
+                    if let Some((term, id)) = leads(&target).await {
                         let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
                         if known.insert((term, replica)) {
-                            recorder.leader(replica, term);
+                            recorder.leader(id, term);
                         }
                     }
                     sleep(ASK_EVERY).await;
@@ -55,10 +55,11 @@ impl Leaders {
     }
 }
 
-/// The term that a replica says it leads.
-async fn leads(target: &Target) -> Option<u64> {
+/// The term that a replica says it leads, and the id under which it does.
+async fn leads(target: &Target) -> Option<(u64, usize)> {
     let asked = http::get_local(&target.socket, "/api/v1/cluster/status", ANSWER_LIMIT).await;
     let status: serde_json::Value = serde_json::from_str(&asked.ok()?.body).ok()?;
     let leads = status["role"] == "leader";
-    status["term"].as_u64().filter(|_| leads)
+    let id = usize::try_from(status["replicaId"].as_u64()?).ok()?;
+    Some((status["term"].as_u64()?, id)).filter(|_| leads)
 }

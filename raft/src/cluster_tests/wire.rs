@@ -319,6 +319,13 @@ async fn bytes_that_are_no_tls_end_the_connection_and_nothing_else() {
     let _ = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer))
         .await
         .unwrap();
+    // It is counted once the connection is closed, which may be a moment after we hear of that.
+    let counted = async {
+        while first.replica().metrics().handshakes_failed == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, counted).await.unwrap();
     assert_eq!(first.replica().metrics().handshakes_failed, 1);
     first.add("k", 1).await;
 }
