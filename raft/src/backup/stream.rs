@@ -50,10 +50,15 @@ impl BackupStream {
         let turn = store
             .backup_turn()
             .ok_or_else(|| failed("others are being made; try again later"))?;
-        let (out, parts) = mpsc::channel(CHUNKS_WAITING);
+        // One place is kept for the end: who reads slowly must hear of it, too.
+        let (out, parts) = mpsc::channel(CHUNKS_WAITING + 1);
+        let end = out
+            .clone()
+            .try_reserve_owned()
+            .map_err(|error| failed(error.to_string()))?;
         let mut chunks = Chunks {
             waiting: Vec::with_capacity(CHUNK_BYTES),
-            out: out.clone(),
+            out,
             stopping,
             runtime: Handle::current(),
         };
@@ -62,8 +67,7 @@ impl BackupStream {
             let written = super::write(&*view, &mut chunks, taken_at_ms)
                 .map_err(|error| failed(chain(&error)))
                 .and_then(|out| out.flush().map_err(|error| failed(error.to_string())));
-            // Who takes nothing any more sees that the end is missing.
-            let _ = out.try_send(Part::End(written));
+            end.send(Part::End(written));
             drop(turn);
         };
         let stream = Self {

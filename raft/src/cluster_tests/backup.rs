@@ -80,6 +80,31 @@ async fn a_restored_cluster_has_what_was_acknowledged_and_grows_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_that_is_read_more_slowly_than_it_is_written_is_whole() {
+    let cluster = TestCluster::single().await;
+    // More than may wait between writer and reader, and nothing that gets smaller.
+    for _ in 0..120 {
+        let random: String = (0..2000)
+            .map(|_| uuid::Uuid::new_v4().simple().to_string())
+            .collect();
+        cluster.replicas[0].add(&random, 1).await;
+    }
+    let replica = cluster.replicas[0].replica();
+    replica.read_index().await.unwrap();
+    let mut stream = replica.backup().unwrap();
+    let mut chunks = 0;
+    while let Some(chunk) = stream.next().await {
+        chunk.unwrap();
+        chunks += 1;
+        // The writer is ahead by as much as it may be.
+        for _ in 0..10_000 {
+            tokio::task::yield_now().await;
+        }
+    }
+    assert!(chunks > 5, "{chunks}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_of_three_goes_on_alone_with_all_that_is_in_its_log() {
     let mut old = TestCluster::three().await;
     for _ in 0..20 {
