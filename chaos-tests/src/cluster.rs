@@ -230,16 +230,22 @@ impl Cluster {
             .filter(|(_, replica)| replica.is_up())
     }
 
+    /// The term, as the leader knows it.
+    ///
+    /// # Errors
+    /// When no replica answers.
+    pub async fn term(&self) -> Result<u64> {
+        let status = self.status(self.leader().await?).await?;
+        status["term"].as_u64().context("no term")
+    }
+
     /// Compares the term with the last one noted. An election that no test asked for is reported:
     /// it is no failure, but somebody should know.
     ///
     /// # Errors
     /// When no replica answers.
     pub async fn note_term(&mut self, asked_for: bool) -> Result<()> {
-        let leader = self.leader().await?;
-        let term = self.status(leader).await?["term"]
-            .as_u64()
-            .context("no term")?;
+        let term = self.term().await?;
         if term != self.term && !asked_for {
             let (before, elections) = (self.term, term.saturating_sub(self.term));
             self.context.measured(

@@ -17,6 +17,7 @@ mod writer;
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use hydrascale_proto::raft::v1 as pb;
 use openraft::alias::SnapshotOf;
@@ -63,6 +64,18 @@ impl SnapshotFile {
             .unwrap_or_default()
             .to_string_lossy()
             .into_owned()
+    }
+
+    /// Tells operators what was done with it since `began`: its size and the time taken.
+    pub(crate) fn note(&self, done: &str, began: Instant) {
+        let bytes = std::fs::metadata(&self.path).map_or(0, |file| file.len());
+        tracing::info!(
+            snapshot = self.name(),
+            raft.index = self.meta.last_log_id.map_or(0, |id| id.index),
+            bytes,
+            took_ms = began.elapsed().as_secs_f64() * 1000.0,
+            "snapshot {done}"
+        );
     }
 
     /// As openraft passes it around.

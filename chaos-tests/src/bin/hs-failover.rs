@@ -6,7 +6,7 @@
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use futures::FutureExt as _;
 use hydrascale_benches::load::{millis, quantile};
 use hydrascale_chaos_tests::clients::Program;
@@ -148,11 +148,11 @@ async fn follower_kills(context: Context) -> Result<()> {
 
 async fn steady(context: Context) -> Result<()> {
     let cluster = Cluster::start_with(&context, 3, Options::PRODUCTION).await?;
-    let before = term(&cluster).await?;
+    let before = cluster.term().await?;
     let load = Writer::start(local(&cluster, 0)?, USER, 0, EVERY);
     sleep(STEADY).await;
     let writes = load.finish().await?;
-    let elections = term(&cluster).await? - before;
+    let elections = cluster.term().await? - before;
     context.measured(
         &format!("elections in {STEADY:?} of steady load"),
         format!(
@@ -164,13 +164,6 @@ async fn steady(context: Context) -> Result<()> {
     );
     ensure!(elections == 0, "{elections} elections without a reason");
     Ok(())
-}
-
-async fn term(cluster: &Cluster) -> Result<u64> {
-    let status = cluster.status(cluster.leader().await?).await?;
-    status["term"]
-        .as_u64()
-        .with_context(|| format!("no term in {status}"))
 }
 
 fn local(cluster: &Cluster, index: usize) -> Result<Endpoint> {

@@ -6,6 +6,7 @@
 //! given up; a start that finds the marker does the whole install again from the same file.
 
 use std::io;
+use std::time::Instant;
 
 use prost::Message;
 
@@ -38,7 +39,9 @@ pub(crate) fn install(
     file: &SnapshotFile,
     fatal: &Fatal,
 ) -> io::Result<()> {
-    let installed = check_and_install(engine, snapshots, file);
+    let began = Instant::now();
+    let installed =
+        check_and_install(engine, snapshots, file).map(|()| file.note("installed", began));
     installed.map_err(|error| {
         if let InstallError::Engine(cause) = &error {
             fatal.report("install a snapshot", cause);

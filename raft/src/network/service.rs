@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::{Stream, StreamExt, stream};
 use hydrascale_proto::raft::v1 as pb;
@@ -183,6 +183,7 @@ impl Peer for PeerService {
         };
         let store = self.core.snapshots.load_full();
         let store = store.ok_or_else(|| Status::unavailable("the replica is stopping"))?;
+        let began = Instant::now();
         let received = snapshot::receive(&store, request.into_inner(), CHUNK_PATIENCE);
         let (vote, file) = received.await.inspect_err(|status| {
             self.core.counters.snapshots_refused.add_one();
@@ -192,6 +193,7 @@ impl Peer for PeerService {
                 "snapshot refused"
             );
         })?;
+        file.note("received", began);
         self.core.contact.renew();
         let installed = self
             .core

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Instant;
 
 use openraft::RaftSnapshotBuilder;
 use openraft::alias::SnapshotOf;
@@ -57,6 +58,7 @@ pub(crate) fn build(store: &SnapshotStore, view: &dyn Read) -> Result<SnapshotFi
         position,
         taken_at_ms: 0,
     };
+    let began = Instant::now();
     let temp = TempFile::new(store.dir(), "tmp");
     let mut writer = SnapshotWriter::new(temp.writer()?, &header)?;
     for table in TABLES {
@@ -68,11 +70,7 @@ pub(crate) fn build(store: &SnapshotStore, view: &dyn Read) -> Result<SnapshotFi
     let out = writer.finish()?;
     let file = temp.publish(out, store, header.meta())?;
     store.adopt(&file, WriteBatch::new(), false)?;
-    tracing::info!(
-        snapshot = file.name(),
-        raft.index = header.position.index(),
-        "snapshot built"
-    );
+    file.note("built", began);
     Ok(file)
 }
 
