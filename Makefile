@@ -1,5 +1,7 @@
 # make check   everything that must be clean before landing; writes nothing
 # make test    all tests, the real clients and the kill tests among them
+# make simulate  the replicated core under 300 seeds of crashes, partitions and lost writes
+# make planted  proof that the simulation sees bugs: known ones, planted for it
 # make chaos   fault runs of some minutes: replicas killed, frozen and parted, histories judged
 # make chaos-long  hours of fault runs; goes on where it was interrupted, and writes the report
 # make conformance   the policy engine against captures of Tailscale's service
@@ -27,10 +29,10 @@ CARGO_DENY := $(HYDRASCALE_TEST_CACHE)/tools/bin/cargo-deny
 SERVER := $(CARGO_TARGET_DIR)/debug/hydrascale
 
 .DEFAULT_GOAL := help
-.PHONY: help check test chaos chaos-long conformance run bench bench-failover bench-snapshot bench-policy crash-loop build setup-build setup-test setup-tools
+.PHONY: help check test simulate planted chaos chaos-long conformance run bench bench-failover bench-snapshot bench-policy crash-loop build setup-build setup-test setup-tools
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 13
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 15
 
 check: setup-build setup-tools
 	@$(STAGE) format cargo fmt --all --check
@@ -43,6 +45,18 @@ check: setup-build setup-tools
 test: setup-build setup-test
 	@$(STAGE) test-build cargo build --locked --workspace --bins --tests
 	@$(STAGE) tests cargo test --locked --workspace
+
+# SEED=N SEEDS=1 repeats one; BUG=name plants a known bug (raft/src/planted.rs), which must come out red.
+simulate: setup-build
+	@$(STAGE) simulate-build cargo test --locked --workspace --lib --no-run
+	@HYDRASCALE_SIM_SEED=$(SEED) HYDRASCALE_SIM_SEEDS=$(or $(SEEDS),300) HYDRASCALE_PLANTED_BUG=$(BUG) \
+		$(STAGE) simulate cargo test --locked --workspace --lib -- simulation::tests::nothing --nocapture
+
+# Under which seed the simulation sees which planted bug, as a table; fails when one is missed.
+planted: setup-build
+	@$(STAGE) planted-build cargo test --locked --workspace --lib --no-run
+	@$(STAGE) planted cargo test --locked --workspace --lib -- --ignored --nocapture \
+		simulation::tests::every_planted_bug
 
 # Optional: SEED=N for the runs of a seed again.
 chaos: setup-build

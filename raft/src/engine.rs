@@ -15,7 +15,7 @@ pub(crate) mod fault;
 pub(crate) mod rocks;
 #[cfg(test)]
 pub(crate) mod sim;
-mod synced;
+pub(crate) mod synced;
 #[cfg(test)]
 mod tests;
 

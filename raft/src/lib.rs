@@ -4,6 +4,7 @@
 //! No type of openraft crosses this crate's public API.
 
 mod backup;
+mod blocking;
 mod carry;
 #[cfg(test)]
 mod cluster_tests;
@@ -19,9 +20,12 @@ mod log_store;
 mod machine;
 mod machine_store;
 mod network;
+mod planted;
 mod records;
 mod replica;
 mod sealing;
+#[cfg(test)]
+mod simulation;
 mod snapshot;
 mod storage;
 #[cfg(test)]

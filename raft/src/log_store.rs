@@ -25,6 +25,7 @@ use self::sync::{SyncQueue, Waiter};
 use crate::codec::{self, Entry, LogId, Vote};
 use crate::engine::{Engine, EngineError, Table, WriteBatch};
 use crate::fatal::Fatal;
+use crate::planted::{Bug, is_planted};
 use crate::storage::{OpenError, meta};
 use crate::type_config::TypeConfig;
 
@@ -188,6 +189,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         self.write("save the vote", batch)?;
         // Shown before it is durable: a reader that compares votes stops early, never late.
         *self.reader.vote().lock() = Some(*vote);
+        if is_planted(Bug::VoteNotSynced) {
+            return Ok(());
+        }
         self.queue.wait_synced().await
     }
 
@@ -213,6 +217,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         if let Err(error) = self.write_entries(entries) {
             callback.io_completed(Err(io::Error::new(error.kind(), error.to_string())));
             return Err(error);
+        }
+        if is_planted(Bug::AckBeforeStoring) {
+            callback.io_completed(Ok(()));
+            return Ok(());
         }
         self.queue.send(Waiter::Append(callback)).await?;
         if self.sync_append {

@@ -26,6 +26,7 @@ use tokio::sync::watch;
 use self::apply::Chunk;
 use self::load::Loaded;
 use crate::StateMachine;
+use crate::blocking;
 use crate::codec::{LogId, SnapshotMeta, StoredMembership};
 use crate::counters::Counters;
 use crate::engine::{Engine, Read, Table};
@@ -216,9 +217,7 @@ impl RaftStateMachine<TypeConfig> for MachineStore {
             install::install(&*engine, &snapshots, &snapshot, &fatal)?;
             load::load(&*engine, &*machine).map_err(io::Error::other)
         };
-        self.loaded = tokio::task::spawn_blocking(install)
-            .await
-            .map_err(io::Error::other)??;
+        self.loaded = blocking::run(install).await.map_err(io::Error::other)??;
         self.published.reset(&self.loaded);
         self.counters.snapshots_installed.add_one();
         Ok(())

@@ -23,9 +23,11 @@ pub(crate) use self::dialer::{Dialer, connect};
 pub(crate) use self::envelope::{Envelope, LEVEL_MAX, LEVEL_MIN, Refusal};
 pub(crate) use self::guard::{Barred, Caller, Guard};
 pub(crate) use self::incarnations::Incarnations;
-pub(crate) use self::lanes::{CallError, Lane, Lanes};
+pub(crate) use self::lanes::{CallError, Lane, Lanes, Opener, dialled};
+#[cfg(test)]
+pub(crate) use self::lanes::{ChannelError, PeerChannel};
 pub(crate) use self::leader_contact::LeaderContact;
-pub(crate) use self::listener::{Ends, Listener, PeerInfo};
+pub(crate) use self::listener::{Ends, Listener, PeerInfo, Services};
 pub(crate) use self::service::PeerService;
 
 /// Largest message either way. Entries are batched up to about 1 MiB and one may have 1 MiB itself.

@@ -105,6 +105,20 @@ impl Replica {
         })
     }
 
+    /// As [`Self::start`], on a simulated disk and network.
+    #[cfg(test)]
+    pub(crate) async fn start_simulated(
+        config: ReplicaConfig,
+        disk: Arc<dyn crate::engine::Engine>,
+        host: crate::simulation::Host,
+        machine: Arc<dyn StateMachine>,
+    ) -> Result<Self, StartError> {
+        let inner = start::start_simulated(config, disk, host, machine).await?;
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
+    }
+
     /// Proposes a command: here when leading, else through the leader, until it is applied on this
     /// replica. Tries across leader changes until the configured timeout; the command applies at
     /// most once however often it was sent.

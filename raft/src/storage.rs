@@ -24,6 +24,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use tokio::sync::watch;
 
+use crate::blocking;
 use crate::codec::{self, CodecError, Entry, LogId};
 use crate::counters::Counters;
 use crate::engine::rocks::RocksEngine;
@@ -229,7 +230,7 @@ impl Storage {
     pub(crate) async fn close(self) -> Result<(), OpenError> {
         let Self { engine, sync, .. } = self;
         sync.stop().await;
-        let closed = tokio::task::spawn_blocking(move || engine.close()).await;
+        let closed = blocking::run(move || engine.close()).await;
         closed.map_err(|error| OpenError::Thread(io::Error::other(error)))??;
         Ok(())
     }

@@ -1,11 +1,16 @@
 //! Every duration of the consensus, from one multiplier.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use openraft::{Config, ConfigError, SnapshotPolicy, StepDownPolicy};
 
 use crate::ReplicaConfig;
+
+/// The time on the runtime's clock, which tests may stop.
+pub(crate) fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
 
 /// Multipliers accepted: beyond, a failover would take longer than clients wait.
 pub(crate) const MULTIPLIERS: std::ops::RangeInclusive<u32> = 1..=10;

@@ -12,7 +12,13 @@ openraft::declare_raft_types!(
         R = Response,
         NodeId = u64,
         Node = Member,
+        AsyncRuntime = Runtime,
 );
+
+#[cfg(test)]
+use crate::simulation::Runtime;
+#[cfg(not(test))]
+use openraft::TokioRuntime as Runtime;
 
 /// A proposal as openraft carries it.
 #[derive(Clone, Debug, PartialEq)]

@@ -19,7 +19,7 @@ use crate::fatal::Fatal;
 use crate::identity::{Folder, Identity, IdentityError};
 use crate::machine_store::MachineStore;
 use crate::machine_store::load::{self, Position};
-use crate::network::{AddressBook, CallError, Dialer, Incarnations, Lane, Lanes};
+use crate::network::{AddressBook, CallError, Dialer, Incarnations, Lane, Lanes, dialled};
 use crate::replica::Cause;
 use crate::snapshot::SnapshotStore;
 use crate::storage::{self, OpenError, meta};
@@ -230,10 +230,11 @@ fn lanes(
     let credentials = folder.credentials().map_err(RecoverError::identity)?;
     let tls = Tls::new(&credentials).map_err(|error| RecoverError::failed(folder.path(), error))?;
     let name = PeerName::new(identity.cluster_id.clone(), identity.replica_id);
+    let addresses = AddressBook::default();
     let dialer = Dialer::new(
         name.clone(),
         tls,
-        AddressBook::default(),
+        addresses.clone(),
         config.dial_overrides.clone(),
         Timing::new(config.timing_multiplier).connect(),
     );
@@ -241,7 +242,7 @@ fn lanes(
         name,
         incarnation,
         config.advertise_addr.clone(),
-        dialer,
+        (dialled(dialer), addresses),
         Incarnations::default(),
         crate::fatal_slot::FatalSlot::new(),
     ))

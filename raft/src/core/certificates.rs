@@ -13,8 +13,10 @@ use tokio::time::{MissedTickBehavior, interval};
 use zeroize::Zeroizing;
 
 use super::{AuthorityError, Core};
+use crate::blocking;
 use crate::identity::Folder;
 use crate::records::{ClusterRecords, is_replaced};
+use crate::timing::now;
 use crate::tls::{
     Authority, Credentials, PeerName, RENEW_BEFORE, ReplicaKey, Tls, TlsError, expires_ms, sha256,
 };
@@ -173,7 +175,8 @@ impl Core {
             return Some(Arc::new(self.certificate_state()));
         }
         let answer = self.probes.last(id)?;
-        (answer.at.elapsed() <= self.timing.reachable_within()).then_some(answer.certificate)
+        let silent = now().saturating_duration_since(answer.at);
+        (silent <= self.timing.reachable_within()).then_some(answer.certificate)
     }
 
     /// The authority and how far its replacement is.
@@ -297,7 +300,7 @@ fn others_than(own: &CertificateDer<'_>, cluster: &ClusterRow) -> Vec<Certificat
 }
 
 async fn store(folder: Folder, credentials: Arc<Credentials>) -> Result<(), RenewError> {
-    let stored = tokio::task::spawn_blocking(move || folder.renew(&credentials)).await;
+    let stored = blocking::run(move || folder.renew(&credentials)).await;
     stored
         .map_err(std::io::Error::other)
         .and_then(|stored| stored)

@@ -9,6 +9,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::Core;
 use crate::Fatal;
+use crate::blocking;
 use crate::storage::disk::FreeSpace;
 
 /// Between looks at the disk: it does not fill within seconds.
@@ -45,7 +46,7 @@ pub(crate) async fn watch_disk(core: Arc<Core>) {
     loop {
         ticks.tick().await;
         let path = core.config.data_dir.clone();
-        let space = tokio::task::spawn_blocking(move || FreeSpace::of(&path)).await;
+        let space = blocking::run(move || FreeSpace::of(&path)).await;
         let Ok(Ok(space)) = space else { continue };
         if space.is_critical() {
             let reason = format!("only {} bytes are left on the disk", space.available);

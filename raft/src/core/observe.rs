@@ -12,6 +12,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::Core;
 use crate::identity::Identity;
+use crate::timing::now;
 use crate::type_config::TypeConfig;
 use crate::{Fatal, MemberStatus, ReplicaId, Role, Status};
 
@@ -112,7 +113,7 @@ impl Core {
     /// How long nothing has proven that a leader works, as of this call.
     pub(crate) fn time_without_leader(&self) -> Duration {
         let contact = self.last_leader_contact(&self.metrics());
-        Instant::now().saturating_duration_since(contact)
+        now().saturating_duration_since(contact)
     }
 
     /// The same, once it is longer than an election takes.
@@ -129,7 +130,7 @@ impl Core {
         let alone = metrics.membership_config.voter_ids().count() <= 1;
         let acked = metrics.last_quorum_acked.map(|at| std_instant(*at));
         if alone {
-            Instant::now()
+            now()
         } else {
             acked.unwrap_or_else(|| self.contact.last())
         }
@@ -212,7 +213,7 @@ pub(crate) fn initial_status(
         membership_index: 0,
         joint: false,
         removed: Vec::new(),
-        last_leader_contact: Instant::now(),
+        last_leader_contact: now(),
         reachable_within,
         sealing_key: None,
         authority: None,
@@ -220,7 +221,7 @@ pub(crate) fn initial_status(
 }
 
 fn std_instant(at: TokioInstant) -> Instant {
-    let now = Instant::now();
+    let now = now();
     now.checked_sub(at.elapsed()).unwrap_or(now)
 }
 

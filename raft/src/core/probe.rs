@@ -14,6 +14,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::{CertificateState, Core};
 use crate::KeyId;
 use crate::network::Lane;
+use crate::timing::now;
 
 /// A log that grows slowly still gets a snapshot this often, so that restarts stay short.
 const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(15 * 60);
@@ -48,7 +49,7 @@ impl Probes {
     /// How far a replica's clock is ahead, if it answered `within` that time.
     pub(crate) fn clock_ahead_ms(&self, replica: u64, within: Duration) -> Option<i64> {
         self.last(replica)
-            .filter(|last| last.at.elapsed() < within)
+            .filter(|last| now().saturating_duration_since(last.at) < within)
             .map(|last| last.clock_ahead_ms)
     }
 
@@ -65,14 +66,14 @@ impl Probes {
 pub(crate) async fn probe(core: Arc<Core>) {
     let mut ticks = interval(core.timing.probe());
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut snapshot_due = Instant::now() + SNAPSHOT_INTERVAL;
+    let mut snapshot_due = now() + SNAPSHOT_INTERVAL;
     loop {
         ticks.tick().await;
         let others = core.others();
         core.probes.retain(|replica| others.contains(&replica));
         join_all(others.iter().map(|replica| core.probe_one(*replica))).await;
-        if Instant::now() >= snapshot_due {
-            snapshot_due = Instant::now() + SNAPSHOT_INTERVAL;
+        if now() >= snapshot_due {
+            snapshot_due = now() + SNAPSHOT_INTERVAL;
             core.snapshot_if_grown().await;
         }
     }
@@ -132,7 +133,7 @@ impl Core {
 fn answer(reply: &IdentifyReply, asked_ms: i64, answered_ms: i64) -> ProbeAnswer {
     let middle = asked_ms.saturating_add(answered_ms.saturating_sub(asked_ms) / 2);
     ProbeAnswer {
-        at: Instant::now(),
+        at: now(),
         incarnation: reply.incarnation,
         clock_ahead_ms: reply.clock_ms.saturating_sub(middle),
         applied_index: reply.applied_index,

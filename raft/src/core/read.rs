@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::Core;
 use crate::ReadError;
 use crate::network::Lane;
+use crate::planted::{Bug, is_planted};
 
 /// Reads that may wait for the same answer; beyond, the queue holds the rest.
 const BATCH_MAX: usize = 4096;
@@ -77,6 +78,9 @@ impl Core {
 
     /// Confirms the own leadership with a quorum.
     pub(crate) async fn read_index_here(&self, patience: Duration) -> ReadHere {
+        if is_planted(Bug::StaleLease) && self.leader() == Some(self.id()) {
+            return ReadHere::Index(*self.applied.borrow());
+        }
         let confirming = self.raft.get_read_linearizer(ReadPolicy::ReadIndex);
         match timeout(patience, confirming).await {
             Ok(Ok(confirmed)) => ReadHere::Index(confirmed.read_log_id().index()),

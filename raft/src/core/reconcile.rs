@@ -13,6 +13,8 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use super::clock::CLOCK_OFF_MS;
 use super::due::{Due, Seen, due};
 use super::{Core, Managed};
+use crate::blocking;
+use crate::timing::now;
 use crate::type_config::TypeConfig;
 use crate::{Fatal, UnsealError};
 
@@ -34,9 +36,10 @@ pub(crate) async fn reconcile(core: Arc<Core>) {
         if core.leader() != Some(core.id()) {
             continue;
         }
-        let rested = handed_over.is_none_or(|at| at.elapsed() > FULL_DISK_REST);
+        let rested =
+            handed_over.is_none_or(|at| now().saturating_duration_since(at) > FULL_DISK_REST);
         if core.disk.is_low() && rested {
-            handed_over = Some(Instant::now());
+            handed_over = Some(now());
             core.step_back_from_full_disk().await;
             continue;
         }
@@ -141,7 +144,7 @@ impl Core {
         }
         let folder = self.folder.clone();
         let identity = self.identity.clone();
-        let read = tokio::task::spawn_blocking(move || folder.bootstrap(&identity)).await;
+        let read = blocking::run(move || folder.bootstrap(&identity)).await;
         let init = match read {
             Ok(Ok(Some(init))) => self.sealed(init),
             Ok(Ok(None)) | Err(_) => return,
@@ -179,7 +182,7 @@ impl Core {
     /// Removes the local copy of the authority's key once the cluster holds it.
     pub(crate) async fn forget_bootstrap(&self) {
         let folder = self.folder.clone();
-        let removed = tokio::task::spawn_blocking(move || folder.forget_bootstrap()).await;
+        let removed = blocking::run(move || folder.forget_bootstrap()).await;
         if let Ok(Err(error)) = removed {
             tracing::warn!(%error, "the authority's key file cannot be removed");
         }

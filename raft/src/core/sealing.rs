@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::Core;
 use crate::sealing::{KeyId, UnsealError};
+use crate::timing::now;
 use crate::tls::{Authority, SignError};
 use crate::{AdminError, Fatal};
 
@@ -93,7 +94,8 @@ impl Core {
     /// Why a member cannot read what is sealed under `key`.
     fn lack_of(&self, id: u64, key: KeyId) -> Option<&'static str> {
         let answer = self.probes.last(id);
-        let fresh = answer.filter(|last| last.at.elapsed() <= self.timing.reachable_within());
+        let within = self.timing.reachable_within();
+        let fresh = answer.filter(|last| now().saturating_duration_since(last.at) <= within);
         match fresh {
             None => Some("does not answer"),
             Some(answer) => (!answer.sealing_keys.contains(&key)).then_some("does not have it"),

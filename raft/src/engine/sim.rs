@@ -23,6 +23,8 @@ pub(crate) struct SimEngine {
 struct State {
     live: Tables,
     durable: Tables,
+    /// How many batches are durable.
+    synced: u64,
     pending: Vec<Vec<Write>>,
 }
 
@@ -30,6 +32,12 @@ impl SimEngine {
     /// How many batches a power loss could take.
     pub(crate) fn unsynced(&self) -> usize {
         self.state.lock().pending.len()
+    }
+
+    /// How many batches were written, those before crashes that kept them among them.
+    pub(crate) fn written(&self) -> u64 {
+        let state = self.state.lock();
+        state.synced + state.pending.len() as u64
     }
 
     /// What is left after a power loss that kept the first `kept` unsynced batches.
@@ -42,6 +50,7 @@ impl SimEngine {
         let state = State {
             live: durable.clone(),
             durable,
+            synced: state.synced + kept.min(state.pending.len()) as u64,
             pending: Vec::new(),
         };
         Self {
@@ -79,8 +88,16 @@ impl Engine for SimEngine {
 
     fn sync(&self) -> Result<(), EngineError> {
         let mut state = self.state.lock();
-        state.pending.clear();
-        state.durable = state.live.clone();
+        let State {
+            durable,
+            pending,
+            synced,
+            ..
+        } = &mut *state;
+        *synced += pending.len() as u64;
+        for batch in pending.drain(..) {
+            apply(durable, &batch);
+        }
         Ok(())
     }
 

@@ -24,7 +24,7 @@ const FILE: &str = "SYNCED";
 const BYTES: usize = 12;
 
 /// The newest synced write of one database.
-pub(super) struct SyncedMark {
+pub(crate) struct SyncedMark {
     file: File,
     noted: u64,
 }
@@ -53,7 +53,7 @@ enum Damage {
 
 impl SyncedMark {
     /// Opens the mark of the database in `folder`; a database without one has synced nothing yet.
-    pub(super) fn open(folder: &Path) -> Result<Self, EngineError> {
+    pub(crate) fn open(folder: &Path) -> Result<Self, EngineError> {
         let failed = |error: io::Error| EngineError::new("open the mark of synced writes", error);
         let mut options = File::options();
         options.read(true).write(true).create(true).truncate(false);
@@ -71,7 +71,7 @@ impl SyncedMark {
     }
 
     /// Refuses a database that ends before what was synced.
-    pub(super) fn check(&self, found: u64) -> Result<(), EngineError> {
+    pub(crate) fn check(&self, found: u64) -> Result<(), EngineError> {
         if found < self.noted {
             let damage = Damage::Short {
                 found,
@@ -83,7 +83,7 @@ impl SyncedMark {
     }
 
     /// Notes that everything up to this write survives a power loss.
-    pub(super) fn note(&self, synced: u64) -> Result<(), EngineError> {
+    pub(crate) fn note(&self, synced: u64) -> Result<(), EngineError> {
         let written = self.file.write_all_at(&encode(synced), 0);
         written.map_err(|error| EngineError::new("note what was synced", error))
     }

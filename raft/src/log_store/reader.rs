@@ -13,6 +13,7 @@ use openraft::storage::{LeaderBoundedStreamError, LeaderBoundedStreamResult, Raf
 use parking_lot::Mutex;
 
 use super::Tail;
+use crate::blocking;
 use crate::codec::{self, Entry, Vote};
 use crate::engine::{Engine, KeyRange, Table};
 use crate::type_config::TypeConfig;
@@ -57,9 +58,7 @@ impl LogReader {
         }
         let engine = Arc::clone(&self.engine);
         let read = move || read_rows(&*engine, start, end, bytes_max);
-        tokio::task::spawn_blocking(read)
-            .await
-            .map_err(io::Error::other)?
+        blocking::run(read).await.map_err(io::Error::other)?
     }
 
     /// Like [`Self::read`], but a purged or missing start is no result.

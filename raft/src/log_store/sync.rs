@@ -10,6 +10,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
 use super::stopped;
+use crate::blocking;
 use crate::counters::Counters;
 use crate::engine::Engine;
 use crate::fatal::Fatal;
@@ -65,6 +66,15 @@ impl SyncThread {
         counters: Arc<Counters>,
     ) -> io::Result<Self> {
         let (waiters, queued) = mpsc::channel(WAITERS_MAX);
+        #[cfg(test)]
+        if crate::simulation::is_on() {
+            tokio::spawn(simulated(engine, fatal, queued));
+            let queue = SyncQueue { waiters };
+            return Ok(Self {
+                queue,
+                thread: None,
+            });
+        }
         let thread = thread::Builder::new()
             .name("raft-log-sync".to_owned())
             .spawn(move || run(&*engine, &fatal, &counters, queued))?;
@@ -81,7 +91,7 @@ impl SyncThread {
 
     /// Answers everybody who registered before and ends the thread; waits for its last sync.
     pub(crate) async fn stop(self) {
-        let stopped = tokio::task::spawn_blocking(move || drop(self));
+        let stopped = blocking::run(move || drop(self));
         if stopped.await.is_err() {
             tracing::error!("log sync thread cannot be joined");
         }
@@ -126,6 +136,22 @@ fn run(
             if matches!(waiter, Waiter::Append(_)) {
                 counters.log_appends.add_one();
             }
+            stopping = stopping || matches!(waiter, Waiter::Stop);
+            answer(waiter, result.clone().map_err(io::Error::other));
+        }
+    }
+}
+
+/// What [`run`] does, where there are no threads and the disk takes as long as a seed says.
+#[cfg(test)]
+async fn simulated(engine: Arc<dyn Engine>, fatal: Fatal, mut queued: mpsc::Receiver<Waiter>) {
+    let mut waiters = Vec::new();
+    let mut stopping = false;
+    while !stopping && queued.recv_many(&mut waiters, WAITERS_MAX).await > 0 {
+        crate::simulation::disk_delay().await;
+        let result = sync(&*engine, &fatal);
+        crate::simulation::disk_delay().await;
+        for waiter in waiters.drain(..) {
             stopping = stopping || matches!(waiter, Waiter::Stop);
             answer(waiter, result.clone().map_err(io::Error::other));
         }

@@ -8,9 +8,11 @@ use prost::Message;
 
 use super::MachineStore;
 use super::dedup::{LEAP_MS, Verdict, client_id};
+use crate::Clock;
 use crate::codec::{Entry, StoredMembership};
 use crate::engine::{Table, WriteBatch};
 use crate::machine::{ApplyContext, MachineError, RowWrite};
+use crate::planted::{Bug, is_planted};
 use crate::type_config::{Command, Response, TypeConfig};
 
 /// Entries applied in memory whose rows are not written yet.
@@ -96,6 +98,9 @@ impl MachineStore {
         let position = &mut self.loaded.position;
         let before_ms = position.now_ms;
         position.now_ms = position.now_ms.max(proposal.stamped_ms);
+        if is_planted(Bug::ApplyNotDeterministic) {
+            position.now_ms = position.now_ms.max(Clock::default().now_ms());
+        }
         let now_ms = position.now_ms;
         let dedup = &mut self.loaded.dedup;
         let leapt_ms = now_ms.saturating_sub(before_ms);
@@ -117,6 +122,9 @@ impl MachineStore {
         }
         let (seq, lowest) = (proposal.seq, proposal.lowest_unacked);
         match dedup.admit(now_ms, client, seq, lowest, &mut chunk.batch) {
+            Verdict::Stale | Verdict::Stored(_) if is_planted(Bug::NoDedup) => Ok(
+                Response::Outcome(self.execute(chunk, index, now_ms, proposal.body)?),
+            ),
             Verdict::Stale => {
                 self.counters.commands_stale.add_one();
                 Ok(Response::Stale)

@@ -12,6 +12,7 @@ use prost::Message;
 
 use crate::engine::{Engine, EngineError, KeyRange, Read, Table, WriteBatch};
 use crate::fatal::Fatal;
+use crate::planted::{Bug, is_planted};
 use crate::snapshot::{SnapshotError, SnapshotFile, SnapshotReader, SnapshotStore};
 use crate::storage::meta;
 
@@ -66,8 +67,10 @@ fn check_and_install(
         .meta();
     let mut batch = WriteBatch::new();
     batch.put(Table::Meta, meta::INSTALLING, file.name());
-    engine.write(batch)?;
-    engine.sync()?;
+    if !is_planted(Bug::InstallMarkerNotStored) {
+        engine.write(batch)?;
+        engine.sync()?;
+    }
     replace_tables(
         engine,
         snapshots,

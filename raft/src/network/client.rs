@@ -20,10 +20,9 @@ use openraft::raft::{
 };
 use parking_lot::Mutex;
 use tokio::time::timeout;
-use tonic::transport::Channel;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::lanes::{CallError, Lane, Lanes};
+use super::lanes::{CallError, Lane, Lanes, PeerChannel};
 use super::message::{
     append_reply_from_proto, append_to_proto, transfer_reply_from_proto, transfer_to_proto,
     vote_reply_from_proto, vote_request_to_proto,
@@ -32,7 +31,7 @@ use super::snapshot;
 use crate::codec::{CodecError, Vote, vote_from_proto};
 use crate::counters::Counters;
 use crate::snapshot::SnapshotFile;
-use crate::timing::Timing;
+use crate::timing::{Timing, now};
 use crate::type_config::{Member, TypeConfig};
 
 type C = TypeConfig;
@@ -210,7 +209,7 @@ impl PeerNetwork {
         kind: RPCTypes,
         option: &RPCOption,
         message: Q,
-        method: impl FnOnce(PeerClient<Channel>, Request<Q>) -> F,
+        method: impl FnOnce(PeerClient<PeerChannel>, Request<Q>) -> F,
     ) -> Result<R, RPCError<C>>
     where
         F: Future<Output = Result<Response<R>, Status>>,
@@ -287,7 +286,7 @@ struct Owed(Mutex<VecDeque<Instant>>);
 
 impl Owed {
     fn sent(&self) {
-        self.0.lock().push_back(Instant::now());
+        self.0.lock().push_back(now());
     }
 
     fn answered(&self) {
@@ -296,10 +295,9 @@ impl Owed {
 
     /// How long the oldest request has waited.
     fn longest(&self) -> Duration {
-        self.0
-            .lock()
-            .front()
-            .map_or(Duration::ZERO, Instant::elapsed)
+        self.0.lock().front().map_or(Duration::ZERO, |sent| {
+            now().saturating_duration_since(*sent)
+        })
     }
 }
 

@@ -61,11 +61,6 @@ impl Dialer {
         }
     }
 
-    /// Where the replicas are.
-    pub(crate) fn addresses(&self) -> &AddressBook {
-        &self.addresses
-    }
-
     /// Connects to replica `target`; whoever answers has proven to be it.
     ///
     /// # Errors

@@ -10,12 +10,15 @@ use hydrascale_proto::raft::v1::IdentifyRequest;
 use hydrascale_proto::raft::v1::peer_client::PeerClient;
 use parking_lot::Mutex;
 use tokio::time::timeout;
-use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::body::Body;
+use tonic::codegen::{StdError, http};
+use tonic::transport::{Endpoint, Uri};
 use tonic::{Code, ConnectError, Request, Response, Status};
-use tower::service_fn;
+use tower::util::BoxCloneSyncService;
+use tower::{ServiceExt, service_fn};
 
 use super::envelope::{LEVEL_MAX, incarnation_of};
-use super::{Dialer, Envelope, Incarnations, MESSAGE_BYTES_MAX, Refusal};
+use super::{AddressBook, Dialer, Envelope, Incarnations, MESSAGE_BYTES_MAX, Refusal};
 use crate::Fatal;
 use crate::fatal::chain;
 use crate::fatal_slot::FatalSlot;
@@ -34,6 +37,18 @@ pub(crate) enum Lane {
     Cargo,
 }
 
+/// One connection to another replica, as calls see it.
+pub(crate) type PeerChannel =
+    BoxCloneSyncService<http::Request<Body>, http::Response<Body>, ChannelError>;
+
+/// A call that the connection did not carry.
+#[derive(Debug, thiserror::Error)]
+#[error("transport error")]
+pub(crate) struct ChannelError(#[source] pub(crate) StdError);
+
+/// Opens a lane to a replica; the connection is made when it is first used.
+pub(crate) type Opener = Arc<dyn Fn(u64, Lane) -> PeerChannel + Send + Sync>;
+
 /// Connections to every other replica, made when first used and again when lost.
 #[derive(Clone)]
 pub(crate) struct Lanes(Arc<Inner>);
@@ -42,17 +57,18 @@ struct Inner {
     own: PeerName,
     incarnation: u64,
     advertised: String,
-    dialer: Dialer,
+    open: Opener,
+    addresses: AddressBook,
     channels: Mutex<BTreeMap<u64, PeerLanes>>,
     incarnations: Incarnations,
     fatal: FatalSlot,
 }
 
 struct PeerLanes {
-    control: Channel,
-    log: Channel,
-    bulk: Channel,
-    cargo: Channel,
+    control: PeerChannel,
+    log: PeerChannel,
+    bulk: PeerChannel,
+    cargo: PeerChannel,
 }
 
 impl Lanes {
@@ -61,7 +77,7 @@ impl Lanes {
         own: PeerName,
         incarnation: u64,
         advertised: String,
-        dialer: Dialer,
+        (open, addresses): (Opener, AddressBook),
         incarnations: Incarnations,
         fatal: FatalSlot,
     ) -> Self {
@@ -70,7 +86,8 @@ impl Lanes {
             own,
             incarnation,
             advertised,
-            dialer,
+            open,
+            addresses,
             channels,
             incarnations,
             fatal,
@@ -84,11 +101,11 @@ impl Lanes {
 
     /// Notes where the membership says that a replica is.
     pub(crate) fn list(&self, replica: u64, addr: &str) {
-        self.0.dialer.addresses().list(replica, addr);
+        self.0.addresses.list(replica, addr);
     }
 
     /// A client on one lane; connects when it is first used.
-    pub(crate) fn client(&self, target: u64, lane: Lane) -> PeerClient<Channel> {
+    pub(crate) fn client(&self, target: u64, lane: Lane) -> PeerClient<PeerChannel> {
         let mut channels = self.0.channels.lock();
         let lanes = channels
             .entry(target)
@@ -129,7 +146,7 @@ impl Lanes {
         lane: Lane,
         patience: Duration,
         message: Q,
-        method: impl FnOnce(PeerClient<Channel>, Request<Q>) -> F,
+        method: impl FnOnce(PeerClient<PeerChannel>, Request<Q>) -> F,
     ) -> Result<R, CallError>
     where
         F: Future<Output = Result<Response<R>, Status>>,
@@ -202,11 +219,21 @@ impl Lanes {
         }
     }
 
+    fn lanes_to(&self, target: u64) -> PeerLanes {
+        let open = |lane| (self.0.open)(target, lane);
+        PeerLanes {
+            control: open(Lane::Control),
+            log: open(Lane::Log),
+            bulk: open(Lane::Bulk),
+            cargo: open(Lane::Cargo),
+        }
+    }
+
     /// Ends what is kept about replicas that were removed.
     pub(crate) fn forget(&self, removed: &BTreeSet<u64>) {
         self.0.channels.lock().retain(|id, _| !removed.contains(id));
         self.0.incarnations.forget(removed);
-        self.0.dialer.addresses().forget(removed);
+        self.0.addresses.forget(removed);
     }
 
     /// Sorts a failed call; an answer that ends this replica is reported.
@@ -218,31 +245,26 @@ impl Lanes {
         }
         CallError::of(status)
     }
+}
 
-    fn lanes_to(&self, target: u64) -> PeerLanes {
-        PeerLanes {
-            control: self.channel(target, Lane::Control),
-            log: self.channel(target, Lane::Log),
-            bulk: self.channel(target, Lane::Bulk),
-            cargo: self.channel(target, Lane::Cargo),
-        }
-    }
-
-    fn channel(&self, target: u64, lane: Lane) -> Channel {
-        let dialer = self.0.dialer.clone();
+/// Lanes as HTTP/2 connections that `dialer` makes.
+pub(crate) fn dialled(dialer: Dialer) -> Opener {
+    Arc::new(move |target, lane| {
+        let dialer = dialer.clone();
         let connector = service_fn(move |_: Uri| {
             let dialer = dialer.clone();
             async move { dialer.dial(target).await }
         });
         // The connector decides whom to connect to and checks it; the URI only fills the header.
-        Endpoint::from_static("http://replica")
+        let channel = Endpoint::from_static("http://replica")
             .initial_stream_window_size(stream_window(lane))
             .initial_connection_window_size(stream_window(lane).saturating_mul(4))
             .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
             .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
             .keep_alive_while_idle(true)
-            .connect_with_connector_lazy(connector)
-    }
+            .connect_with_connector_lazy(connector);
+        BoxCloneSyncService::new(channel.map_err(|error| ChannelError(error.into())))
+    })
 }
 
 fn stream_window(lane: Lane) -> u32 {

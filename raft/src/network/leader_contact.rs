@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::timing::now;
+
 /// The last accepted message of a leader, cheap to renew with each.
 #[derive(Debug)]
 pub(crate) struct LeaderContact {
@@ -14,14 +16,15 @@ impl LeaderContact {
     /// Counts from now, as if a leader had just been heard of.
     pub(crate) fn new() -> Self {
         Self {
-            start: Instant::now(),
+            start: now(),
             after_ms: AtomicU64::new(0),
         }
     }
 
     /// A leader was heard of.
     pub(crate) fn renew(&self) {
-        let after = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let after = u64::try_from(now().saturating_duration_since(self.start).as_millis())
+            .unwrap_or(u64::MAX);
         self.after_ms.fetch_max(after, Ordering::Relaxed);
     }
 

@@ -20,8 +20,8 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tonic::codegen::Service;
 use tonic::codegen::http::{HeaderValue, Request, Response};
+use tonic::codegen::{Body, Service, StdError};
 
 use super::envelope::INCARNATION;
 use super::{MESSAGE_BYTES_MAX, PeerService, Refusal};
@@ -81,22 +81,13 @@ impl Listener {
     /// A listener that shakes hands as `tls` says.
     pub(crate) fn new(
         tls: Tls,
-        peer: PeerService,
-        join: JoinService,
-        incarnation: u64,
+        services: Services,
         timing: Timing,
         counters: Arc<Counters>,
     ) -> Self {
         Self {
             tls,
-            services: Services {
-                peer: PeerServer::new(peer)
-                    .max_decoding_message_size(MESSAGE_BYTES_MAX)
-                    .max_encoding_message_size(MESSAGE_BYTES_MAX),
-                join: JoinServer::new(join).max_decoding_message_size(JOIN_BYTES_MAX),
-                incarnation,
-                counters: Arc::clone(&counters),
-            },
+            services,
             timing,
             connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
             uncertified: Arc::new(Semaphore::new(UNCERTIFIED_MAX)),
@@ -241,7 +232,7 @@ where
 
 /// The two services behind the listener.
 #[derive(Clone)]
-struct Services {
+pub(crate) struct Services {
     peer: PeerServer<PeerService>,
     join: JoinServer<JoinService>,
     incarnation: u64,
@@ -249,13 +240,34 @@ struct Services {
 }
 
 impl Services {
+    /// The services of the start `incarnation`.
+    pub(crate) fn new(
+        peer: PeerService,
+        join: JoinService,
+        incarnation: u64,
+        counters: Arc<Counters>,
+    ) -> Self {
+        Self {
+            peer: PeerServer::new(peer)
+                .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                .max_encoding_message_size(MESSAGE_BYTES_MAX),
+            join: JoinServer::new(join).max_decoding_message_size(JOIN_BYTES_MAX),
+            incarnation,
+            counters,
+        }
+    }
+
     /// Strangers reach nothing but the join service, whose messages are short: the peer service
     /// reads a message of megabytes before it can ask whose it is.
-    async fn call(
+    pub(crate) async fn call<B>(
         mut self,
-        request: Request<Incoming>,
+        request: Request<B>,
         certified: bool,
-    ) -> Result<Response<tonic::body::Body>, Infallible> {
+    ) -> Result<Response<tonic::body::Body>, Infallible>
+    where
+        B: Body + Send + 'static,
+        B::Error: Into<StdError> + Send + 'static,
+    {
         // What neither knows, the peer service answers with UNIMPLEMENTED.
         if request.uri().path().starts_with(JOIN_PATH) {
             return self.join.call(request).await;
@@ -281,6 +293,14 @@ pub(crate) struct PeerInfo {
 }
 
 impl PeerInfo {
+    /// What a certificate for `name` would say.
+    #[cfg(test)]
+    pub(crate) fn certified(name: PeerName) -> Self {
+        Self {
+            name: Some(Arc::new(name)),
+        }
+    }
+
     fn of(stream: &TlsStream<TcpStream>) -> Self {
         let (_, session) = stream.get_ref();
         // The chain was verified in the handshake: what is absent here is a certificate.

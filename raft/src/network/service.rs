@@ -147,6 +147,10 @@ impl Peer for PeerService {
         let vote = self.open(request, vote_request_from_proto)?;
         let answer = self.core.raft.vote(vote).await;
         let answer = answer.map_err(|error| Status::unavailable(error.to_string()))?;
+        #[cfg(test)]
+        if answer.vote_granted {
+            crate::simulation::promised(self.core.id(), answer.vote);
+        }
         Ok(Response::new(vote_reply_to_proto(&answer)))
     }
 

@@ -1,29 +1,25 @@
 //! Snapshot files on the way from one replica to another.
 
+use std::fs::File;
 use std::future::Future;
+use std::io::{self, Read};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
 use hydrascale_proto::raft::v1 as pb;
 use parking_lot::Mutex;
-use tokio::fs::File;
-use tokio::io::AsyncReadExt;
-use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
 use tonic::{Request, Status, Streaming};
 
 use super::SNAPSHOT_CHUNK_BYTES;
 use super::lanes::{CallError, Lane, Lanes};
 use super::message::offer_from_proto;
+use crate::blocking;
 use crate::codec::{Vote, log_id_to_proto, vote_to_proto};
 use crate::fatal::chain;
-use crate::snapshot::{SnapshotFile, SnapshotReceiver, SnapshotStore};
-
-/// Chunks read from the network ahead of the disk.
-const CHUNKS_AHEAD: usize = 4;
+use crate::snapshot::{SnapshotError, SnapshotFile, SnapshotStore};
 
 /// A replica that installs fewer bytes in a second hangs.
 const INSTALL_BYTES_PER_SECOND: u64 = 1 << 20;
@@ -39,11 +35,20 @@ pub(super) async fn send(
     snapshot: &SnapshotFile,
     patience: Duration,
 ) -> Result<pb::SnapshotReply, CallError> {
-    let unreadable = |error: std::io::Error| CallError::Failed {
+    let unreadable = |error: io::Error| CallError::Failed {
         reason: format!("snapshot {} cannot be read: {error}", snapshot.name()),
     };
-    let file = File::open(snapshot.path()).await.map_err(unreadable)?;
-    let size_bytes = file.metadata().await.map_err(unreadable)?.len();
+    let path = snapshot.path().to_owned();
+    let opened = blocking::run(move || {
+        let file = File::open(path)?;
+        let size_bytes = file.metadata()?.len();
+        Ok((file, size_bytes))
+    });
+    let (file, size_bytes) = opened
+        .await
+        .map_err(io::Error::other)
+        .flatten()
+        .map_err(unreadable)?;
     let offer = pb::SnapshotOffer {
         vote: Some(vote_to_proto(&vote)),
         last_log_id: snapshot.meta().last_log_id.as_ref().map(log_id_to_proto),
@@ -108,19 +113,26 @@ impl Progress {
 
 /// The file in chunks. A read error ends it early, and the receiver, who knows the size, refuses.
 fn chunks(file: File, progress: Arc<Progress>) -> impl Stream<Item = pb::SnapshotChunk> {
-    stream::unfold((file, progress), |(mut file, progress)| async move {
-        let mut chunk = vec![0; SNAPSHOT_CHUNK_BYTES];
-        let read = file.read(&mut chunk).await;
-        let read = read.inspect_err(|error| tracing::warn!(%error, "snapshot cannot be read"));
-        let Some(length) = read.ok().filter(|length| *length > 0) else {
-            progress.sent();
-            return None;
-        };
-        progress.moved();
-        chunk.truncate(length);
-        let part = Some(pb::snapshot_chunk::Part::Data(chunk.into()));
-        Some((pb::SnapshotChunk { part }, (file, progress)))
-    })
+    stream::unfold(
+        (file, progress),
+        |(mut file, progress): (File, _)| async move {
+            let read = blocking::run(move || {
+                let mut chunk = vec![0; SNAPSHOT_CHUNK_BYTES];
+                let length = file.read(&mut chunk)?;
+                chunk.truncate(length);
+                Ok((chunk, file))
+            });
+            let read = read.await.map_err(io::Error::other).flatten();
+            let read = read.inspect_err(|error| tracing::warn!(%error, "snapshot cannot be read"));
+            let Some((chunk, file)) = read.ok().filter(|(chunk, _)| !chunk.is_empty()) else {
+                progress.sent();
+                return None;
+            };
+            progress.moved();
+            let part = Some(pb::snapshot_chunk::Part::Data(chunk.into()));
+            Some((pb::SnapshotChunk { part }, (file, progress)))
+        },
+    )
 }
 
 /// Receives a snapshot into a checked, durable file. `patience` bounds the wait for each chunk.
@@ -138,9 +150,8 @@ pub(super) async fn receive(
     };
     let (vote, last_log_id, size) =
         offer_from_proto(offer).map_err(|error| Status::invalid_argument(error.to_string()))?;
-    let (chunks, queue) = mpsc::channel(CHUNKS_AHEAD);
     let store = Arc::clone(snapshots);
-    let writing = tokio::task::spawn_blocking(move || write(&store, queue, size));
+    let mut receiver = on_disk(move || store.receive()).await?;
     let mut left = size;
     while left > 0 {
         let Some(pb::snapshot_chunk::Part::Data(chunk)) = next(&mut stream, patience).await? else {
@@ -150,15 +161,9 @@ pub(super) async fn receive(
         left = left
             .checked_sub(length)
             .ok_or_else(|| Status::invalid_argument("the snapshot is longer than offered"))?;
-        if chunks.send(chunk).await.is_err() {
-            break;
-        }
+        receiver = on_disk(move || receiver.write(&chunk).map(|()| receiver)).await?;
     }
-    drop(chunks);
-    let written = writing
-        .await
-        .map_err(|error| Status::internal(error.to_string()))?;
-    let file = written.map_err(Status::internal)?;
+    let file = on_disk(move || receiver.finish()).await?;
     if file.meta().last_log_id != last_log_id {
         return Err(Status::invalid_argument(
             "the snapshot is not the one offered",
@@ -177,21 +182,13 @@ async fn next(
     }
 }
 
-/// Writes until the queue ends; only a complete file is kept.
-fn write(
-    store: &Arc<SnapshotStore>,
-    mut queue: mpsc::Receiver<Bytes>,
-    size: u64,
-) -> Result<SnapshotFile, String> {
-    let failed = |error| chain(&error);
-    let mut receiver: SnapshotReceiver = store.receive().map_err(failed)?;
-    while let Some(chunk) = queue.blocking_recv() {
-        receiver.write(&chunk).map_err(failed)?;
-    }
-    if receiver.bytes() != size {
-        return Err("the snapshot broke off".to_owned());
-    }
-    receiver.finish().map_err(failed)
+/// One step of writing what is received.
+async fn on_disk<T: Send + 'static>(
+    step: impl FnOnce() -> Result<T, SnapshotError> + Send + 'static,
+) -> Result<T, Status> {
+    let done = blocking::run(step).await;
+    let done = done.map_err(|error| Status::internal(error.to_string()))?;
+    done.map_err(|error| Status::internal(chain(&error)))
 }
 
 #[cfg(test)]

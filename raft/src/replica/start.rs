@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 
 use super::StartError;
 use super::stop::{Inner, Stops};
+use crate::blocking;
 use crate::core::{
     Consensus, Core, Disk, Probes, READ_QUEUE, ReadRequest, Window, certify, initial_status,
     observe, probe, reconcile, seek_admission, serve_reads, watch_disk,
@@ -23,7 +24,7 @@ use crate::identity::{Folder, Identity, IdentityError};
 use crate::join::JoinService;
 use crate::network::{
     AddressBook, Dialer, Ends, Guard, Incarnations, Lanes, LeaderContact, Listener, NetworkFactory,
-    PeerService,
+    Opener, PeerService, Services, dialled,
 };
 use crate::storage::{OpenError, Storage, StorageConfig, meta};
 use crate::timing::{MULTIPLIERS, Timing};
@@ -37,11 +38,67 @@ pub(super) async fn start(
     machine: Arc<dyn StateMachine>,
 ) -> Result<Inner, StartError> {
     check_config(&config)?;
+    let overrides = config.dial_overrides.clone();
+    let patience = Timing::new(config.timing_multiplier).connect();
+    let open = |name: &PeerName, tls: &Tls, addresses: &AddressBook| {
+        let (name, tls) = (name.clone(), tls.clone());
+        dialled(Dialer::new(
+            name,
+            tls,
+            addresses.clone(),
+            overrides,
+            patience,
+        ))
+    };
+    let prepared = prepare(config, machine, open, Storage::open).await?;
+    serve(&prepared, listener);
+    run(prepared).await
+}
+
+/// Starts a replica on a simulated disk and network.
+#[cfg(test)]
+pub(super) async fn start_simulated(
+    config: ReplicaConfig,
+    disk: Arc<dyn crate::engine::Engine>,
+    host: crate::simulation::Host,
+    machine: Arc<dyn StateMachine>,
+) -> Result<Inner, StartError> {
+    let opener = host.clone();
+    let open = move |_: &PeerName, _: &Tls, _: &AddressBook| opener.opener();
+    let open_store =
+        move |settings: &StorageConfig, machine| Storage::open_on(disk, settings, machine);
+    let prepared = prepare(config, machine, open, open_store).await?;
+    host.serve(services(&prepared.core));
+    run(prepared).await
+}
+
+/// A replica whose consensus does not run yet.
+struct Prepared {
+    core: Arc<Core>,
+    storage: Storage,
+    stops: Stops,
+    tasks: TaskTracker,
+    read_requests: mpsc::Receiver<ReadRequest>,
+}
+
+async fn prepare(
+    config: ReplicaConfig,
+    machine: Arc<dyn StateMachine>,
+    open: impl FnOnce(&PeerName, &Tls, &AddressBook) -> Opener,
+    open_store: impl FnOnce(&StorageConfig, Arc<dyn StateMachine>) -> Result<Storage, OpenError>
+    + Send
+    + 'static,
+) -> Result<Prepared, StartError> {
     let folder = Folder::new(&config.data_dir);
-    let (identity, credentials) = read_identity(&folder)?;
+    let identity = read_identity(&folder)?;
+    let credentials = read_credentials(&folder, &identity)?;
     let fatal = FatalSlot::new();
     let counters = Arc::new(Counters::default());
-    let mut storage = open_storage(&config, &identity, &fatal, &counters, machine).await?;
+    let bound = {
+        let identity = identity.clone();
+        move |settings: &StorageConfig| bind(open_store(settings, machine)?, &identity)
+    };
+    let mut storage = open_storage(&config, &identity, &fatal, &counters, bound).await?;
     check_seal(&config, &storage)?;
     if !identity.has_store {
         let marked = folder.mark_store(&identity);
@@ -58,12 +115,14 @@ pub(super) async fn start(
         reads,
         stopping: stops.stopping.clone(),
     };
-    let core = Arc::new(build_core(parts, credentials, &mut storage).await?);
-    let tasks = TaskTracker::new();
-    serve(&core, listener, &tasks, &stops);
-    let inner = Inner::new(core, storage, tasks, stops);
-    run(&inner, read_requests).await?;
-    Ok(inner)
+    let core = Arc::new(build_core(parts, credentials, open, &mut storage).await?);
+    Ok(Prepared {
+        core,
+        storage,
+        stops,
+        tasks: TaskTracker::new(),
+        read_requests,
+    })
 }
 
 /// A replica that cannot read the cluster's secrets does not start.
@@ -91,6 +150,7 @@ struct Parts {
 async fn build_core(
     parts: Parts,
     credentials: Credentials,
+    open: impl FnOnce(&PeerName, &Tls, &AddressBook) -> Opener,
     storage: &mut Storage,
 ) -> Result<Core, StartError> {
     let Parts {
@@ -111,19 +171,13 @@ async fn build_core(
     let incarnation = storage.incarnation();
     let incarnations = Incarnations::default();
     let tls = Tls::new(&credentials).map_err(|error| unreadable(folder.path(), error))?;
-    let dialer = Dialer::new(
-        name.clone(),
-        tls.clone(),
-        addresses.clone(),
-        config.dial_overrides.clone(),
-        timing.connect(),
-    );
+    let open = open(&name, &tls, &addresses);
     let advertised = config.advertise_addr.clone();
     let lanes = Lanes::new(
         name.clone(),
         incarnation,
         advertised,
-        dialer,
+        (open, addresses.clone()),
         incarnations.clone(),
         fatal.clone(),
     );
@@ -214,7 +268,7 @@ pub(super) fn is_initialised(data_dir: &Path) -> Result<bool, StartError> {
     Ok(identity.is_some())
 }
 
-fn read_identity(folder: &Folder) -> Result<(Identity, Credentials), StartError> {
+fn read_identity(folder: &Folder) -> Result<Identity, StartError> {
     let read = |error: IdentityError| unreadable(folder.path(), error);
     let identity = folder.identity().map_err(read)?;
     let identity = identity.ok_or_else(|| StartError::NoIdentity {
@@ -226,10 +280,15 @@ fn read_identity(folder: &Folder) -> Result<(Identity, Credentials), StartError>
             replica: ReplicaId(identity.replica_id),
         });
     }
+    Ok(identity)
+}
+
+fn read_credentials(folder: &Folder, identity: &Identity) -> Result<Credentials, StartError> {
+    let read = |error: IdentityError| unreadable(folder.path(), error);
     let credentials = folder.credentials().map_err(read)?;
     let expected = PeerName::new(identity.cluster_id.clone(), identity.replica_id);
     match PeerName::of(&credentials.certificate) {
-        Ok(name) if name == expected => Ok((identity, credentials)),
+        Ok(name) if name == expected => Ok(credentials),
         Ok(name) => Err(StartError::ForeignFolder {
             path: folder.path().to_owned(),
             reason: format!("its identity is {expected}, its certificate is {name}'s"),
@@ -244,7 +303,7 @@ async fn open_storage(
     identity: &Identity,
     fatal: &FatalSlot,
     counters: &Arc<Counters>,
-    machine: Arc<dyn StateMachine>,
+    open: impl FnOnce(&StorageConfig) -> Result<Storage, Opening> + Send + 'static,
 ) -> Result<Storage, StartError> {
     let settings = StorageConfig {
         sync_append: config.sync_append,
@@ -253,8 +312,7 @@ async fn open_storage(
         counters: Arc::clone(counters),
         ..StorageConfig::new(&config.data_dir)
     };
-    let identity = identity.clone();
-    let opening = tokio::task::spawn_blocking(move || open_bound(&settings, &identity, machine));
+    let opening = blocking::run(move || open(&settings));
     let opened = opening.await.map_err(|error| StartError::Storage {
         path: config.data_dir.clone(),
         source: error.into(),
@@ -280,12 +338,13 @@ enum Opening {
     Failed(OpenError),
 }
 
-fn open_bound(
-    settings: &StorageConfig,
-    identity: &Identity,
-    machine: Arc<dyn StateMachine>,
-) -> Result<Storage, Opening> {
-    let storage = Storage::open(settings, machine).map_err(Opening::Failed)?;
+impl From<OpenError> for Opening {
+    fn from(error: OpenError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+fn bind(storage: Storage, identity: &Identity) -> Result<Storage, Opening> {
     storage
         .bind_cluster(&identity.cluster_id)
         .map_err(Opening::Failed)?;
@@ -348,21 +407,35 @@ fn disk_hook(on_failure: DiskFailure, fatal: FatalSlot) -> FatalHook {
 }
 
 /// Serves the peer listener; requests wait in consensus' queue until it runs.
-fn serve(core: &Arc<Core>, listener: TcpListener, tasks: &TaskTracker, stops: &Stops) {
-    let tls = core.tls.clone();
-    let peer = PeerService::new(Arc::clone(core));
-    let join = JoinService::new(Arc::clone(core));
+fn serve(prepared: &Prepared, listener: TcpListener) {
+    let Prepared {
+        core, tasks, stops, ..
+    } = prepared;
     let ends = Ends {
         drain: stops.serving.clone(),
         close: stops.closing.clone(),
     };
     let counters = Arc::clone(&core.counters);
-    Listener::new(tls, peer, join, core.incarnation, core.timing, counters)
-        .spawn(listener, tasks, ends);
+    let tls = core.tls.clone();
+    Listener::new(tls, services(core), core.timing, counters).spawn(listener, tasks, ends);
+}
+
+fn services(core: &Arc<Core>) -> Services {
+    let peer = PeerService::new(Arc::clone(core));
+    let join = JoinService::new(Arc::clone(core));
+    Services::new(peer, join, core.incarnation, Arc::clone(&core.counters))
 }
 
 /// Starts consensus and the tasks around it.
-async fn run(inner: &Inner, read_requests: mpsc::Receiver<ReadRequest>) -> Result<(), StartError> {
+async fn run(prepared: Prepared) -> Result<Inner, StartError> {
+    let Prepared {
+        core,
+        storage,
+        stops,
+        tasks,
+        read_requests,
+    } = prepared;
+    let inner = Inner::new(core, storage, tasks, stops);
     let core = &inner.core;
     core.raft.run();
     initialize_first(core).await?;
@@ -379,7 +452,7 @@ async fn run(inner: &Inner, read_requests: mpsc::Receiver<ReadRequest>) -> Resul
         serve_reads(Arc::clone(core), read_requests),
     );
     spawn(tasks, stopping, seek_admission(Arc::clone(core)));
-    Ok(())
+    Ok(inner)
 }
 
 /// The first replica of a new cluster begins as its only voter.

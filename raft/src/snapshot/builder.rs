@@ -12,8 +12,10 @@ use tokio::task::JoinHandle;
 use super::format::TABLES;
 use super::store::TempFile;
 use super::{SnapshotError, SnapshotFile, SnapshotHeader, SnapshotStore, SnapshotWriter};
+use crate::blocking;
 use crate::engine::{KeyRange, Read, WriteBatch};
 use crate::machine_store::load::{LoadError, Position};
+use crate::planted::{Bug, is_planted};
 use crate::type_config::TypeConfig;
 
 /// A snapshot being written by a blocking task.
@@ -26,16 +28,20 @@ impl SnapshotBuilder {
     /// not in the snapshot. Position and rows come from the same view.
     pub(super) async fn start(store: Arc<SnapshotStore>) -> Self {
         let (frozen, view_frozen) = oneshot::channel();
-        let task = tokio::task::spawn_blocking(move || {
+        let planted = is_planted(Bug::SnapshotMetaRace).then(|| position(store.engine()));
+        let task = blocking::run(move || {
             let view = store.engine().view();
             // The other side waits in `start`, or was dropped and no longer cares.
             let _ = frozen.send(());
-            let built = build(&store, &*view);
+            let position = planted.unwrap_or_else(|| position(&*view));
+            let built = position.and_then(|position| build_at(&store, &*view, position));
             store.build_ended(built.is_ok());
             built
         });
-        // An error means that the task panicked, which joining it reports.
-        let _ = view_frozen.await;
+        if !is_planted(Bug::SnapshotMetaRace) {
+            // An error means that the task panicked, which joining it reports.
+            let _ = view_frozen.await;
+        }
         Self { task: Some(task) }
     }
 }
@@ -52,7 +58,14 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
 
 /// Writes what `view` shows to a file and makes that the current snapshot.
 pub(crate) fn build(store: &SnapshotStore, view: &dyn Read) -> Result<SnapshotFile, SnapshotError> {
-    let position = position(view)?;
+    build_at(store, view, position(view)?)
+}
+
+fn build_at(
+    store: &SnapshotStore,
+    view: &dyn Read,
+    position: Position,
+) -> Result<SnapshotFile, SnapshotError> {
     let header = SnapshotHeader {
         cluster_id: store.cluster_id()?,
         position,

@@ -45,6 +45,7 @@ impl SnapshotReceiver {
     }
 
     /// Bytes received so far.
+    #[cfg(test)]
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
     }
