@@ -31,6 +31,8 @@ pub struct Contents {
     pub term: u64,
     /// Version of the format.
     pub format: u32,
+    /// Feature level of the cluster then.
+    pub feature_level: u32,
     /// What wrote it.
     pub created_by: String,
     /// The replicas then.
@@ -58,6 +60,7 @@ impl Contents {
             index: info.index,
             term: info.term,
             format: info.format,
+            feature_level: info.level,
             created_by: info.created_by,
             replicas: replicas
                 .map(|(id, name)| format!("{name} ({id})"))

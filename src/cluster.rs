@@ -22,6 +22,7 @@ mod route_approval;
 mod sealing;
 mod soft;
 mod stopping;
+mod upgrade;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,8 +35,8 @@ pub use self::administration::{Administration, BackupBytes, JoinTokenStatus, Mem
 pub use self::announce::{Announcement, Unwelcome, spawn_announcer};
 use self::catch_up::CaughtUp;
 pub use self::consensus::{
-    AnnouncedStatus, AuthorityStatus, CertificateStatus, ClusterStatus, Consensus, MemberStatus,
-    Role,
+    AnnouncedStatus, AuthorityStatus, CertificateStatus, ClusterStatus, Consensus, FeatureLevels,
+    MemberStatus, Role,
 };
 pub use self::local::LocalControl;
 #[cfg(test)]
@@ -49,6 +50,7 @@ use self::proposals::Proposals;
 pub use self::route_approval::spawn_route_approval;
 pub use self::sealing::{SealingPlan, seal_noise_key, unseal_noise_key};
 use self::soft::SoftState;
+pub use self::upgrade::{UpgradePhase, UpgradeStatus};
 use crate::state::{SessionNo, State};
 use crate::tasks::Tasks;
 use crate::types::{NodeId, ReplicaId};

@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hydrascale_proto::state::v1 as pb;
-use hydrascale_raft::{Keyring, Replica, SealingKeys};
+use hydrascale_raft::{FEATURE_LEVELS, Keyring, Replica, SealingKeys};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinSet;
@@ -54,8 +54,6 @@ use crate::stun::{StunServer, StunSockets};
 use crate::tasks::Tasks;
 use crate::types::ReplicaId;
 
-/// Feature levels of commands, snapshots and RPCs that this program speaks.
-pub const FEATURE_LEVELS: (u32, u32) = (1, 1);
 /// Before anything else, nodes get this long to choose another home than the relay that stops: they
 /// measure all relays anew, which takes up to 5 s, and tell it.
 const HOMES_LEAVE: Duration = Duration::from_secs(8);
@@ -338,8 +336,8 @@ fn spawn_cluster_tasks(
         incarnation: cluster.incarnation(),
         name: config.cluster.replica_name.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        level_min: FEATURE_LEVELS.0,
-        level_max: FEATURE_LEVELS.1,
+        level_min: FEATURE_LEVELS.min,
+        level_max: config.cluster.feature_level_max,
         config_digest: config.shared_digest(),
         relay: Some(relay::announcement(config, relay)),
     };

@@ -15,6 +15,7 @@ mod derp_map;
 mod due;
 mod hostinfo;
 mod index;
+mod level;
 mod load;
 mod model;
 mod names;
@@ -35,6 +36,7 @@ pub use self::apply::{Applied, ApplyContext, ApplyError, POLICY_BYTES_MAX};
 pub use self::change::{Change, NodeChange};
 pub use self::crowd::SshCrowd;
 pub(crate) use self::hostinfo::MAX_HOSTINFO_BYTES;
+pub use self::level::level_of;
 pub use self::load::{LoadError, Loader};
 pub use self::model::{
     ApiKey, Endpoint, Node, PendingLogin, PolicyVersion, PreAuthKey, RegisterMethod, Relay,

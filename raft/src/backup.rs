@@ -22,12 +22,12 @@ pub use self::restore::{RestoreError, Restored, restore};
 pub use self::stream::BackupStream;
 use crate::engine::{KeyRange, Read, Table};
 use crate::fatal::chain;
-use crate::records::ClusterRecords;
+use crate::records::{ClusterRecords, level_of};
 use crate::snapshot::{
     SnapshotError, SnapshotHeader, SnapshotReader, SnapshotWriter, snapshot_position,
 };
 use crate::storage::meta;
-use crate::{MachineError, ReplicaId, Row};
+use crate::{FEATURE_LEVELS, Levels, MachineError, ReplicaId, Row};
 
 /// The tables of a backup, in file order.
 const TABLES: [Table; 2] = [Table::State, Table::Cluster];
@@ -39,6 +39,8 @@ pub struct BackupInfo {
     pub cluster_id: String,
     /// Version of the file's format.
     pub format: u32,
+    /// Feature level of the cluster then.
+    pub level: u32,
     /// Name and version of what wrote it.
     pub created_by: String,
     /// When it was taken, by the clock of the replica that wrote it, milliseconds since the Unix
@@ -60,11 +62,13 @@ impl BackupInfo {
             cluster_id,
             position,
             taken_at_ms,
+            level,
         } = reader.header().clone();
         let members = position.membership.membership().nodes();
         Self {
             cluster_id,
             format: SnapshotReader::<R>::FORMAT,
+            level,
             created_by: reader.created_by().to_owned(),
             taken_at_ms: Some(taken_at_ms).filter(|at| *at != 0),
             now_ms: position.now_ms,
@@ -79,16 +83,33 @@ impl BackupInfo {
     }
 }
 
+/// Begins to read a backup, which may be of any feature level in `levels`: what rows of another one
+/// mean is not known.
+fn open<R: io::Read>(input: R, levels: Levels) -> Result<SnapshotReader<R>, BackupError> {
+    let reader = SnapshotReader::new(input)?;
+    let level = reader.header().level;
+    if levels.includes(level) {
+        Ok(reader)
+    } else {
+        Err(BackupError::Level {
+            level,
+            supported: levels,
+            created_by: reader.created_by().to_owned(),
+        })
+    }
+}
+
 /// Reads a backup to its end and checks every byte of it; the application's rows go to `row`, in key
 /// order.
 ///
 /// # Errors
-/// The backup is damaged, cut short or of an unknown format, or `row` refuses one.
+/// The backup is damaged, cut short, of an unknown format or of a feature level that this version does
+/// not support, or `row` refuses one.
 pub fn read_backup(
     input: impl io::Read,
     mut row: impl FnMut(Row) -> Result<(), MachineError>,
 ) -> Result<BackupInfo, BackupError> {
-    let mut reader = SnapshotReader::new(input)?;
+    let mut reader = open(input, FEATURE_LEVELS)?;
     while let Some((table, rows)) = reader.next_block()? {
         if table != Table::State {
             continue;
@@ -110,6 +131,7 @@ fn write<W: io::Write>(view: &dyn Read, out: W, taken_at_ms: i64) -> Result<W, S
         cluster_id: String::from_utf8_lossy(&cluster_id.unwrap_or_default()).into_owned(),
         position: snapshot_position(view)?,
         taken_at_ms,
+        level: level_of(view)?,
     };
     let mut writer = SnapshotWriter::new(out, &header)?;
     for table in TABLES {
@@ -131,6 +153,19 @@ pub enum BackupError {
     Unusable {
         /// What is wrong with it.
         reason: String,
+    },
+    /// It is of a version before or after this one.
+    #[error(
+        "the backup cannot be used: it has feature level {level}, and this version supports \
+         {supported}: use the version that wrote it ({created_by}), or one between it and this one"
+    )]
+    Level {
+        /// Level of the backup.
+        level: u32,
+        /// What the program supports.
+        supported: Levels,
+        /// Name and version of what wrote it.
+        created_by: String,
     },
     /// The application does not understand what is in it.
     #[error("the backup holds a row that this version does not understand")]
@@ -165,6 +200,8 @@ impl From<SnapshotError> for BackupError {
             | SnapshotError::Codec(_)
             | SnapshotError::WrongCluster { .. }
             | SnapshotError::Cancelled
+            | SnapshotError::Level(_)
+            | SnapshotError::LevelRow(_)
             | SnapshotError::Torn => chain(&error),
         };
         Self::Unusable { reason }

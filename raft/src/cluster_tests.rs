@@ -10,5 +10,6 @@ mod membership;
 mod partitions;
 mod proposals;
 mod sealing;
+mod upgrade;
 mod voters;
 mod wire;

@@ -6,6 +6,7 @@ mod certificates;
 mod clock;
 mod disk;
 mod due;
+mod level;
 mod members;
 mod observe;
 mod probe;

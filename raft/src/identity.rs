@@ -140,6 +140,7 @@ impl Folder {
             cluster_id: identity.cluster_id.clone(),
             ca_certificate: certificate.to_vec().into(),
             ca_private_key: key.private_key().secret_der().to_vec().into(),
+            level: 0,
         }))
     }
 

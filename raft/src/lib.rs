@@ -16,6 +16,7 @@ mod fatal;
 mod fatal_slot;
 mod identity;
 mod join;
+mod levels;
 mod log_store;
 mod machine;
 mod machine_store;
@@ -44,6 +45,7 @@ pub use self::core::{COMMAND_BYTES_MAX, CertificateState};
 pub use self::counters::ReplicaMetrics;
 pub use self::fatal::chain;
 pub use self::join::JoinTokenInfo;
+pub use self::levels::{FEATURE_LEVELS, LevelError, Levels};
 pub use self::machine::{
     ApplyContext, Effects, MachineError, ReplicaId, Row, RowWrite, StateMachine,
 };

@@ -31,6 +31,7 @@ use crate::codec::{LogId, SnapshotMeta, StoredMembership};
 use crate::counters::Counters;
 use crate::engine::{Engine, Read, Table};
 use crate::fatal::{Fatal, chain};
+use crate::levels::Levels;
 use crate::log_store::stopped;
 use crate::records::ClusterRecords;
 use crate::snapshot::{SnapshotBuilder, SnapshotFile, SnapshotStore};
@@ -43,6 +44,7 @@ pub(crate) struct MachineStore {
     machine: Arc<dyn StateMachine>,
     snapshots: Arc<SnapshotStore>,
     loaded: Loaded,
+    levels: Levels,
     published: Published,
     fatal: Fatal,
     counters: Arc<Counters>,
@@ -75,6 +77,7 @@ impl MachineStore {
         machine: Arc<dyn StateMachine>,
         snapshots: Arc<SnapshotStore>,
         loaded: Loaded,
+        levels: Levels,
         fatal: Fatal,
         counters: Arc<Counters>,
     ) -> Self {
@@ -90,6 +93,7 @@ impl MachineStore {
             machine,
             snapshots,
             loaded,
+            levels,
             published,
             fatal,
             counters,

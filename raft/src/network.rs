@@ -20,7 +20,7 @@ mod snapshot;
 pub(crate) use self::address::AddressBook;
 pub(crate) use self::client::NetworkFactory;
 pub(crate) use self::dialer::{Dialer, connect};
-pub(crate) use self::envelope::{Envelope, LEVEL_MAX, LEVEL_MIN, Refusal};
+pub(crate) use self::envelope::{Envelope, Refusal};
 pub(crate) use self::guard::{Barred, Caller, Guard};
 pub(crate) use self::incarnations::Incarnations;
 pub(crate) use self::lanes::{CallError, Lane, Lanes, Opener, dialled};

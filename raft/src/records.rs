@@ -2,6 +2,7 @@
 //! members are meant to be, the replicas that it has removed. Pure: part of every replica's apply, so the same log gives the same records.
 
 mod authority;
+mod level;
 mod standing;
 mod succession;
 #[cfg(test)]
@@ -12,12 +13,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use hydrascale_proto::raft::v1::{
     Admin, AdminDone, AdminOutcome, ClusterRow, CreateJoinToken, InitCluster, JoinTokenRow,
-    JoinTokenUse, NonVotingRow, RemovedReplicaRow, RenewalRow, ReplacementRow, RevokeJoinToken,
-    UseJoinToken, admin, admin_outcome,
+    JoinTokenUse, LevelRow, NonVotingRow, RaiseLevel, RemovedReplicaRow, RenewalRow,
+    ReplacementRow, RevokeJoinToken, UseJoinToken, admin, admin_outcome,
 };
 use prost::Message;
 
 pub(crate) use self::authority::is_replaced;
+pub(crate) use self::level::{LevelRowError, level_needed, level_of};
 pub(crate) use self::standing::gone;
 use crate::{Row, RowWrite};
 
@@ -28,7 +30,9 @@ const JOIN_TOKENS_MAX: usize = 256;
 /// How long a token is remembered after its expiry, so that its late use is told apart from a typo.
 const JOIN_TOKEN_REMEMBERED_MS: i64 = 30 * 24 * 3600 * 1000;
 
-const CLUSTER_KEY: &[u8] = b"cluster";
+/// Where the cluster's identity is recorded.
+pub(crate) const CLUSTER_KEY: &[u8] = b"cluster";
+const LEVEL_KEY: &[u8] = b"level";
 const TOKEN_PREFIX: &[u8] = b"join-token/";
 const REMOVED_PREFIX: &[u8] = b"removed/";
 const NON_VOTING_PREFIX: &[u8] = b"non-voting/";
@@ -39,6 +43,8 @@ const RENEWAL_PREFIX: &[u8] = b"renewal/";
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ClusterRecords {
     cluster: Option<ClusterRow>,
+    /// Absent as long as the level is the first.
+    level: Option<LevelRow>,
     tokens: BTreeMap<String, JoinTokenRow>,
     removed: BTreeSet<u64>,
     /// Members that stay learners.
@@ -71,7 +77,7 @@ impl ClusterRecords {
         admin: &Admin,
     ) -> (Vec<RowWrite>, AdminOutcome) {
         let done = match &admin.op {
-            Some(admin::Op::Init(op)) => self.init_cluster(op),
+            Some(admin::Op::Init(op)) => self.init_cluster(now_ms, op),
             Some(admin::Op::CreateJoinToken(op)) => self.create_join_token(now_ms, op),
             Some(admin::Op::RevokeJoinToken(op)) => self.revoke_join_token(op),
             Some(admin::Op::UseJoinToken(op)) => self.use_join_token(index, now_ms, op),
@@ -82,6 +88,7 @@ impl ClusterRecords {
             Some(admin::Op::RenewCertificates(op)) => Ok(self.renew_certificates(index, op)),
             Some(admin::Op::RotateAuthority(op)) => self.rotate_authority(op),
             Some(admin::Op::AdvanceAuthority(op)) => self.advance_authority(op),
+            Some(admin::Op::RaiseLevel(op)) => self.raise_level(now_ms, op),
             None => Err("this build does not know the requested change".to_owned()),
         };
         match done {
@@ -107,6 +114,8 @@ impl ClusterRecords {
         };
         if row.key.as_ref() == CLUSTER_KEY {
             self.cluster = Some(ClusterRow::decode(row.value.clone()).map_err(unreadable)?);
+        } else if row.key.as_ref() == LEVEL_KEY {
+            self.level = Some(LevelRow::decode(row.value.clone()).map_err(unreadable)?);
         } else if row.key.starts_with(TOKEN_PREFIX) {
             let token = JoinTokenRow::decode(row.value.clone()).map_err(unreadable)?;
             self.tokens.insert(token.id.clone(), token);
@@ -131,7 +140,7 @@ impl ClusterRecords {
         Ok(())
     }
 
-    fn init_cluster(&mut self, op: &InitCluster) -> Applied {
+    fn init_cluster(&mut self, now_ms: i64, op: &InitCluster) -> Applied {
         if let Some(cluster) = &self.cluster {
             // A replica that stopped between proposing and learning of success proposes again.
             if cluster.cluster_id == op.cluster_id {
@@ -145,9 +154,11 @@ impl ClusterRecords {
             ca_private_key: op.ca_private_key.clone(),
             ..ClusterRow::default()
         };
-        let write = put(Bytes::from_static(CLUSTER_KEY), &cluster);
+        let mut writes = vec![put(Bytes::from_static(CLUSTER_KEY), &cluster)];
         self.cluster = Some(cluster);
-        Ok((vec![write], 0))
+        let (raised, _) = self.raise_level(now_ms, &RaiseLevel { to: op.level })?;
+        writes.extend(raised);
+        Ok((writes, 0))
     }
 
     fn create_join_token(&mut self, now_ms: i64, op: &CreateJoinToken) -> Applied {

@@ -16,7 +16,9 @@ use bytes::Bytes;
 use futures::Stream;
 use hydrascale_proto::raft::v1::manage_request::Op;
 use hydrascale_proto::raft::v1::proposal::Body;
-use hydrascale_proto::raft::v1::{ChangeVote, MoveLeadership, RemoveMember, ReplaceMember};
+use hydrascale_proto::raft::v1::{
+    ChangeVote, MoveLeadership, RaiseToHighest, RemoveMember, ReplaceMember,
+};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -28,6 +30,7 @@ pub use self::status::{AuthorityStatus, MemberStatus, QuorumHealth, Role, Status
 use self::stop::Inner;
 use crate::carry::{CarryError, Hold, carry};
 use crate::counters::ReplicaMetrics;
+use crate::levels::FIRST;
 use crate::{
     BackupError, BackupStream, JoinToken, JoinTokenInfo, KeyId, Keyring, ReplicaId, StateMachine,
     join,
@@ -129,21 +132,23 @@ impl Replica {
     /// # Cancel safety
     /// A dropped call may or may not have proposed the command.
     pub async fn propose(&self, command: Bytes) -> Result<Proposed, ProposeError> {
-        self.propose_traced(command, "").await
+        self.propose_traced(command, FIRST, "").await
     }
 
-    /// As [`Self::propose`], handing a W3C `traceparent` on to the leader's span.
+    /// As [`Self::propose`], for a command of the feature level `level`, which is refused while the
+    /// cluster's is below it; hands a W3C `traceparent` on to the leader's span.
     ///
     /// # Errors
     /// As [`Self::propose`].
     pub async fn propose_traced(
         &self,
         command: Bytes,
+        level: u32,
         traceparent: &str,
     ) -> Result<Proposed, ProposeError> {
         self.inner
             .core
-            .propose(Body::Command(command), traceparent)
+            .propose(Body::Command(command), level, traceparent)
             .await
     }
 
@@ -355,6 +360,22 @@ impl Replica {
         // The tracker waits for it when the replica stops.
         self.inner.tasks.spawn_blocking(work);
         Ok(stream)
+    }
+
+    /// Raises the cluster's feature level to the highest that all members support, from which there is
+    /// no way back to a version that does not. Returns the level in force, applied here.
+    ///
+    /// # Errors
+    /// A member is silent or too old, or the cluster cannot be asked.
+    pub async fn raise_level(&self) -> Result<u32, AdminError> {
+        let core = &self.inner.core;
+        core.manage(Op::RaiseToHighest(RaiseToHighest {}), None)
+            .await?;
+        let read = core.read_index().await;
+        read.map_err(|error| AdminError::Unknown {
+            reason: error.to_string(),
+        })?;
+        Ok(core.records.load().level())
     }
 
     /// Resolves when the replica can no longer go on; the process must exit.

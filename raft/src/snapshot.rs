@@ -31,7 +31,9 @@ pub(crate) use self::store::SnapshotStore;
 pub(crate) use self::writer::SnapshotWriter;
 use crate::codec::{CodecError, SnapshotMeta};
 use crate::engine::EngineError;
+use crate::levels::{self, LevelError};
 use crate::machine_store::load::Position;
+use crate::records::LevelRowError;
 use crate::type_config::TypeConfig;
 
 /// A complete snapshot on disk.
@@ -97,6 +99,8 @@ pub(crate) struct SnapshotHeader {
     /// When a backup was taken, milliseconds since the Unix epoch by its writer's clock; 0 for what
     /// replicas send each other.
     pub(crate) taken_at_ms: i64,
+    /// Feature level of its rows.
+    pub(crate) level: u32,
 }
 
 impl SnapshotHeader {
@@ -114,6 +118,7 @@ impl SnapshotHeader {
             state: Some(self.position.to_proto()),
             created_by: concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")).to_owned(),
             taken_at_ms: self.taken_at_ms,
+            level: levels::to_state(self.level),
         }
     }
 
@@ -125,6 +130,7 @@ impl SnapshotHeader {
             cluster_id: header.cluster_id,
             position: Position::from_proto(state)?,
             taken_at_ms: header.taken_at_ms,
+            level: levels::stated(header.level),
         })
     }
 }
@@ -187,6 +193,12 @@ pub(crate) enum SnapshotError {
     /// The state is being replaced by a snapshot from another replica.
     #[error("the state is being replaced by a snapshot: try again in a moment")]
     Torn,
+    /// It was written at a feature level that this program does not support.
+    #[error(transparent)]
+    Level(#[from] LevelError),
+    /// The feature level of the rows cannot be read.
+    #[error("feature level")]
+    LevelRow(#[from] LevelRowError),
     /// The builder was asked twice, or its task was cancelled.
     #[error("snapshot build was cancelled")]
     Cancelled,

@@ -30,13 +30,14 @@ use crate::counters::Counters;
 use crate::engine::rocks::RocksEngine;
 use crate::engine::{Engine, EngineError, KeyRange, KeyValue, Read, Table, WriteBatch};
 use crate::fatal::{Fatal, FatalHook};
+use crate::levels::{FEATURE_LEVELS, LevelError, Levels};
 use crate::log_store::LogStore;
 use crate::log_store::sync::SyncThread;
 use crate::machine::StateMachine;
 use crate::machine_store::install::{self, InstallError};
 use crate::machine_store::load::{self, LoadError};
 use crate::machine_store::{MachineStore, Published};
-use crate::records::ClusterRecords;
+use crate::records::{ClusterRecords, LevelRowError};
 use crate::snapshot::{SnapshotError, SnapshotStore};
 use crate::storage::meta::MetaError;
 
@@ -53,6 +54,8 @@ pub(crate) struct StorageConfig {
     pub(crate) on_fatal: FatalHook,
     /// What is counted for the replica's metrics.
     pub(crate) counters: Arc<Counters>,
+    /// Feature levels that the replica supports.
+    pub(crate) levels: Levels,
 }
 
 impl StorageConfig {
@@ -64,6 +67,7 @@ impl StorageConfig {
             cluster_id: None,
             on_fatal: Fatal::exit(),
             counters: Arc::default(),
+            levels: FEATURE_LEVELS,
         }
     }
 }
@@ -121,6 +125,7 @@ impl Storage {
         let snapshots = Arc::new(SnapshotStore::open(
             Arc::clone(&engine),
             snapshots,
+            config.levels,
             Arc::clone(counters),
         )?);
         install::resume(&*engine, &snapshots)?;
@@ -128,12 +133,14 @@ impl Storage {
         check::log(&*engine, snapshots.current().as_ref())?;
         let incarnation = check::count_start(&*engine)?;
         let fatal = Fatal::new(Arc::clone(&config.on_fatal));
+        check::level(&*engine, config.levels)?;
         let loaded = load::load(&*engine, &*machine)?;
         let store = MachineStore::new(
             Arc::clone(&engine),
             machine,
             Arc::clone(&snapshots),
             loaded,
+            config.levels,
             fatal.clone(),
             Arc::clone(counters),
         );
@@ -262,8 +269,12 @@ pub(crate) fn create(dir: &Path) -> Result<RocksEngine, OpenError> {
 /// interrupted install is changed.
 ///
 /// # Errors
-/// There is none, a process has it open, or it contradicts itself.
-pub(crate) fn open_stopped(dir: &Path, cluster_id: &str) -> Result<Arc<dyn Engine>, OpenError> {
+/// There is none, a process has it open, it is above or below `levels`, or it contradicts itself.
+pub(crate) fn open_stopped(
+    dir: &Path,
+    cluster_id: &str,
+    levels: Levels,
+) -> Result<Arc<dyn Engine>, OpenError> {
     let database = dir.join(DATABASE_FOLDER);
     fs::metadata(&database).map_err(|source| OpenError::Folder {
         dir: database.clone(),
@@ -272,10 +283,16 @@ pub(crate) fn open_stopped(dir: &Path, cluster_id: &str) -> Result<Arc<dyn Engin
     let engine: Arc<dyn Engine> = Arc::new(RocksEngine::open(&database)?);
     check::format(&*engine)?;
     check::cluster(&*engine, Some(cluster_id))?;
-    let snapshots = SnapshotStore::open(Arc::clone(&engine), snapshot_dir(dir), Arc::default())?;
+    let snapshots = SnapshotStore::open(
+        Arc::clone(&engine),
+        snapshot_dir(dir),
+        levels,
+        Arc::default(),
+    )?;
     install::resume(&*engine, &snapshots)?;
     snapshots.recover()?;
     check::log(&*engine, snapshots.current().as_ref())?;
+    check::level(&*engine, levels)?;
     Ok(engine)
 }
 
@@ -363,6 +380,12 @@ pub(crate) enum OpenError {
     /// The applied state cannot be loaded.
     #[error("applied state cannot be loaded")]
     Load(#[from] LoadError),
+    /// The program cannot be a replica of this cluster.
+    #[error(transparent)]
+    Level(#[from] LevelError),
+    /// The cluster's feature level cannot be read.
+    #[error("feature level of the cluster")]
+    LevelRow(#[from] LevelRowError),
     /// A thread cannot be started or joined.
     #[error("storage thread")]
     Thread(#[source] io::Error),

@@ -244,6 +244,7 @@ pub(crate) fn proposal(
     let body = Some(proposal::Body::Command(Bytes::copy_from_slice(command)));
     let client_id = Bytes::copy_from_slice(client);
     let proposal = Proposal {
+        level: 0,
         stamped_ms,
         client_id,
         seq,

@@ -3,6 +3,7 @@
 mod backup;
 mod keys;
 mod members;
+mod upgrade;
 
 use std::time::Duration;
 
@@ -36,6 +37,7 @@ pub(super) fn routes() -> Router<ApiState> {
         .route("/cluster/certificates", post(keys::renew_certificates))
         .route("/cluster/authority", post(keys::rotate_authority))
         .route("/cluster/leader", post(members::lead))
+        .route("/cluster/upgrade/finalize", post(upgrade::finalize))
         .route("/cluster/replica/{id}/promote", post(members::promote))
         .route("/cluster/replica/{id}/demote", post(members::demote))
         .route("/cluster/replica/{id}/remove", post(members::remove))

@@ -148,13 +148,14 @@ fn tell(context: &mut Context<'_, '_>, name: &str, contents: &Contents) -> anyho
     let taken = contents.taken_at.unwrap_or(contents.changed_at);
     let sentence = format!(
         "{name}: whole backup of cluster {}\ntaken {taken}, last change {} at log index {} (term {}), \
-         replicas {}\nformat {}, written by {}\n{}",
+         replicas {}\nformat {}, feature level {}, written by {}\n{}",
         contents.cluster_id,
         contents.changed_at,
         contents.index,
         contents.term,
         contents.replicas.join(", "),
         contents.format,
+        contents.feature_level,
         contents.created_by,
         summary(contents),
     );

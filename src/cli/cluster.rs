@@ -3,6 +3,7 @@
 mod keys;
 mod members;
 mod recover;
+mod upgrade;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -17,6 +18,7 @@ use crate::server::raft_config;
 
 use self::members::{Follow, Replace, Transfer, Which};
 use self::recover::Recover;
+use self::upgrade::UpgradeCommand;
 use super::args::parse_life;
 use super::client::escape;
 use super::context::Context;
@@ -61,6 +63,9 @@ pub(super) enum ClusterCommand {
     RotateCa(Follow),
     /// Go on alone, as a new cluster, with what this stopped replica has after the quorum was lost
     Recover(Recover),
+    /// Follow an upgrade of all replicas to a new version, and finish it
+    #[command(subcommand)]
+    Upgrade(UpgradeCommand),
     /// Show the replicas and how they are doing
     Status,
     /// Show a hash over the whole state, equal on replicas that have applied the same changes
@@ -129,6 +134,7 @@ pub(super) async fn run(
         ClusterCommand::RotateCertificates(args) => keys::rotate_certificates(args, context).await,
         ClusterCommand::RotateCa(wait) => keys::rotate_ca(wait, context).await,
         ClusterCommand::Recover(args) => recover::recover(args, context).await,
+        ClusterCommand::Upgrade(command) => upgrade::run(command, context).await,
         ClusterCommand::Status => status(context).await,
         ClusterCommand::Digest => {
             let digest = context.api()?.get("/cluster/digest").await?;
@@ -230,6 +236,7 @@ async fn status(context: &mut Context<'_, '_>) -> anyhow::Result<()> {
         "Streams",
         "Drained",
         "Version",
+        "Levels",
     ]);
     for member in status.get("members").items() {
         let reachable = member.flag("reachable");
@@ -251,12 +258,18 @@ async fn status(context: &mut Context<'_, '_>) -> anyhow::Result<()> {
             member.get("announced").text("streams").into(),
             drained(member).into(),
             member.get("announced").text("version").into(),
+            upgrade::levels(member).into(),
         ]);
     }
     let table = table.render(context.out.has_color());
     let mut text = format!("{}\n{table}", headline(&status));
     text.push_str(&keys::seal(&status));
     text.push_str(&keys::certificates(&status));
+    let upgrade = status.get("upgrade");
+    if upgrade.text("phase") != "finished" {
+        text.push('\n');
+        text.push_str(&upgrade::describe(upgrade));
+    }
     for warning in status.texts("warnings") {
         text.push_str("\nWarning: ");
         text.push_str(&warning);
@@ -315,11 +328,12 @@ fn headline(status: &Value) -> String {
         false => "",
     };
     format!(
-        "Cluster {} as replica {} sees it: {lead}, term {}, applied {} of {}; {health}{changing}",
+        "Cluster {} as replica {} sees it: {lead}, term {}, applied {} of {}, feature level {}; {health}{changing}",
         status.text("clusterId"),
         status.text("replicaId"),
         status.text("term"),
         status.text("appliedIndex"),
         status.text("committedIndex"),
+        status.text("featureLevel"),
     )
 }

@@ -114,6 +114,11 @@ pub trait Administration: Send + Sync + 'static {
     fn rotate_authority(&self, _replaces: Vec<u8>) -> BoxFuture<'_, Result<(), ProposeError>> {
         unable()
     }
+
+    /// Raises the feature level to the highest that all members support; tells which it is.
+    fn raise_level(&self) -> BoxFuture<'_, Result<u32, ProposeError>> {
+        unable()
+    }
 }
 
 /// A backup on its way; dropping it stops it.
@@ -194,6 +199,15 @@ impl Cluster {
     /// As [`Self::propose`]; refused while a replica is joining.
     pub async fn rotate_authority(&self, replaces: Vec<u8>) -> Result<(), ProposeError> {
         self.inner.consensus.rotate_authority(replaces).await
+    }
+
+    /// Raises the cluster's feature level to the highest that all members support, from which there is
+    /// no way back to a version that does not. Tells which it is.
+    ///
+    /// # Errors
+    /// As [`Self::propose`]; refused while a member is silent or supports too little.
+    pub async fn finalize_upgrade(&self) -> Result<u32, ProposeError> {
+        self.inner.consensus.raise_level().await
     }
 
     /// Hands leadership over: to the one named, else to whom it costs least and who is not drained.

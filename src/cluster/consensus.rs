@@ -6,13 +6,14 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use serde::Serialize;
 
-use super::{Administration, ProposeError, ReadError};
+use super::{Administration, ProposeError, ReadError, UpgradeStatus};
 use crate::types::{RegionId, Timestamp};
 
 /// A totally ordered log of commands that [`super::Machine`] applies.
 pub trait Consensus: Administration {
-    /// Commits a command and answers its outcome once it is applied on this replica.
-    fn propose(&self, command: Bytes) -> BoxFuture<'_, Result<Bytes, ProposeError>>;
+    /// Commits a command and answers its outcome once it is applied on this replica. Refused while the
+    /// cluster's feature level is below `level`, which the command needs.
+    fn propose(&self, command: Bytes, level: u32) -> BoxFuture<'_, Result<Bytes, ProposeError>>;
 
     /// Waits until everything acknowledged before the call is applied on this replica.
     fn read_index(&self) -> BoxFuture<'_, Result<u64, ReadError>>;
@@ -82,6 +83,10 @@ pub struct ClusterStatus {
     pub sealing_key: Option<String>,
     /// The certificate authority, once the cluster has recorded it.
     pub authority: Option<AuthorityStatus>,
+    /// The cluster's feature level; absent before the cluster is known.
+    pub feature_level: Option<u32>,
+    /// How far an upgrade is; only in a report.
+    pub upgrade: UpgradeStatus,
     /// What an operator should look into, one sentence each.
     pub warnings: Vec<String>,
 }
@@ -116,6 +121,10 @@ pub struct MemberStatus {
     pub sealing_keys: Option<Vec<String>>,
     /// Its certificate, as of its last answer.
     pub certificate: Option<CertificateStatus>,
+    /// Feature levels that it supports, when it last answered this replica.
+    pub feature_levels: Option<FeatureLevels>,
+    /// It wants to be asked before the feature level is raised (`cluster.auto_upgrade: false`).
+    pub holds_level: bool,
     /// What it announced when it last started; nothing before it has.
     pub announced: Option<AnnouncedStatus>,
 }
@@ -142,6 +151,15 @@ pub struct CertificateStatus {
     pub expiry: Timestamp,
     /// A new one was asked for and is not there yet.
     pub renewing: bool,
+}
+
+/// A range of feature levels, both ends included.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct FeatureLevels {
+    /// The lowest.
+    pub min: u32,
+    /// The highest.
+    pub max: u32,
 }
 
 /// What a replica has told the cluster about itself, and what runs on it.

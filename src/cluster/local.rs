@@ -17,7 +17,8 @@ use parking_lot::Mutex;
 
 use self::members::LocalMembers;
 use super::{
-    Cluster, ClusterStatus, Consensus, Machine, MemberStatus, ProposeError, ReadError, Role,
+    Cluster, ClusterStatus, Consensus, FeatureLevels, Machine, MemberStatus, ProposeError,
+    ReadError, Role,
 };
 use crate::types::{ReplicaId, Timestamp};
 
@@ -199,7 +200,7 @@ impl LocalLog {
 }
 
 impl Consensus for LocalLog {
-    fn propose(&self, command: Bytes) -> BoxFuture<'_, Result<Bytes, ProposeError>> {
+    fn propose(&self, command: Bytes, _level: u32) -> BoxFuture<'_, Result<Bytes, ProposeError>> {
         async move { self.commit(command) }.boxed()
     }
 
@@ -234,6 +235,7 @@ impl Consensus for LocalLog {
             non_voting: members.learners.contains(id),
             applied_index: Some(self.machine.applied_index()),
             reachable: id.0 == 1 || !cut_off,
+            feature_levels: Some(FeatureLevels { min: 1, max: 2 }),
             ..Default::default()
         };
         ClusterStatus {
@@ -255,6 +257,7 @@ impl Consensus for LocalLog {
             membership_index: members.index,
             removed: members.removed.iter().map(|id| id.0).collect(),
             members: members.members.iter().map(member).collect(),
+            feature_level: Some(members.level),
             ..Default::default()
         }
     }

@@ -15,6 +15,7 @@ use tracing::{Instrument, Span};
 
 use super::metrics::{Bound, ClusterMetrics};
 use super::{Consensus, ProposeError};
+use crate::state::level_of;
 use crate::tasks::joined;
 
 /// Proposals that may wait: more than a herd of clients makes in a second; the rest is told to
@@ -36,6 +37,8 @@ struct Waiting {
     op: Op,
     /// What it adds to an entry.
     bytes: usize,
+    /// Feature level that it needs.
+    level: u32,
     /// When it is refused unless its turn has come.
     deadline: Instant,
     /// Where it was proposed.
@@ -75,6 +78,7 @@ impl Proposals {
         let bytes = self.check_size(&op)?;
         let (done, answer) = oneshot::channel();
         let waiting = Waiting {
+            level: level_of(&op),
             op,
             bytes,
             deadline: Instant::now() + QUEUE_WAIT_MAX,
@@ -185,7 +189,7 @@ impl Gatherer {
 
     /// `first`, and of what else waits as much as one entry takes.
     fn fill(&mut self, first: Waiting) -> Vec<Waiting> {
-        let mut bytes = first.bytes;
+        let (mut bytes, level) = (first.bytes, first.level);
         let mut batch = vec![first];
         while batch.len() < BATCH_OPS_MAX
             && let Ok(next) = self.incoming.try_recv()
@@ -193,7 +197,8 @@ impl Gatherer {
             if next.done.is_closed() {
                 continue;
             }
-            if bytes + next.bytes > BATCH_BYTES_MAX {
+            // What is refused for its feature level takes no other change with it.
+            if bytes + next.bytes > BATCH_BYTES_MAX || next.level != level {
                 self.next = Some(next);
                 break;
             }
@@ -231,8 +236,9 @@ async fn send(consensus: &dyn Consensus, batch: Vec<Waiting>) {
         .map(|waiting| (waiting.op, waiting.done))
         .unzip();
     let command = into_command(ops);
+    let level = command.op.as_ref().map_or(1, level_of);
     let outcome = match consensus
-        .propose(Bytes::from(command.encode_to_vec()))
+        .propose(Bytes::from(command.encode_to_vec()), level)
         .await
     {
         Ok(bytes) => pb::Outcome::decode(bytes).map_err(|error| ProposeError::Unknown {

@@ -15,15 +15,16 @@ use hydrascale_raft::{
 
 use super::{
     Administration, AuthorityStatus, BackupBytes, CertificateStatus, ClusterStatus, Consensus,
-    JoinTokenStatus, MemberChange, MemberStatus, ProposeError, ReadError, Role, SealingPlan,
+    FeatureLevels, JoinTokenStatus, MemberChange, MemberStatus, ProposeError, ReadError, Role,
+    SealingPlan, UpgradeStatus,
 };
 use crate::telemetry::traceparent;
 use crate::types::{ReplicaId, Timestamp};
 
 impl Consensus for Replica {
-    fn propose(&self, command: Bytes) -> BoxFuture<'_, Result<Bytes, ProposeError>> {
+    fn propose(&self, command: Bytes, level: u32) -> BoxFuture<'_, Result<Bytes, ProposeError>> {
         async move {
-            match self.propose_traced(command, &traceparent()).await {
+            match self.propose_traced(command, level, &traceparent()).await {
                 Ok(proposed) => Ok(proposed.outcome),
                 Err(error) => Err(not_proposed(&error)),
             }
@@ -151,6 +152,13 @@ impl Administration for Replica {
         }
         .boxed()
     }
+
+    fn raise_level(&self) -> BoxFuture<'_, Result<u32, ProposeError>> {
+        let raised = Self::raise_level(self);
+        raised
+            .map(|raised| raised.map_err(|error| not_administered(&error)))
+            .boxed()
+    }
 }
 
 fn raft_id(id: ReplicaId) -> RaftReplicaId {
@@ -173,6 +181,7 @@ fn not_proposed(error: &RaftProposeError) -> ProposeError {
     match error {
         RaftProposeError::Unknown { .. } => ProposeError::Unknown { reason },
         RaftProposeError::TooLarge { .. } => refused(RefusalCode::Invalid, reason),
+        RaftProposeError::Level { .. } => refused(RefusalCode::Precondition, reason),
         RaftProposeError::NotProposed { .. } | RaftProposeError::Stopped => {
             ProposeError::Unavailable { reason }
         }
@@ -228,6 +237,8 @@ fn describe(status: &Status, now: Instant) -> ClusterStatus {
             .collect(),
         sealing_key: status.sealing_key.map(|id| id.to_string()),
         authority: status.authority.as_ref().map(describe_authority),
+        feature_level: status.level,
+        upgrade: UpgradeStatus::default(),
         warnings: Vec::new(),
     }
 }
@@ -267,6 +278,11 @@ fn describe_member(member: &RaftMember, status: &Status, now: Instant) -> Member
             expiry: Timestamp::from_unix_ms(held.expires_ms),
             renewing: held.renewed_at < member.renewal_asked_at,
         }),
+        feature_levels: member.levels.map(|levels| FeatureLevels {
+            min: levels.min,
+            max: levels.max,
+        }),
+        holds_level: member.holds_level,
         announced: None,
     }
 }

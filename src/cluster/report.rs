@@ -4,15 +4,23 @@
 use hydrascale_raft::KeyId;
 
 use super::stopping::homes;
-use super::{AnnouncedStatus, ClusterStatus, MemberStatus};
+use super::{AnnouncedStatus, ClusterStatus, FeatureLevels, MemberStatus, upgrade};
 use crate::state::State;
 use crate::types::ReplicaId;
 
 /// Adds to `status` what the replicas have announced, and says what should be looked into.
 pub(super) fn report(mut status: ClusterStatus, state: &State) -> ClusterStatus {
     for member in &mut status.members {
-        member.announced = announced(state, ReplicaId(member.id));
+        let id = ReplicaId(member.id);
+        member.announced = announced(state, id);
+        // What it supported when it last started, where this replica has not heard since.
+        let levels = || {
+            let (min, max) = state.replica(id)?.levels;
+            Some(FeatureLevels { min, max })
+        };
+        member.feature_levels = member.feature_levels.or_else(levels);
     }
+    status.upgrade = upgrade::judge(&status);
     status.warnings = [
         differing(&status.members, "configuration digest", |announced| {
             &announced.config_digest
@@ -23,8 +31,11 @@ pub(super) fn report(mut status: ClusterStatus, state: &State) -> ClusterStatus 
                  settings of the tailnet equal on all replicas, and restart those that you changed"
             )
         }),
-        differing(&status.members, "version", |announced| &announced.version)
-            .map(|text| format!("{text}: fine during an upgrade, to be finished soon")),
+        differing(&status.members, "version", |announced| &announced.version).map(|text| {
+            format!(
+                "{text}: fine during an upgrade, to be finished soon (`cluster upgrade status`)"
+            )
+        }),
     ]
     .into_iter()
     .flatten()

@@ -3,6 +3,8 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
+use hydrascale_raft::FEATURE_LEVELS;
+
 use super::address::{HostPort, parse_listen_addr};
 use super::reader::Reader;
 
@@ -39,6 +41,12 @@ pub struct ClusterConfig {
     /// A join asks for a place without a vote (`non_voting`): the replica serves clients and relays,
     /// and no commit ever waits for it. Counts at the join only.
     pub non_voting: bool,
+    /// Highest feature level that this replica supports (`feature_level_max`): below the program's own
+    /// it acts as the version before, as one step back in the middle of an upgrade.
+    pub feature_level_max: u32,
+    /// The cluster's feature level is raised once all replicas support the next one
+    /// (`auto_upgrade`), else by `cluster upgrade finalize` only. One replica that says no is enough.
+    pub auto_upgrade: bool,
     /// Failure domain, shown to operators (`zone`); empty = none.
     pub zone: String,
     /// There is a `cluster:` block. Without one an empty data folder becomes a new cluster of one,
@@ -81,6 +89,14 @@ impl ClusterConfig {
             join_token_file: reader.path("cluster.join_token_file"),
             sealing_key_file: reader.path("cluster.sealing_key_file"),
             non_voting: reader.bool("cluster.non_voting").unwrap_or(false),
+            feature_level_max: reader
+                .integer(
+                    "cluster.feature_level_max",
+                    FEATURE_LEVELS.min,
+                    FEATURE_LEVELS.max,
+                )
+                .unwrap_or(FEATURE_LEVELS.max),
+            auto_upgrade: reader.bool("cluster.auto_upgrade").unwrap_or(true),
             zone,
             explicit: reader.lookup("cluster").is_some(),
             sync_append: reader.bool("cluster.raft.sync_append").unwrap_or(false),

@@ -92,6 +92,8 @@ pub(crate) fn raft_config(config: &ClusterConfig) -> Result<ReplicaConfig, Seali
     raft.continue_trace = continue_trace;
     raft.non_voting = config.non_voting;
     raft.keyring = sealing::keyring(config.sealing_key_file.as_deref())?;
+    raft.levels.max = config.feature_level_max;
+    raft.auto_upgrade = config.auto_upgrade;
     Ok(raft)
 }
 

@@ -75,6 +75,7 @@ pub(super) fn found(
     let snapshots = SnapshotStore::open(
         Arc::clone(engine),
         snapshot_dir(folder.path()),
+        config.levels,
         Arc::default(),
     )?;
     build_snapshot(&snapshots, &*engine.view())?;

@@ -26,7 +26,7 @@ use crate::storage::{self, OpenError, meta};
 use crate::timing::Timing;
 use crate::tls::{PeerName, Tls};
 use crate::type_config::Command;
-use crate::{ReplicaConfig, ReplicaId, StateMachine};
+use crate::{Levels, ReplicaConfig, ReplicaId, StateMachine};
 
 /// What a stopped replica has, and what may be missing in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,8 +86,8 @@ pub async fn examine(config: &ReplicaConfig) -> Result<Loss, RecoverError> {
     let folder = Folder::new(&config.data_dir);
     let identity = read_identity(&folder)?;
     let (mut loss, incarnation) = {
-        let (folder, identity) = (folder.clone(), identity.clone());
-        let looking = tokio::task::spawn_blocking(move || look(&folder, &identity));
+        let (folder, identity, levels) = (folder.clone(), identity.clone(), config.levels);
+        let looking = tokio::task::spawn_blocking(move || look(&folder, &identity, levels));
         looking
             .await
             .map_err(|error| RecoverError::failed(&config.data_dir, error))??
@@ -154,9 +154,9 @@ fn read_identity(folder: &Folder) -> Result<Identity, RecoverError> {
     Ok(identity)
 }
 
-fn look(folder: &Folder, identity: &Identity) -> Result<(Loss, u64), RecoverError> {
+fn look(folder: &Folder, identity: &Identity, levels: Levels) -> Result<(Loss, u64), RecoverError> {
     let failed = |error: LineageError| RecoverError::failed(folder.path(), error);
-    let opened = storage::open_stopped(folder.path(), &identity.cluster_id);
+    let opened = storage::open_stopped(folder.path(), &identity.cluster_id, levels);
     let engine = opened.map_err(|error| failed(error.into()))?;
     let read = || -> Result<(Loss, u64), LineageError> {
         let incarnation = engine.value(Table::Meta, meta::INCARNATION)?;
@@ -245,6 +245,7 @@ fn lanes(
         (dialled(dialer), addresses),
         Incarnations::default(),
         crate::fatal_slot::FatalSlot::new(),
+        Arc::default(),
     ))
 }
 
@@ -278,13 +279,13 @@ fn make(
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
         Ok(()) | Err(_) => {}
     }
-    let old = storage::open_stopped(folder.path(), &identity.cluster_id)?;
+    let old = storage::open_stopped(folder.path(), &identity.cluster_id, config.levels)?;
     making.create()?;
     let kept_as = format!("lost-{}", identity.cluster_id);
     fs::write(making.path().join(KEPT_AS), kept_as)?;
     let engine: Arc<dyn Engine> = Arc::new(storage::create(making.path())?);
     copy_state(&*old, &*engine)?;
-    replay(&*old, making, &engine, Arc::clone(machine))?;
+    replay(&*old, making, &engine, Arc::clone(machine), config.levels)?;
     lineage::found(config, making, &engine, &**machine)?;
     Ok(())
 }
@@ -309,15 +310,17 @@ fn replay(
     making: &Folder,
     engine: &Arc<dyn Engine>,
     machine: Arc<dyn StateMachine>,
+    levels: Levels,
 ) -> Result<(), LineageError> {
     let loaded = load::load(&**engine, &*machine)?;
     let snapshots = storage::snapshot_dir(making.path());
-    let snapshots = SnapshotStore::open(Arc::clone(engine), snapshots, Arc::default())?;
+    let snapshots = SnapshotStore::open(Arc::clone(engine), snapshots, levels, Arc::default())?;
     let mut store = MachineStore::new(
         Arc::clone(engine),
         machine,
         Arc::new(snapshots),
         loaded,
+        levels,
         Fatal::new(Arc::new(|_: &str, _: &str| ())),
         Arc::default(),
     );

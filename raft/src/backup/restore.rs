@@ -11,9 +11,8 @@ use super::{BackupError, BackupInfo};
 use crate::engine::{Engine, Table, WriteBatch};
 use crate::identity::Folder;
 use crate::replica::Cause;
-use crate::snapshot::SnapshotReader;
 use crate::storage::{self, meta};
-use crate::{InitError, ReplicaConfig, ReplicaId, StateMachine};
+use crate::{InitError, Levels, ReplicaConfig, ReplicaId, StateMachine};
 
 /// A cluster that began with the state of another.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,7 +63,7 @@ fn fill(
     let failed = |error: LineageError| RestoreError::of(folder.path(), error);
     let engine = storage::create(folder.path()).map_err(|error| failed(error.into()))?;
     let engine: Arc<dyn Engine> = Arc::new(engine);
-    let backup = copy_rows(input, &*engine).map_err(|error| match error {
+    let backup = copy_rows(input, config.levels, &*engine).map_err(|error| match error {
         CopyError::Backup(error) => RestoreError::Backup(error),
         CopyError::Lineage(error) => failed(error),
     })?;
@@ -89,9 +88,13 @@ impl<E: Into<BackupError>> From<E> for CopyError {
 
 /// Writes the backup's rows and position; the last block counts only once the footer was right, so
 /// that nothing of this may be used before it returned.
-fn copy_rows(input: impl io::Read, engine: &dyn Engine) -> Result<BackupInfo, CopyError> {
+fn copy_rows(
+    input: impl io::Read,
+    levels: Levels,
+    engine: &dyn Engine,
+) -> Result<BackupInfo, CopyError> {
     let stored = |error: crate::engine::EngineError| CopyError::Lineage(error.into());
-    let mut reader = SnapshotReader::new(input)?;
+    let mut reader = super::open(input, levels)?;
     while let Some((table, rows)) = reader.next_block()? {
         let mut batch = WriteBatch::new();
         for (key, value) in rows {

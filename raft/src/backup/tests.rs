@@ -2,17 +2,20 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::StreamExt;
+use hydrascale_proto::raft::v1::LevelRow;
 use proptest::prelude::*;
+use prost::Message;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 use super::{BackupError, BackupStream, RestoreError, TABLES, read_backup, restore, write};
 use crate::engine::sim::SimEngine;
 use crate::engine::{Table, WriteBatch};
+use crate::records::level_of;
 use crate::snapshot::SnapshotStore;
-use crate::storage::meta;
+use crate::storage::{self, meta};
 use crate::testing::{Counter, Opened, count, membership, open};
-use crate::{InitError, MachineError, ReplicaConfig, Row};
+use crate::{FEATURE_LEVELS, InitError, Levels, MachineError, ReplicaConfig, Row};
 
 /// A store with some rows and two members, and its backup.
 async fn backed_up(dir: &TempDir) -> (Opened, Vec<u8>) {
@@ -143,6 +146,50 @@ async fn a_bad_backup_leaves_the_folder_empty_and_a_good_one_fills_it_once() {
     assert!(
         matches!(again, Err(RestoreError::Folder(InitError::InUse { replica, .. })) if replica.0 == 40)
     );
+}
+
+#[tokio::test]
+async fn a_backup_has_its_feature_level_and_is_refused_where_that_is_not_supported() {
+    let dir = TempDir::new().unwrap();
+    let (opened, first) = backed_up(&dir).await;
+    let at = |level| {
+        let row = LevelRow {
+            level,
+            raised_at_ms: 1,
+        };
+        let mut batch = WriteBatch::new();
+        batch.put(Table::Cluster, "level", row.encode_to_vec());
+        opened.engine.write(batch).unwrap();
+        write(&*opened.engine.view(), Vec::new(), 0).unwrap()
+    };
+    let (second, above) = (at(2), at(FEATURE_LEVELS.max + 1));
+    let level = |backup: &[u8]| read_backup(backup, |_| Ok(())).map(|info| info.level);
+    assert_eq!(level(&first).unwrap(), 1);
+    assert_eq!(level(&second).unwrap(), 2);
+    assert!(matches!(level(&above), Err(BackupError::Level { .. })));
+
+    let restored = |backup: &[u8], levels: Levels| {
+        let new = TempDir::new().unwrap();
+        let mut config = config(&new);
+        config.levels = levels;
+        let restored = restore(&config, backup, &Counter::default());
+        let left = std::fs::read_dir(&config.data_dir).unwrap().count();
+        assert!(restored.is_ok() || left == 0, "{left} files are left");
+        let cluster = restored?.cluster_id;
+        let engine = storage::open_stopped(&config.data_dir, &cluster, FEATURE_LEVELS).unwrap();
+        Ok::<u32, RestoreError>(level_of(&*engine).unwrap())
+    };
+    let only = |level| Levels {
+        min: level,
+        max: level,
+    };
+    assert_eq!(restored(&first, FEATURE_LEVELS).unwrap(), 1);
+    assert_eq!(restored(&second, FEATURE_LEVELS).unwrap(), 2);
+    for (backup, levels) in [(&second, only(1)), (&first, only(2)), (&above, only(2))] {
+        let error = restored(backup, levels).unwrap_err().to_string();
+        assert!(error.contains("use the version that wrote it"), "{error}");
+        assert!(error.contains(&format!("supports {levels}")), "{error}");
+    }
 }
 
 #[tokio::test]

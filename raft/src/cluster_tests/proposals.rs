@@ -38,7 +38,7 @@ async fn the_leader_continues_the_trace_of_a_change_that_is_forwarded_to_it() {
     })
     .await;
     for replica in &cluster.replicas {
-        let proposed = replica.replica().propose_traced(add("k", 1), "its span");
+        let proposed = replica.replica().propose_traced(add("k", 1), 1, "its span");
         proposed.await.unwrap();
     }
     assert!(CONTINUED.lock().iter().any(|parent| parent == "its span"));

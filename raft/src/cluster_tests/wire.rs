@@ -102,6 +102,7 @@ async fn a_command_sent_twice_applies_once_and_answers_the_same() {
     let mut client = PeerClient::new(channel);
     let forward = || pb::ForwardRequest {
         proposal: Some(pb::Proposal {
+            level: 0,
             stamped_ms: 0,
             client_id: Bytes::from_static(b"0123456789abcdef"),
             seq: 7,
@@ -189,6 +190,7 @@ async fn a_change_of_an_unknown_kind_is_refused_and_halts_nobody() {
     let (cluster, channel) = with_member_channel().await;
     let forward = pb::ForwardRequest {
         proposal: Some(pb::Proposal {
+            level: 0,
             stamped_ms: 0,
             client_id: Bytes::from_static(b"0123456789abcdef"),
             seq: 1,

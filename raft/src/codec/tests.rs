@@ -125,6 +125,7 @@ fn log_keys_sort_as_their_indices() {
 fn a_rows_bytes_are_pinned() {
     let body = Some(proposal::Body::Command(Bytes::from_static(b"cmd")));
     let proposal = Proposal {
+        level: 0,
         stamped_ms: 1000,
         client_id: Bytes::from_static(b"0123456789abcdef"),
         seq: 7,
@@ -197,6 +198,7 @@ fn entry() -> impl Strategy<Value = Entry> {
         |((stamped_ms, seq, lowest_unacked), client_id, body)| {
             let body = Some(body);
             let proposal = Proposal {
+                level: 0,
                 stamped_ms,
                 client_id,
                 seq,

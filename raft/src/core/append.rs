@@ -8,6 +8,7 @@ use openraft::errors::{ClientWriteError, RaftError};
 use tokio::time::timeout;
 
 use super::Core;
+use crate::ProposeError;
 use crate::type_config::{Command, Response};
 
 /// What became of an attempt to append a command.
@@ -51,6 +52,11 @@ impl Core {
                 "the leader does not know this kind of change: upgrade all replicas first"
                     .to_owned(),
             );
+        }
+        let active = self.records.load().level();
+        if proposal.level > active {
+            let needed = proposal.level;
+            return Appended::Refused(ProposeError::Level { needed, active }.to_string());
         }
         if self.disk.is_low() {
             return Appended::NotTaken("the leader's disk is nearly full".to_owned());

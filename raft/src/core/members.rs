@@ -5,18 +5,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use hydrascale_proto::raft::v1::manage_request::Op;
-use hydrascale_proto::raft::v1::{AddLearner, IdentifyRequest, ManageRequest, manage_reply};
+use hydrascale_proto::raft::v1::{
+    AddLearner, IdentifyReply, IdentifyRequest, ManageRequest, manage_reply,
+};
 use openraft::ChangeMembers;
 use openraft::async_runtime::Instant as _;
 use tokio::time::{Instant, timeout};
 
+use super::probe::levels_of;
 use super::propose::Attempts;
 use super::read::ReadHere;
 use super::{Core, ServerMetrics};
 use crate::network::Lane;
 use crate::records::gone;
 use crate::type_config::Member;
-use crate::{AdminError, ReplicaId};
+use crate::{AdminError, LevelError, ReplicaId};
 
 /// What became of a request to the leader.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -184,6 +187,7 @@ impl Core {
                 Op::RemoveMember(remove) => self.remove(remove.replica_id, expected).await,
                 Op::ChangeVote(change) => self.change_vote(&change, expected).await,
                 Op::ReplaceMember(replace) => self.replace(&replace, expected).await,
+                Op::RaiseToHighest(_) => self.raise_to_highest().await,
                 Op::MoveLeadership(_) => Ok(self.id()),
             }
         };
@@ -233,7 +237,7 @@ impl Core {
                 "replica {other} is named {name} already: choose another name or remove it first"
             )));
         }
-        self.check_reachable(replica_id, &addr).await?;
+        self.check_learner(replica_id, &addr).await?;
         let member = Member { name, addr };
         self.change_membership(
             &stored,
@@ -248,8 +252,9 @@ impl Core {
         Ok(self.id())
     }
 
-    /// A replica that cannot be reached would slow down every commit once it votes.
-    async fn check_reachable(&self, replica_id: u64, addr: &str) -> Result<(), Managed> {
+    /// A replica that cannot be reached would slow down every commit once it votes, and one that does
+    /// not understand the log would halt on it.
+    async fn check_learner(&self, replica_id: u64, addr: &str) -> Result<(), Managed> {
         self.lanes.list(replica_id, addr);
         let patience = self.timing.connect();
         let identified = self
@@ -263,11 +268,17 @@ impl Core {
             )
             .await;
         match identified {
-            Ok(_) => Ok(()),
+            Ok(reply) => self.check_levels(&reply).map_err(|error| {
+                Managed::Refused(format!("replica {replica_id} is refused: {error}"))
+            }),
             Err(error) => Err(Managed::Unavailable(format!(
                 "replica {replica_id} cannot be reached at {addr} from here: {error}"
             ))),
         }
+    }
+
+    fn check_levels(&self, theirs: &IdentifyReply) -> Result<(), LevelError> {
+        levels_of(theirs).check(self.records.load().level())
     }
 
     /// Hands leadership to `to`, or to whom it costs least; returns who leads then.

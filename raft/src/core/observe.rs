@@ -107,6 +107,7 @@ impl Core {
             reachable_within: self.timing.reachable_within(),
             sealing_key: self.sealing_key(),
             authority: self.authority_status(),
+            level: self.level(),
         }
     }
 
@@ -185,7 +186,17 @@ impl Core {
                 sealing_keys: if own {
                     Some(self.sealing_keys())
                 } else {
-                    answer.map(|answer| answer.sealing_keys)
+                    answer
+                        .as_ref()
+                        .map(|answer| Arc::clone(&answer.sealing_keys))
+                },
+                levels: match own {
+                    true => Some(self.config.levels),
+                    false => answer.as_ref().map(|answer| answer.levels),
+                },
+                holds_level: match own {
+                    true => !self.config.auto_upgrade,
+                    false => answer.is_some_and(|answer| answer.holds_level),
                 },
             }
         });
@@ -217,6 +228,7 @@ pub(crate) fn initial_status(
         reachable_within,
         sealing_key: None,
         authority: None,
+        level: None,
     })
 }
 

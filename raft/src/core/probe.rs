@@ -12,9 +12,9 @@ use parking_lot::Mutex;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::{CertificateState, Core};
-use crate::KeyId;
 use crate::network::Lane;
 use crate::timing::now;
+use crate::{Fatal, KeyId, Levels};
 
 /// A log that grows slowly still gets a snapshot this often, so that restarts stay short.
 const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(15 * 60);
@@ -38,6 +38,10 @@ pub(crate) struct ProbeAnswer {
     pub(crate) sealing_keys: Arc<[KeyId]>,
     /// Its certificate, and whom it trusts.
     pub(crate) certificate: Arc<CertificateState>,
+    /// The feature levels that it supports.
+    pub(crate) levels: Levels,
+    /// It wants to be asked before the cluster's level is raised.
+    pub(crate) holds_level: bool,
 }
 
 impl Probes {
@@ -71,7 +75,7 @@ pub(crate) async fn probe(core: Arc<Core>) {
         ticks.tick().await;
         let others = core.others();
         core.probes.retain(|replica| others.contains(&replica));
-        join_all(others.iter().map(|replica| core.probe_one(*replica))).await;
+        core.probe_all(&others, core.timing.probe()).await;
         if now() >= snapshot_due {
             snapshot_due = now() + SNAPSHOT_INTERVAL;
             core.snapshot_if_grown().await;
@@ -96,14 +100,19 @@ impl Core {
         others
     }
 
-    async fn probe_one(&self, replica: u64) {
+    /// Asks replicas how they are; each has `patience` to answer.
+    pub(super) async fn probe_all(&self, replicas: &[u64], patience: Duration) {
+        join_all(replicas.iter().map(|id| self.probe_one(*id, patience))).await;
+    }
+
+    async fn probe_one(&self, replica: u64, patience: Duration) {
         let asked = self.config.clock.now_ms();
         let reply = self
             .lanes
             .call(
                 replica,
                 Lane::Control,
-                self.timing.probe(),
+                patience,
                 IdentifyRequest {},
                 |mut client, request| async move { client.identify(request).await },
             )
@@ -112,8 +121,21 @@ impl Core {
             Ok(reply) => {
                 let answered = self.config.clock.now_ms();
                 self.probes.note(replica, answer(&reply, asked, answered));
+                self.check_cluster_level(reply.level);
             }
             Err(error) => tracing::debug!(replica.id = replica, %error, "replica does not answer"),
+        }
+    }
+
+    /// A replica that was away while the cluster was raised gets nothing that it understands any more;
+    /// it would try for ever.
+    fn check_cluster_level(&self, level: u32) {
+        let unsupported = match level {
+            0 => return,
+            level => self.config.levels.check(level),
+        };
+        if let Err(error) = unsupported {
+            self.fatal.report(Fatal::Level(error));
         }
     }
 
@@ -143,6 +165,8 @@ fn answer(reply: &IdentifyReply, asked_ms: i64, answered_ms: i64) -> ProbeAnswer
             .filter_map(|id| KeyId::from_bytes(id))
             .collect(),
         certificate: Arc::new(certificate(reply)),
+        levels: levels_of(reply),
+        holds_level: reply.holds_level,
     }
 }
 
@@ -153,5 +177,13 @@ fn certificate(reply: &IdentifyReply) -> CertificateState {
         issuer_sha256: told.issuer_sha256.to_vec(),
         trusted_sha256: told.trusted_sha256.iter().map(|one| one.to_vec()).collect(),
         renewed_at: told.renewed_at,
+    }
+}
+
+/// The feature levels that a replica says it supports.
+pub(super) fn levels_of(reply: &IdentifyReply) -> Levels {
+    Levels {
+        min: reply.level_min,
+        max: reply.level_max,
     }
 }

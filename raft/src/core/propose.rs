@@ -11,7 +11,9 @@ use prost::Message;
 use tokio::time::Instant;
 
 use super::{Appended, Core};
+use crate::levels;
 use crate::network::{Lane, MESSAGE_BYTES_MAX};
+use crate::records::level_needed;
 use crate::{ProposeError, Proposed};
 
 /// Largest command, bytes: with its envelope and a batch of others it fits a message.
@@ -19,13 +21,15 @@ pub const COMMAND_BYTES_MAX: usize = MESSAGE_BYTES_MAX / 4;
 
 impl Core {
     /// Proposes until it is applied here, the outcome is certain, or time is up. Every attempt
-    /// carries the same number, so that the command applies once at most.
+    /// carries the same number, so that the command applies once at most. `level` is the feature level
+    /// that the body needs.
     pub(crate) async fn propose(
         &self,
         body: Body,
+        level: u32,
         traceparent: &str,
     ) -> Result<Proposed, ProposeError> {
-        let proposed = self.propose_until_deadline(body, traceparent).await;
+        let proposed = self.propose_until_deadline(body, level, traceparent).await;
         match &proposed {
             Ok(_) => self.counters.proposals_applied.add_one(),
             Err(error) if error.is_outcome_unknown() => self.counters.proposals_unknown.add_one(),
@@ -36,8 +40,9 @@ impl Core {
 
     /// Proposes a change of the cluster's own records.
     pub(crate) async fn propose_admin(&self, admin: Admin) -> Result<AdminDone, AdminDenied> {
+        let level = level_needed(&admin);
         let proposed = self
-            .propose(Body::Admin(admin), "")
+            .propose(Body::Admin(admin), level, "")
             .await
             .map_err(AdminDenied::Propose)?;
         let outcome = AdminOutcome::decode(proposed.outcome)
@@ -55,9 +60,11 @@ impl Core {
     async fn propose_until_deadline(
         &self,
         body: Body,
+        level: u32,
         traceparent: &str,
     ) -> Result<Proposed, ProposeError> {
         check_size(&body).inspect_err(|_| self.counters.proposals_too_large.add_one())?;
+        self.check_level(level)?;
         let deadline = Instant::now() + self.config.request_timeout;
         let opening = tokio::time::timeout_at(deadline, self.window.open(&self.counters));
         let ticket = opening.await.map_err(|_| ProposeError::NotProposed {
@@ -69,6 +76,7 @@ impl Core {
             seq: ticket.seq(),
             lowest_unacked: 0,
             body: Some(body),
+            level: levels::to_state(level),
         };
         let mut attempts = Attempts::default();
         loop {
@@ -115,6 +123,16 @@ impl Core {
                 let patience = deadline.saturating_duration_since(Instant::now());
                 self.await_other_leader(target, patience).await;
             }
+        }
+    }
+
+    /// Nothing above the cluster's level leaves this replica: an older leader would not even see that
+    /// it is above.
+    fn check_level(&self, needed: u32) -> Result<(), ProposeError> {
+        let active = self.records.load().level();
+        match needed <= active {
+            true => Ok(()),
+            false => Err(ProposeError::Level { needed, active }),
         }
     }
 

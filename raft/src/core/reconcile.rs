@@ -12,8 +12,10 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::clock::CLOCK_OFF_MS;
 use super::due::{Due, Seen, due};
+use super::level::Ready;
 use super::{Core, Managed};
 use crate::blocking;
+use crate::levels;
 use crate::timing::now;
 use crate::type_config::TypeConfig;
 use crate::{Fatal, UnsealError};
@@ -30,10 +32,12 @@ pub(crate) async fn reconcile(core: Arc<Core>) {
     let mut handed_over: Option<Instant> = None;
     let mut clock_attempts = 0;
     let mut known_term = None;
+    let mut ready = Ready::default();
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         if core.leader() != Some(core.id()) {
+            ready = Ready::default();
             continue;
         }
         let rested =
@@ -51,7 +55,7 @@ pub(crate) async fn reconcile(core: Arc<Core>) {
             known_term = Some(term);
         }
         // One step per tick, each on what the one before has left.
-        let step = core.step(&mut clock_attempts);
+        let step = core.step(&mut clock_attempts, &mut ready);
         if timeout(core.config.request_timeout, step).await.is_err() {
             tracing::warn!("a change of the cluster did not finish in time, it is tried again");
         }
@@ -66,10 +70,12 @@ impl Core {
         }
     }
 
-    /// `clock_attempts`: how often nobody took over from a leader whose clock is off.
-    async fn step(&self, clock_attempts: &mut usize) {
+    /// `clock_attempts`: how often nobody took over from a leader whose clock is off. `ready`: since
+    /// when the feature level could be raised.
+    async fn step(&self, clock_attempts: &mut usize, ready: &mut Ready) {
         if !self.change_members().await {
             self.record_cluster().await;
+            self.raise_when_ready(ready).await;
             self.check_clock(clock_attempts).await;
         }
     }
@@ -146,7 +152,10 @@ impl Core {
         let identity = self.identity.clone();
         let read = blocking::run(move || folder.bootstrap(&identity)).await;
         let init = match read {
-            Ok(Ok(Some(init))) => self.sealed(init),
+            Ok(Ok(Some(init))) => self.sealed(InitCluster {
+                level: levels::to_state(self.config.levels.max),
+                ..init
+            }),
             Ok(Ok(None)) | Err(_) => return,
             Ok(Err(error)) => {
                 tracing::error!(

@@ -14,7 +14,7 @@ use tower::service_fn;
 
 use crate::fatal::chain;
 use crate::identity::{Folder, Identity, KnownPeer};
-use crate::network::{LEVEL_MAX, connect};
+use crate::network::connect;
 use crate::timing::Timing;
 use crate::tls::{PeerName, ReplicaKey, join_settings, sha256};
 use crate::{InitError, JoinError, JoinToken, ReplicaConfig, ReplicaId};
@@ -92,9 +92,10 @@ async fn ask(
             secret: token.secret.to_vec().into(),
             name: config.name.clone(),
             public_key: key.public_key().into(),
-            proto_level: LEVEL_MAX,
+            proto_level: config.levels.min,
             non_voting: config.non_voting,
             sealing_key_ids: config.keyring.keys().wire_ids(),
+            level_max: config.levels.max,
         };
         let reply = JoinClient::new(channel).join(request).await;
         let reply = reply.map_err(|status| status.message().to_owned())?;

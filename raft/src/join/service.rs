@@ -10,10 +10,9 @@ use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status};
 
 use crate::core::{AdminDenied, AuthorityError, Core};
-use crate::network::{LEVEL_MAX, LEVEL_MIN};
 use crate::records::{ClusterRecords, is_replaced};
 use crate::tls::PeerName;
-use crate::{JoinToken, KeyId};
+use crate::{JoinToken, KeyId, Levels};
 
 /// Joins answered at once: they are rare, and each costs a log entry and a signature.
 const JOINS_MAX: usize = 2;
@@ -47,7 +46,6 @@ impl JoinService {
                 request.cluster_id
             )));
         }
-        check_level(request.proto_level)?;
         check_name(&request.name)?;
         let cluster = self.core.records.load().cluster().cloned();
         let cluster = cluster.ok_or_else(|| {
@@ -60,6 +58,7 @@ impl JoinService {
                     .to_owned(),
             ));
         }
+        check_level(&request, self.core.records.load().level())?;
         self.check_sealing(&request)?;
         let authority = self.core.authority(&cluster).map_err(internal)?;
         let probe = PeerName::new(ours.clone(), 0);
@@ -188,14 +187,11 @@ fn internal(error: AuthorityError) -> Denied {
     Denied::Unavailable("the certificate cannot be made here".to_owned())
 }
 
-fn check_level(level: u32) -> Result<(), Denied> {
-    if (LEVEL_MIN..=LEVEL_MAX).contains(&level) {
-        return Ok(());
-    }
-    Err(Denied::Refused(format!(
-        "the joiner speaks RPC level {level}, this cluster {LEVEL_MIN} to {LEVEL_MAX}: \
-         install the cluster's version"
-    )))
+fn check_level(request: &pb::JoinRequest, active: u32) -> Result<(), Denied> {
+    let min = request.proto_level;
+    let max = request.level_max.max(min);
+    let checked = Levels { min, max }.check(active);
+    checked.map_err(|error| Denied::Refused(error.to_string()))
 }
 
 fn check_name(name: &str) -> Result<(), Denied> {

@@ -1,7 +1,7 @@
 //! Applying one entry: time, exactly-once, the command, and the rows that follow from it.
 
 use bytes::Bytes;
-use hydrascale_proto::raft::v1::{Admin, Proposal, proposal};
+use hydrascale_proto::raft::v1::{Admin, Proposal, admin, proposal};
 use openraft::EntryPayload;
 use openraft::storage::ApplyResponder;
 use prost::Message;
@@ -11,6 +11,7 @@ use super::dedup::{LEAP_MS, Verdict, client_id};
 use crate::Clock;
 use crate::codec::{Entry, StoredMembership};
 use crate::engine::{Table, WriteBatch};
+use crate::levels::{LevelError, Levels};
 use crate::machine::{ApplyContext, MachineError, RowWrite};
 use crate::planted::{Bug, is_planted};
 use crate::type_config::{Command, Response, TypeConfig};
@@ -64,6 +65,14 @@ pub(crate) enum ApplyError {
         /// Log index of the entry.
         index: u64,
     },
+    /// From this entry on the cluster is above what this program supports.
+    #[error("entry {index} cannot be applied: {source}")]
+    Level {
+        /// Log index of the entry.
+        index: u64,
+        /// What to do.
+        source: LevelError,
+    },
 }
 
 impl MachineStore {
@@ -95,6 +104,8 @@ impl MachineStore {
         index: u64,
         proposal: Proposal,
     ) -> Result<Response, ApplyError> {
+        check_level(self.levels, &proposal)
+            .map_err(|source| ApplyError::Level { index, source })?;
         let position = &mut self.loaded.position;
         let before_ms = position.now_ms;
         position.now_ms = position.now_ms.max(proposal.stamped_ms);
@@ -170,6 +181,21 @@ impl MachineStore {
                 Err(ApplyError::Unknown { index })
             }
         }
+    }
+}
+
+/// A command of a higher level may decode to something else here. So nothing is made of it, nor of
+/// anything after the cluster was raised.
+fn check_level(levels: Levels, proposal: &Proposal) -> Result<(), LevelError> {
+    let raised = match &proposal.body {
+        Some(proposal::Body::Admin(Admin {
+            op: Some(admin::Op::RaiseLevel(raise)),
+        })) => raise.to,
+        Some(proposal::Body::Admin(_) | proposal::Body::Command(_)) | None => 0,
+    };
+    match proposal.level.max(raised) {
+        0 => Ok(()),
+        level => levels.check(level.max(levels.min)),
     }
 }
 

@@ -1,7 +1,9 @@
 use std::sync::Arc;
 
 use futures::stream::{self, StreamExt};
-use hydrascale_proto::raft::v1::{Admin, InitCluster, Proposal, admin, proposal as body};
+use hydrascale_proto::raft::v1::{
+    Admin, InitCluster, Proposal, RaiseLevel, admin, proposal as body,
+};
 use openraft::EntryPayload;
 use openraft::storage::{RaftSnapshotBuilder, RaftStateMachine};
 use proptest::collection::vec;
@@ -9,11 +11,15 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::apply::Chunk;
+use crate::Levels;
 use crate::codec::Entry;
 use crate::engine::fault::FaultEngine;
 use crate::engine::sim::SimEngine;
 use crate::engine::{Engine, KeyRange, KeyValue, Table};
-use crate::testing::{Kind, Opened, blank, count, log_id, membership, open, proposal};
+use crate::storage::{OpenError, Storage, StorageConfig};
+use crate::testing::{
+    Counter, Kind, Opened, blank, count, log_id, membership, open, open_with, proposal,
+};
 use crate::type_config::{Command, Response};
 
 const CLIENT: &[u8] = b"0123456789abcdef";
@@ -192,6 +198,60 @@ async fn admin_changes_reach_the_records_their_rows_and_the_next_start() {
     let dir = TempDir::new().unwrap();
     let opened = open(engine, dir.path());
     assert_eq!(opened.storage.records().load().cluster(), Some(&cluster));
+}
+
+#[tokio::test]
+async fn what_is_above_the_supported_levels_halts_and_a_later_start_with_them_is_refused() {
+    let raise = Admin {
+        op: Some(admin::Op::RaiseLevel(RaiseLevel { to: 2 })),
+    };
+    let entry = |index, level, body| Entry {
+        log_id: log_id(1, index),
+        payload: EntryPayload::Normal(Command(Proposal {
+            level,
+            body: Some(body),
+            ..Proposal::default()
+        })),
+    };
+    let raised = entry(2, 0, body::Body::Admin(raise));
+    let newer = entry(3, 3, body::Body::Command("k".into()));
+    let init = InitCluster {
+        cluster_id: "c1".to_owned(),
+        ..InitCluster::default()
+    };
+    let init = Admin {
+        op: Some(admin::Op::Init(init)),
+    };
+    let init = entry(1, 0, body::Body::Admin(init));
+    let old = Levels { min: 1, max: 1 };
+    let dir = TempDir::new().unwrap();
+    let engine: Arc<dyn Engine> = Arc::new(SimEngine::default());
+    let mut opened = open_with(Arc::clone(&engine), dir.path(), |config| {
+        config.levels = old;
+    });
+    opened.apply(vec![init]).await.unwrap();
+    let halted = opened.apply(vec![raised.clone()]).await.unwrap_err();
+    assert!(
+        halted.to_string().contains("has feature level 2"),
+        "{halted}"
+    );
+    drop(opened);
+
+    let mut opened = open(Arc::clone(&engine), dir.path());
+    opened.apply(vec![raised]).await.unwrap();
+    assert_eq!(opened.storage.records().load().level(), 2);
+    let halted = opened.apply(vec![newer]).await.unwrap_err();
+    assert!(
+        halted.to_string().contains("has feature level 3"),
+        "{halted}"
+    );
+    drop(opened);
+    let config = StorageConfig {
+        levels: old,
+        ..StorageConfig::new(dir.path())
+    };
+    let refused = Storage::open_on(engine, &config, Arc::new(Counter::default()));
+    assert!(matches!(refused, Err(OpenError::Level(_))));
 }
 
 #[tokio::test]

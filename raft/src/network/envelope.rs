@@ -6,10 +6,7 @@ use std::str::FromStr;
 use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
 use tonic::{Code, Status};
 
-/// Replica RPC levels that this build speaks.
-pub(crate) const LEVEL_MIN: u32 = 1;
-/// See [`LEVEL_MIN`].
-pub(crate) const LEVEL_MAX: u32 = 1;
+use crate::Levels;
 
 /// Sender and addressee of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,7 +19,7 @@ pub(crate) struct Envelope {
     pub(crate) to: u64,
     /// The sender's start counter.
     pub(crate) incarnation: u64,
-    /// RPC level of the request.
+    /// Feature level of the request: the sender's cluster's.
     pub(crate) level: u32,
     /// `host:port` at which the sender wants to be reached.
     pub(crate) from_addr: String,
@@ -110,10 +107,12 @@ pub(crate) enum Refusal {
     },
     /// A replica talks to itself.
     OwnCall,
-    /// The sender's RPC level is not spoken here.
+    /// The request's feature level is not supported here.
     Level {
         /// Level of the request.
         level: u32,
+        /// What is.
+        supported: Levels,
     },
     /// A later start of the same replica has been heard of.
     Replaced {
@@ -195,10 +194,10 @@ impl fmt::Display for Refusal {
                 write!(f, "this is replica {ours}, not replica {meant}")
             }
             Self::OwnCall => f.write_str("a replica does not call itself"),
-            Self::Level { level } => {
+            Self::Level { level, supported } => {
                 write!(
                     f,
-                    "RPC level {level} is not spoken here ({LEVEL_MIN} to {LEVEL_MAX})"
+                    "the request has feature level {level}, and {supported} is supported here"
                 )
             }
             Self::Replaced {
@@ -244,7 +243,7 @@ mod tests {
             from: 1,
             to: 2,
             incarnation: 3,
-            level: LEVEL_MAX,
+            level: 1,
             from_addr: "a:7443".to_owned(),
         };
         envelope.write(&mut metadata);

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use tonic::{Request, Status};
 
-use super::envelope::{LEVEL_MAX, LEVEL_MIN};
 use super::{AddressBook, Envelope, Incarnations, PeerInfo, Refusal};
+use crate::Levels;
 use crate::counters::Counters;
 use crate::tls::PeerName;
 
@@ -21,6 +21,7 @@ pub(crate) struct Guard {
     addresses: AddressBook,
     incarnations: Incarnations,
     counters: Arc<Counters>,
+    levels: Levels,
 }
 
 /// An authenticated replica of this cluster.
@@ -38,6 +39,7 @@ impl Guard {
         addresses: AddressBook,
         incarnations: Incarnations,
         counters: Arc<Counters>,
+        levels: Levels,
     ) -> Self {
         Self {
             own,
@@ -45,6 +47,7 @@ impl Guard {
             addresses,
             incarnations,
             counters,
+            levels,
         }
     }
 
@@ -102,9 +105,10 @@ impl Guard {
         if replica_id == self.own.replica_id {
             return Err(Refusal::OwnCall);
         }
-        if !(LEVEL_MIN..=LEVEL_MAX).contains(&envelope.level) {
+        if !self.levels.includes(envelope.level) {
             return Err(Refusal::Level {
                 level: envelope.level,
+                supported: self.levels,
             });
         }
         if self.barred.load().contains(&replica_id) {
@@ -126,6 +130,8 @@ impl Guard {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const LEVELS: Levels = Levels { min: 1, max: 2 };
 
     #[test]
     fn only_a_replica_that_is_who_it_says_and_means_us_is_let_in() {
@@ -167,13 +173,14 @@ mod tests {
         let wrong_addressee = Refusal::WrongAddressee { ours: 1, meant: 3 };
         assert_eq!(refused(Some(&name), &misdirected), wrong_addressee);
         let newer = Envelope {
-            level: LEVEL_MAX + 1,
+            level: 3,
             ..envelope()
         };
         assert_eq!(
             refused(Some(&name), &newer),
             Refusal::Level {
-                level: LEVEL_MAX + 1
+                level: 3,
+                supported: LEVELS,
             }
         );
         let own = Envelope {
@@ -219,6 +226,7 @@ mod tests {
             AddressBook::default(),
             Incarnations::default(),
             Arc::default(),
+            LEVELS,
         )
     }
 
@@ -228,7 +236,7 @@ mod tests {
             from: 2,
             to: 1,
             incarnation: 1,
-            level: LEVEL_MAX,
+            level: 1,
             from_addr: "b:1".to_owned(),
         }
     }

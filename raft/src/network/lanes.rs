@@ -6,6 +6,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use hydrascale_proto::raft::v1::IdentifyRequest;
 use hydrascale_proto::raft::v1::peer_client::PeerClient;
 use parking_lot::Mutex;
@@ -17,12 +18,13 @@ use tonic::{Code, ConnectError, Request, Response, Status};
 use tower::util::BoxCloneSyncService;
 use tower::{ServiceExt, service_fn};
 
-use super::envelope::{LEVEL_MAX, incarnation_of};
+use super::envelope::incarnation_of;
 use super::{AddressBook, Dialer, Envelope, Incarnations, MESSAGE_BYTES_MAX, Refusal};
-use crate::Fatal;
 use crate::fatal::chain;
 use crate::fatal_slot::FatalSlot;
+use crate::records::ClusterRecords;
 use crate::tls::PeerName;
+use crate::{FEATURE_LEVELS, Fatal};
 
 /// Which of a pair's connections a call takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +64,7 @@ struct Inner {
     channels: Mutex<BTreeMap<u64, PeerLanes>>,
     incarnations: Incarnations,
     fatal: FatalSlot,
+    records: Arc<ArcSwap<ClusterRecords>>,
 }
 
 struct PeerLanes {
@@ -72,7 +75,8 @@ struct PeerLanes {
 }
 
 impl Lanes {
-    /// Lanes from the replica `own`, which says of itself that it is at `advertised`.
+    /// Lanes from the replica `own`, which says of itself that it is at `advertised`. What it sends
+    /// has the feature level in `records`.
     pub(crate) fn new(
         own: PeerName,
         incarnation: u64,
@@ -80,6 +84,7 @@ impl Lanes {
         (open, addresses): (Opener, AddressBook),
         incarnations: Incarnations,
         fatal: FatalSlot,
+        records: Arc<ArcSwap<ClusterRecords>>,
     ) -> Self {
         let channels = Mutex::default();
         Self(Arc::new(Inner {
@@ -91,6 +96,7 @@ impl Lanes {
             channels,
             incarnations,
             fatal,
+            records,
         }))
     }
 
@@ -129,7 +135,7 @@ impl Lanes {
             from: self.0.own.replica_id,
             to: target,
             incarnation: self.0.incarnation,
-            level: LEVEL_MAX,
+            level: self.0.records.load().level().max(FEATURE_LEVELS.min),
             from_addr: self.0.advertised.clone(),
         };
         envelope.write(request.metadata_mut());

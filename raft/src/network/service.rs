@@ -16,7 +16,6 @@ use tonic::{Request, Response, Status, Streaming};
 use tracing::Instrument;
 
 use super::Caller;
-use super::envelope::{LEVEL_MAX, LEVEL_MIN};
 use super::message::{
     append_from_proto, append_reply_to_proto, transfer_from_proto, transfer_reply_to_proto,
     vote_reply_to_proto, vote_request_from_proto,
@@ -307,8 +306,8 @@ impl Peer for PeerService {
             incarnation: self.core.incarnation,
             name: self.core.config.name.clone(),
             addr: self.core.config.advertise_addr.clone(),
-            level_min: LEVEL_MIN,
-            level_max: LEVEL_MAX,
+            level_min: self.core.config.levels.min,
+            level_max: self.core.config.levels.max,
             clock_ms: self.core.config.clock.now_ms(),
             term: metrics.current_term,
             leader: metrics.current_leader.unwrap_or(0),
@@ -317,6 +316,8 @@ impl Peer for PeerService {
             applied_index: *self.core.applied.borrow(),
             certificate: Some(certificate_to_proto(self.core.certificate_state())),
             sealing_key_ids: self.core.config.keyring.keys().wire_ids(),
+            level: self.core.level().unwrap_or(0),
+            holds_level: !self.core.config.auto_upgrade,
         }))
     }
 }

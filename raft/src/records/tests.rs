@@ -79,6 +79,7 @@ fn records_loaded_from_their_rows_equal_those_that_wrote_them() {
         voting(5, false),
         voting(5, true),
         replace(4, 6),
+        raise(2),
     ];
     for (index, op) in (1..).zip(&ops) {
         for write in records.apply(index, 0, op).0 {
@@ -93,6 +94,26 @@ fn records_loaded_from_their_rows_equal_those_that_wrote_them() {
     assert!(loaded.is_removed(7) && !loaded.is_removed(3));
     assert_eq!(loaded.non_voting, BTreeSet::from([4, 6]));
     assert_eq!(loaded.replacements().collect::<Vec<_>>(), [(4, 6)]);
+    assert_eq!(loaded.level(), 2);
+}
+
+#[test]
+fn the_level_is_that_of_the_first_replica_and_only_rises() {
+    let mut records = ClusterRecords::default();
+    assert_eq!(records.apply(1, 0, &init("a")).0.len(), 1);
+    assert_eq!(records.level(), 1);
+    for (to, writes, level) in [(2, 1, 2), (2, 0, 2), (1, 0, 2), (4, 1, 4)] {
+        let (written, outcome) = records.apply(2, 0, &raise(to));
+        assert_eq!((written.len(), records.level()), (writes, level));
+        assert_eq!(outcome, done_outcome(0));
+    }
+    let mut records = ClusterRecords::default();
+    let mut init = init("a");
+    if let Some(admin::Op::Init(op)) = &mut init.op {
+        op.level = 3;
+    }
+    assert_eq!(records.apply(1, 0, &init).0.len(), 2);
+    assert_eq!(records.level(), 3);
 }
 
 #[test]
@@ -264,8 +285,13 @@ fn admin(op: admin::Op) -> Admin {
     Admin { op: Some(op) }
 }
 
+fn raise(to: u32) -> Admin {
+    admin(admin::Op::RaiseLevel(RaiseLevel { to }))
+}
+
 fn init(cluster_id: &str) -> Admin {
     admin(admin::Op::Init(InitCluster {
+        level: 0,
         cluster_id: cluster_id.to_owned(),
         ca_certificate: Bytes::from_static(b"certificate"),
         ca_private_key: Bytes::from_static(b"key"),

@@ -8,7 +8,10 @@ use std::time::{Duration, SystemTime};
 use parking_lot::RwLock;
 use tracing::Span;
 
-use crate::Keyring;
+use crate::{FEATURE_LEVELS, Keyring, Levels};
+
+/// Long enough to see that the new version works, and to go one step back if it does not.
+const UPGRADE_AFTER: Duration = Duration::from_secs(60);
 
 /// Everything a replica needs to be told. Its identity is not among it: that lives in the data
 /// folder and is given once, by `init_cluster` or `join_cluster`.
@@ -44,6 +47,13 @@ pub struct ReplicaConfig {
     pub non_voting: bool,
     /// The keys that seal the cluster's secrets; empty without a key file.
     pub keyring: Keyring,
+    /// Feature levels that the replica supports: the program's, or fewer to act as an older one.
+    pub levels: Levels,
+    /// The cluster's feature level may be raised without being asked
+    /// ([`crate::Replica::raise_level`]); one replica that says no is enough.
+    pub auto_upgrade: bool,
+    /// How long all members must have supported a feature level before it is raised to.
+    pub upgrade_after: Duration,
 }
 
 impl ReplicaConfig {
@@ -68,6 +78,9 @@ impl ReplicaConfig {
             disk_failure: DiskFailure::ExitProcess,
             non_voting: false,
             keyring: Keyring::default(),
+            levels: FEATURE_LEVELS,
+            auto_upgrade: true,
+            upgrade_after: UPGRADE_AFTER,
         }
     }
 }

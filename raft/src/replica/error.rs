@@ -4,7 +4,7 @@ use std::error::Error;
 use std::path::PathBuf;
 
 use crate::core::AdminDenied;
-use crate::{ReplicaId, UnsealError};
+use crate::{LevelError, ReplicaId, UnsealError};
 
 /// A boxed cause; its type is an implementation detail.
 pub type Cause = Box<dyn Error + Send + Sync>;
@@ -148,6 +148,9 @@ pub enum StartError {
         #[source]
         source: Cause,
     },
+    /// The program is too old or too new for the cluster.
+    #[error(transparent)]
+    Level(LevelError),
     /// The consensus core did not start on what the store holds.
     #[error("consensus did not start")]
     Consensus(#[source] Cause),
@@ -170,6 +173,17 @@ pub enum ProposeError {
         /// The bound.
         max: usize,
     },
+    /// Certain: the command belongs to a version that not all replicas run yet.
+    #[error(
+        "this needs feature level {needed} and the cluster has {active}: finish the upgrade of all \
+         replicas first (`cluster upgrade status`)"
+    )]
+    Level {
+        /// What the command needs.
+        needed: u32,
+        /// What the cluster has.
+        active: u32,
+    },
     /// The command may or may not have been committed; only a look at the state can tell.
     #[error("the outcome of the command is unknown: {reason}")]
     Unknown {
@@ -186,7 +200,10 @@ impl ProposeError {
     pub fn is_outcome_unknown(&self) -> bool {
         match self {
             Self::Unknown { .. } => true,
-            Self::NotProposed { .. } | Self::TooLarge { .. } | Self::Stopped => false,
+            Self::NotProposed { .. }
+            | Self::TooLarge { .. }
+            | Self::Level { .. }
+            | Self::Stopped => false,
         }
     }
 
@@ -194,7 +211,9 @@ impl ProposeError {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::NotProposed { .. } => true,
-            Self::TooLarge { .. } | Self::Unknown { .. } | Self::Stopped => false,
+            Self::TooLarge { .. } | Self::Level { .. } | Self::Unknown { .. } | Self::Stopped => {
+                false
+            }
         }
     }
 }
@@ -255,7 +274,9 @@ impl From<AdminDenied> for AdminError {
                 let reason = error.to_string();
                 match error {
                     ProposeError::Unknown { .. } => Self::Unknown { reason },
-                    ProposeError::TooLarge { .. } => Self::Refused { reason },
+                    ProposeError::TooLarge { .. } | ProposeError::Level { .. } => {
+                        Self::Refused { reason }
+                    }
                     ProposeError::NotProposed { .. } => Self::Unavailable { reason },
                     ProposeError::Stopped => Self::Stopped,
                 }
@@ -288,6 +309,9 @@ pub enum Fatal {
     /// The cluster's secrets are sealed under a key that this replica does not have.
     #[error(transparent)]
     Sealed(#[from] UnsealError),
+    /// The cluster has a feature level that this replica does not support.
+    #[error(transparent)]
+    Level(LevelError),
     /// A later start of this replica is running: its data folder is in use twice.
     #[error("another process runs with a copy of this replica's data folder")]
     Replaced,

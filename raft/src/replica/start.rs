@@ -30,7 +30,7 @@ use crate::storage::{OpenError, Storage, StorageConfig, meta};
 use crate::timing::{MULTIPLIERS, Timing};
 use crate::tls::{Credentials, PeerName, Tls};
 use crate::type_config::Member;
-use crate::{DiskFailure, Fatal, ReplicaConfig, ReplicaId, StateMachine};
+use crate::{DiskFailure, FEATURE_LEVELS, Fatal, Levels, ReplicaConfig, ReplicaId, StateMachine};
 
 pub(super) async fn start(
     config: ReplicaConfig,
@@ -180,6 +180,7 @@ async fn build_core(
         (open, addresses.clone()),
         incarnations.clone(),
         fatal.clone(),
+        storage.records(),
     );
     let network = NetworkFactory::new(lanes.clone(), timing, Arc::clone(&counters));
     let raft = build_consensus(&config, &identity, timing, network, storage).await?;
@@ -192,6 +193,7 @@ async fn build_core(
             addresses,
             incarnations,
             Arc::clone(&counters),
+            config.levels,
         ),
         applied: storage.applied(),
         records: storage.records(),
@@ -253,6 +255,13 @@ fn check_config(config: &ReplicaConfig) -> Result<(), StartError> {
     if !config.advertise_addr.contains(':') {
         return bad("advertise_addr", "it must be host:port".to_owned());
     }
+    let Levels { min, max } = config.levels;
+    if min > max || min < FEATURE_LEVELS.min || max > FEATURE_LEVELS.max {
+        return bad(
+            "feature_level_max",
+            format!("this version supports feature levels {FEATURE_LEVELS}"),
+        );
+    }
     if config.snapshot_every == 0 {
         return bad("snapshot_every", "it must be at least 1".to_owned());
     }
@@ -310,6 +319,7 @@ async fn open_storage(
         cluster_id: Some(identity.cluster_id.clone()),
         on_fatal: disk_hook(config.disk_failure, fatal.clone()),
         counters: Arc::clone(counters),
+        levels: config.levels,
         ..StorageConfig::new(&config.data_dir)
     };
     let opening = blocking::run(move || open(&settings));
@@ -326,6 +336,7 @@ async fn open_storage(
             path: config.data_dir.clone(),
             reason: error.to_string(),
         },
+        Opening::Failed(OpenError::Level(error)) => StartError::Level(error),
         Opening::Failed(error) => StartError::Storage {
             path: config.data_dir.clone(),
             source: error.into(),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::{CertificateState, KeyId, ReplicaId};
+use crate::{CertificateState, KeyId, Levels, ReplicaId};
 
 /// How a replica and its cluster are doing, as this replica sees it.
 #[derive(Clone, Debug)]
@@ -44,6 +44,8 @@ pub struct Status {
     pub sealing_key: Option<KeyId>,
     /// The certificate authority, once it is recorded.
     pub authority: Option<AuthorityStatus>,
+    /// The cluster's feature level as applied here; `None` before the cluster is known.
+    pub level: Option<u32>,
 }
 
 /// The cluster's certificate authority, and how far its replacement is.
@@ -107,6 +109,10 @@ pub struct MemberStatus {
     pub certificate: Option<Arc<CertificateState>>,
     /// Log index of the newest request that it renew its certificate; 0: there was none.
     pub renewal_asked_at: u64,
+    /// Feature levels that it supports, when it last answered.
+    pub levels: Option<Levels>,
+    /// It wants to be asked before the feature level is raised, when it last answered.
+    pub holds_level: bool,
 }
 
 impl MemberStatus {
@@ -231,6 +237,7 @@ mod tests {
             reachable_within: Duration::from_secs(3),
             sealing_key: None,
             authority: None,
+            level: None,
         }
     }
 
@@ -252,6 +259,8 @@ mod tests {
             sealing_keys: None,
             certificate: None,
             renewal_asked_at: 0,
+            levels: None,
+            holds_level: false,
         }
     }
 }

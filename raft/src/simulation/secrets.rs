@@ -62,6 +62,7 @@ impl Secrets {
             cluster_id: self.cluster_id.to_owned(),
             ca_certificate: self.authority.certificate().to_vec().into(),
             ca_private_key: self.authority.key_pkcs8().to_vec().into(),
+            level: replica.core().config.levels.max,
         };
         let op = Some(admin::Op::Init(init));
         let recorded = replica.core().propose_admin(Admin { op }).await;

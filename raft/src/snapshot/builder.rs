@@ -16,6 +16,7 @@ use crate::blocking;
 use crate::engine::{KeyRange, Read, WriteBatch};
 use crate::machine_store::load::{LoadError, Position};
 use crate::planted::{Bug, is_planted};
+use crate::records::level_of;
 use crate::type_config::TypeConfig;
 
 /// A snapshot being written by a blocking task.
@@ -70,6 +71,7 @@ fn build_at(
         cluster_id: store.cluster_id()?,
         position,
         taken_at_ms: 0,
+        level: level_of(view)?,
     };
     let began = Instant::now();
     let temp = TempFile::new(store.dir(), "tmp");

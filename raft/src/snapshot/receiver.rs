@@ -54,7 +54,7 @@ impl SnapshotReceiver {
     /// being installed.
     ///
     /// # Errors
-    /// The file is damaged, incomplete, or of another cluster; nothing of it is kept.
+    /// The file is damaged, incomplete, of another cluster, or above what this program supports; nothing of it is kept.
     pub(crate) fn finish(self) -> Result<SnapshotFile, SnapshotError> {
         let Self {
             store,
@@ -70,6 +70,7 @@ impl SnapshotReceiver {
         if !expected.is_empty() && found != expected {
             return Err(SnapshotError::WrongCluster { found, expected });
         }
+        store.levels.check(header.level)?;
         temp.publish(out, &store, header.meta())
     }
 }

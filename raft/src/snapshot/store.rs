@@ -13,6 +13,7 @@ use super::{SnapshotBuilder, SnapshotError, SnapshotFile, SnapshotReader, Snapsh
 use crate::codec::{LogId, SnapshotMeta};
 use crate::counters::Counters;
 use crate::engine::{Engine, EngineError, Table, WriteBatch};
+use crate::levels::Levels;
 use crate::storage::{disk, meta};
 
 /// The snapshots of one replica.
@@ -22,6 +23,7 @@ pub(crate) struct SnapshotStore {
     current: Mutex<Option<SnapshotFile>>,
     pub(super) building: AtomicBool,
     backups: Arc<Semaphore>,
+    pub(super) levels: Levels,
     counters: Arc<Counters>,
 }
 
@@ -30,6 +32,7 @@ impl SnapshotStore {
     pub(crate) fn open(
         engine: Arc<dyn Engine>,
         dir: PathBuf,
+        levels: Levels,
         counters: Arc<Counters>,
     ) -> Result<Self, SnapshotError> {
         fs::create_dir_all(&dir).map_err(SnapshotError::io("create the snapshot folder"))?;
@@ -39,6 +42,7 @@ impl SnapshotStore {
             current: Mutex::new(None),
             building: AtomicBool::new(false),
             backups: Arc::new(Semaphore::new(BACKUPS_MAX)),
+            levels,
             counters,
         })
     }

@@ -11,10 +11,11 @@ use tempfile::TempDir;
 
 use super::format::{RECORD_BYTES_MAX, TABLES};
 use super::{SnapshotError, SnapshotFile, SnapshotHeader, SnapshotReader, SnapshotWriter};
+use crate::Levels;
 use crate::engine::Table;
 use crate::engine::sim::SimEngine;
 use crate::machine_store::load::Position;
-use crate::testing::{Kind, Opened, count, log_id, membership, open};
+use crate::testing::{Kind, Opened, count, log_id, membership, open, open_with};
 
 type Content = BTreeMap<Table, BTreeMap<Bytes, Bytes>>;
 
@@ -234,6 +235,15 @@ async fn a_received_file_is_checked_before_it_gets_its_name() {
     damaged[40] ^= 1;
     assert!(receive(&opened, &damaged).is_err());
     assert_eq!(files(dir.path()), [""; 0]);
+    let old_dir = TempDir::new().unwrap();
+    let old = open_with(Arc::new(SimEngine::default()), old_dir.path(), |config| {
+        config.levels = Levels { min: 2, max: 2 };
+    });
+    let refused = receive(&old, &bytes);
+    assert!(
+        matches!(refused, Err(SnapshotError::Level(_))),
+        "{refused:?}"
+    );
 
     let received = receive(&opened, &bytes).unwrap();
     assert_eq!(received.meta(), sent.meta());
@@ -347,6 +357,7 @@ fn header() -> impl Strategy<Value = SnapshotHeader> {
     let numbers = (any::<i64>(), any::<i64>());
     ("[a-f0-9-]{0,36}", numbers, any::<Option<(u64, u64)>>()).prop_map(
         |(cluster_id, (now_ms, taken_at_ms), applied)| SnapshotHeader {
+            level: 2,
             cluster_id,
             position: Position {
                 applied: applied.map(|(term, index)| log_id(term, index)),

@@ -4,9 +4,11 @@ use bytes::{Buf, Bytes};
 use prost::Message;
 
 use super::{OpenError, meta};
+use crate::Levels;
 use crate::codec::{self, CodecError, LogId};
 use crate::engine::{Engine, KeyRange, Table, WriteBatch};
 use crate::machine_store::load::Position;
+use crate::records;
 use crate::snapshot::SnapshotFile;
 
 /// Layout of the database that this version reads and writes.
@@ -47,6 +49,18 @@ pub(super) fn cluster(engine: &dyn Engine, expected: Option<&str>) -> Result<(),
         }
         (Some(_), Some(_)) | (None, _) | (_, None) => Ok(()),
     }
+}
+
+/// Refuses a folder whose feature level is not among `levels`: its rows may mean anything here.
+pub(super) fn level(engine: &dyn Engine, levels: Levels) -> Result<(), OpenError> {
+    // Before the cluster is known, it has none.
+    if engine
+        .value(Table::Cluster, records::CLUSTER_KEY)?
+        .is_some()
+    {
+        levels.check(records::level_of(engine)?)?;
+    }
+    Ok(())
 }
 
 /// Counts this start; the number is durable on return.

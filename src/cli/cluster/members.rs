@@ -57,7 +57,7 @@ pub(in crate::cli) struct Transfer {
     to: Option<String>,
 }
 
-fn parse_wait(text: &str) -> Result<Duration, String> {
+pub(super) fn parse_wait(text: &str) -> Result<Duration, String> {
     match text {
         "0" | "0s" => Ok(Duration::ZERO),
         text => parse_life(text),

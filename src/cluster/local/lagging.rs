@@ -58,9 +58,9 @@ impl Lagging {
 }
 
 impl Consensus for Lagging {
-    fn propose(&self, command: Bytes) -> BoxFuture<'_, Result<Bytes, ProposeError>> {
+    fn propose(&self, command: Bytes, level: u32) -> BoxFuture<'_, Result<Bytes, ProposeError>> {
         async move {
-            let outcome = self.log.propose(command).await?;
+            let outcome = self.log.propose(command, level).await?;
             let caught_up = self.catch_up();
             caught_up.map_err(|error| ProposeError::Unknown {
                 reason: error.reason,

@@ -19,6 +19,8 @@ pub(super) struct LocalMembers {
     pub(super) leader: ReplicaId,
     /// How often it was changed.
     pub(super) index: u64,
+    /// The feature level.
+    pub(super) level: u32,
     tokens: BTreeMap<String, JoinTokenStatus>,
 }
 
@@ -30,6 +32,7 @@ impl LocalMembers {
             removed: BTreeSet::new(),
             leader: ReplicaId(1),
             index: 1,
+            level: 1,
             tokens: BTreeMap::new(),
         }
     }
@@ -159,6 +162,11 @@ impl Administration for LocalLog {
         expected: Option<u64>,
     ) -> BoxFuture<'_, Result<ReplicaId, ProposeError>> {
         async move { self.members.lock().change(&change, expected) }.boxed()
+    }
+
+    fn raise_level(&self) -> BoxFuture<'_, Result<u32, ProposeError>> {
+        self.members.lock().level = 2;
+        async { Ok(2) }.boxed()
     }
 }
 

@@ -36,7 +36,7 @@ impl Gated {
 }
 
 impl Consensus for Gated {
-    fn propose(&self, command: Bytes) -> BoxFuture<'_, Result<Bytes, ProposeError>> {
+    fn propose(&self, command: Bytes, _level: u32) -> BoxFuture<'_, Result<Bytes, ProposeError>> {
         self.seen.lock().push(command.clone());
         async move {
             self.gate.acquire().await.unwrap().forget();
@@ -234,4 +234,23 @@ async fn a_full_queue_is_told_and_counted() {
     };
     assert!(error.to_string().contains("4096 changes"), "{error}");
     assert_eq!(cluster.metrics().bound_hits(Bound::Queue), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_of_another_feature_level_shares_no_entry() {
+    let log = Gated::new(0);
+    let cluster = cluster(&log);
+    let mut tasks = JoinSet::new();
+    occupy(&cluster, &log, &mut tasks).await;
+    let newer = || Op::ResealNoiseKey(pb::ResealNoiseKey::default());
+    for op in [tick(), tick(), newer(), newer(), tick()] {
+        let cluster = cluster.clone();
+        tasks.spawn(async move {
+            let _ = cluster.propose(op).await;
+        });
+        tokio::task::yield_now().await;
+    }
+    log.gate.add_permits(100);
+    while tasks.join_next().await.is_some() {}
+    assert_eq!(log.entries()[IN_FLIGHT_MAX..], [2, 2, 1]);
 }
