@@ -21,6 +21,7 @@ pub mod history;
 pub mod homes;
 pub mod http;
 pub mod links;
+pub mod load;
 pub mod log;
 pub mod nemesis;
 pub mod netns;

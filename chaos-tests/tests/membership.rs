@@ -4,22 +4,18 @@
 
 #![allow(missing_docs, reason = "a test")]
 
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use futures::FutureExt as _;
-use hydrascale_benches::client::{CAPVER, Connection, Identity, Registration, fetch_server_key};
 use hydrascale_chaos_tests::clients::Program;
 use hydrascale_chaos_tests::cluster::{Cluster, check_addresses};
+use hydrascale_chaos_tests::load::{Load, check_kept};
 use hydrascale_chaos_tests::observer::{Observer, What};
 use hydrascale_chaos_tests::{Context, Scenario, runner, wait};
 use serde_json::Value;
-use tokio::task::JoinHandle;
 
 const LIMIT: Duration = Duration::from_secs(420);
 /// Until a change of the membership is seen everywhere.
@@ -28,9 +24,6 @@ const SETTLE_LIMIT: Duration = Duration::from_secs(60);
 const EQUAL_LIMIT: Duration = Duration::from_secs(30);
 /// Streams leave a drained replica within 15 s and are recorded elsewhere soon after.
 const DRAIN_LIMIT: Duration = Duration::from_secs(25);
-/// After this a registration's outcome is unknown and it is tried again, elsewhere.
-const ANSWER_LIMIT: Duration = Duration::from_secs(10);
-const PAUSE: Duration = Duration::from_millis(25);
 /// Longer than any grace after which a node is called offline (25 s after a dead replica).
 const FLAP_WINDOW: Duration = Duration::from_secs(32);
 const MAP_STREAMS: &str = "hydrascale_map_streams";
@@ -105,13 +98,7 @@ async fn drill(context: Context) -> Result<()> {
     let acknowledged = load.finish().await?;
     let nodes = cluster.wait_equal(EQUAL_LIMIT).await?;
     check_addresses(&nodes)?;
-    let listed: BTreeSet<&str> = nodes.iter().map(|node| node.node_key.as_str()).collect();
-    for key in &acknowledged {
-        ensure!(
-            listed.contains(key.as_str()),
-            "{key} was acknowledged and is lost"
-        );
-    }
+    check_kept(&acknowledged, &nodes)?;
     ensure!(
         acknowledged.len() >= REGISTERED_MIN,
         "only {} registrations: nothing was shown",
@@ -224,82 +211,4 @@ async fn shrink(context: &Context, cluster: &mut Cluster) -> Result<()> {
     cluster.wait_voters(0, 3, SETTLE_LIMIT).await?;
     context.step("five replicas have become three");
     Ok(())
-}
-
-/// Registers nodes one after another, with whichever replica is there.
-struct Load {
-    servers: Arc<Mutex<Vec<SocketAddr>>>,
-    stop: Arc<AtomicBool>,
-    task: JoinHandle<Result<Vec<String>>>,
-}
-
-impl Load {
-    fn start(server: SocketAddr, auth_key: String) -> Self {
-        let servers = Arc::new(Mutex::new(vec![server]));
-        let stop = Arc::new(AtomicBool::new(false));
-        let task = tokio::spawn(register_all(
-            Arc::clone(&servers),
-            auth_key,
-            Arc::clone(&stop),
-        ));
-        Self {
-            servers,
-            stop,
-            task,
-        }
-    }
-
-    fn serve(&self, server: SocketAddr) {
-        let mut servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
-        servers.push(server);
-    }
-
-    /// The node keys that were acknowledged.
-    async fn finish(self) -> Result<Vec<String>> {
-        self.stop.store(true, Ordering::Relaxed);
-        self.task.await?
-    }
-}
-
-async fn register_all(
-    servers: Arc<Mutex<Vec<SocketAddr>>>,
-    auth_key: String,
-    stop: Arc<AtomicBool>,
-) -> Result<Vec<String>> {
-    let nth = |turn: usize| {
-        let servers = servers.lock().unwrap_or_else(PoisonError::into_inner);
-        servers.get(turn % servers.len().max(1)).copied()
-    };
-    let key = fetch_server_key(nth(0).context("a server")?).await?;
-    let mut acknowledged = Vec::new();
-    let mut turn = 0;
-    while !stop.load(Ordering::Relaxed) {
-        let identity = Identity::generate(&mut rand::rng());
-        let registration = Registration {
-            auth_key: auth_key.clone(),
-            hostname: format!("n{turn}"),
-            ..Registration::default()
-        };
-        // As a client would: the same registration again, elsewhere, until it is answered.
-        while !stop.load(Ordering::Relaxed) {
-            turn += 1;
-            let server = nth(turn).context("a server")?;
-            let attempt = tokio::time::timeout(ANSWER_LIMIT, async {
-                let mut connection = Connection::open(server, &key, &identity, CAPVER).await?;
-                connection.register(&registration).await
-            });
-            if let Ok(Ok(answer)) = attempt.await {
-                ensure!(
-                    answer.authorized,
-                    "a valid key was refused: {}",
-                    answer.error
-                );
-                acknowledged.push(identity.node_key());
-                break;
-            }
-            tokio::time::sleep(PAUSE).await;
-        }
-        tokio::time::sleep(PAUSE).await;
-    }
-    Ok(acknowledged)
 }

@@ -1,6 +1,7 @@
-//! Replicas are drained and restarted one after another under real clients, as an upgrade does it:
-//! no request fails, nobody registers again or is seen to go offline, and what goes through relays
-//! is held up for less than a second per replica.
+//! Replicas that act as the version before are drained and then upgraded one after another under real
+//! clients, and the cluster is raised to the new version's feature level: no request fails, nobody
+//! registers again or is seen to go offline, and what goes through relays is held up for less than a
+//! second per replica.
 
 #![allow(missing_docs, reason = "a test")]
 
@@ -11,7 +12,7 @@ use anyhow::{Context as _, Result, ensure};
 use futures::FutureExt as _;
 use hydrascale_chaos_tests::balancer::Balancer;
 use hydrascale_chaos_tests::clients::{self, Caddy, Launch, Program};
-use hydrascale_chaos_tests::cluster::Cluster;
+use hydrascale_chaos_tests::cluster::{Cluster, Options};
 use hydrascale_chaos_tests::http::{Loop, Samples};
 use hydrascale_chaos_tests::log::{Log, Mark};
 use hydrascale_chaos_tests::observer::{Observer, What};
@@ -35,6 +36,9 @@ const FLAP_WINDOW: Duration = Duration::from_secs(12);
 /// otherwise; the measured time is printed.
 const HELD_UP_MAX: Duration = Duration::from_secs(4);
 const REPLICAS: usize = 3;
+/// Replicas begin as the version before.
+const OLD: &str = "\n  feature_level_max: 1";
+const NEW: &str = "";
 /// Four clients, each of which is known as remote to two relays of three at least.
 const MESHED_MIN: f64 = 8.0;
 const FIRST_USER: u32 = 2001;
@@ -43,7 +47,7 @@ fn main() -> ExitCode {
     runner::main(
         "rolling",
         &[Scenario::new(
-            "a rolling drain and a rolling restart interrupt nobody",
+            "a rolling drain and a rolling upgrade interrupt nobody",
             LIMIT,
             PROGRAMS,
             |context| roll(context).boxed_local(),
@@ -63,8 +67,9 @@ async fn roll(context: Context) -> Result<()> {
         windows.push(tailnet.drain(index).await?);
     }
     for index in 0..REPLICAS {
-        windows.push(tailnet.restart(index).await?);
+        windows.push(tailnet.upgrade(index).await?);
     }
+    windows.push(tailnet.raise().await?);
     tokio::time::sleep(FLAP_WINDOW).await;
 
     traffic.judge(&context, &windows).await?;
@@ -120,7 +125,11 @@ struct Tailnet {
 
 impl Tailnet {
     async fn start(context: &Context) -> Result<Self> {
-        let cluster = Cluster::start(context, REPLICAS).await?;
+        let options = Options {
+            cluster_lines: OLD,
+            ..Options::default()
+        };
+        let cluster = Cluster::start_with(context, REPLICAS, options).await?;
         let balancer = Balancer::start(context).await?;
         let auth_key = cluster.create_auth_key("people").await?;
         let replicas = cluster.replicas().iter();
@@ -217,13 +226,15 @@ impl Tailnet {
         Ok(Window::since(what, begin))
     }
 
-    /// Stops a replica by SIGTERM and starts it again.
-    async fn restart(&mut self, index: usize) -> Result<Window> {
-        let what = format!("restart of {}", self.describe(index).await?);
+    /// Stops a replica by SIGTERM, once that is safe, and starts it as the new version.
+    async fn upgrade(&mut self, index: usize) -> Result<Window> {
+        let what = format!("upgrade of {}", self.describe(index).await?);
         self.cluster.note_term(false).await?;
+        self.cluster.wait_restartable(index).await?;
         let begin = Instant::now();
         self.cluster.terminate(index).await?;
         let stopped = begin.elapsed();
+        self.cluster.configure(index, NEW)?;
         let ready = self.cluster.up(index).await?;
         self.context.step(&format!(
             "{what}: stopped after {stopped:.1?}, ready {ready:.1?} after its start"
@@ -231,6 +242,24 @@ impl Tailnet {
         self.settle().await?;
         self.cluster.note_term(true).await?;
         Ok(Window::since(what, begin))
+    }
+
+    /// Raises the cluster to the feature level of the new version.
+    async fn raise(&self) -> Result<Window> {
+        let before = self.cluster.status(0).await?;
+        ensure!(before["featureLevel"] == 1, "raised before: {before}");
+        let begin = Instant::now();
+        let level = self.cluster.finalize_upgrade(0).await?;
+        ensure!(level == 2, "raised to {level}");
+        self.settle().await?;
+        self.context.step(&format!(
+            "feature level {level} after {:.1?}",
+            begin.elapsed()
+        ));
+        Ok(Window::since(
+            "the raise of the feature level".to_owned(),
+            begin,
+        ))
     }
 
     /// The name of a replica and whose home and leader it is.
@@ -346,7 +375,7 @@ impl Traffic {
             ("four to three", self.back.finish().await?),
         ];
         context.measured(
-            "direct path under a rolling drain and restart",
+            "direct path under a rolling drain and upgrade",
             summary(&direct),
         );
         for window in windows {

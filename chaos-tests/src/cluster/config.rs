@@ -43,6 +43,8 @@ pub struct Options {
     pub log_level: &'static str,
     /// Where the TLS of clients ends.
     pub tls: Tls,
+    /// More lines of the `cluster:` block, each after a line break and two spaces.
+    pub cluster_lines: &'static str,
     /// Whether replicas reach each other by names, which each resolves to proxies of its own.
     pub proxied: bool,
     /// Whether each has a wall clock of its own; only with `proxied`.
@@ -58,6 +60,7 @@ impl Options {
         snapshot_every: None,
         log_level: "info",
         tls: Tls::Nowhere,
+        cluster_lines: "",
         proxied: false,
         own_clock: false,
         disk_mib: None,
@@ -71,6 +74,7 @@ impl Default for Options {
             snapshot_every: None,
             log_level: "debug",
             tls: Tls::Nowhere,
+            cluster_lines: "",
             proxied: false,
             own_clock: false,
             disk_mib: None,
@@ -92,6 +96,7 @@ pub(super) fn text(index: usize, name: &str, folder: &Path, options: &Options) -
     let Options {
         timing_multiplier,
         log_level,
+        cluster_lines,
         ..
     } = options;
     let snapshots = options
@@ -127,7 +132,7 @@ cluster:
   data_dir: data
   replica_name: {name}
   peer_listen_addr: {address}:{PEER_PORT}
-  peer_advertise_addr: {advertised}:{PEER_PORT}{token}
+  peer_advertise_addr: {advertised}:{PEER_PORT}{token}{cluster_lines}
   raft:
     timing_multiplier: {timing_multiplier}{snapshots}
   derp:

@@ -5,11 +5,13 @@ use std::{path::Path, time::Duration};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
-use super::{Cluster, Replica};
-use crate::wait;
+use super::{Cluster, Options, Replica};
+use crate::{log::Mark, wait};
 
 /// A removed replica ends within this.
 const END_LIMIT: Duration = Duration::from_secs(40);
+/// Until a replica may be restarted, as a command takes it.
+const SAFE_LIMIT: &str = "25s";
 
 impl Cluster {
     /// Adds a replica, the next in turn, and waits until it votes.
@@ -93,6 +95,65 @@ impl Cluster {
         let made = asked.command(&["cluster", "join-token", "create"]).await?;
         let token = made["joinToken"].as_str().context("no token")?.to_owned();
         self.start_anew(index, &token).await
+    }
+
+    /// Writes the configuration of a replica that is down anew, with more lines of the `cluster:` block
+    /// ([`Options::cluster_lines`]).
+    ///
+    /// # Errors
+    /// When it runs or the file cannot be written.
+    pub fn configure(&mut self, index: usize, cluster_lines: &'static str) -> Result<()> {
+        let options = Options {
+            cluster_lines,
+            ..self.options
+        };
+        let replica = self.replica(index)?;
+        ensure!(!replica.is_up(), "{} runs", replica.name());
+        replica.configure(&options)
+    }
+
+    /// Waits until a replica may be restarted, as another one judges.
+    ///
+    /// # Errors
+    /// When it may not, which says why.
+    pub async fn wait_restartable(&self, index: usize) -> Result<()> {
+        let mut others = self.running().filter(|(other, _)| *other != index);
+        let (_, asked) = others.next().context("no other replica runs")?;
+        let words = ["cluster", "upgrade", "check", "--wait", SAFE_LIMIT];
+        asked.command(&words).await.map(drop)
+    }
+
+    /// Raises the feature level to the highest that all replicas support, asked of one of them; tells
+    /// which it is.
+    ///
+    /// # Errors
+    /// When it is refused, which says why.
+    pub async fn finalize_upgrade(&self, asked: usize) -> Result<u64> {
+        let words = ["cluster", "upgrade", "finalize"];
+        let raised = self.replica(asked)?.command(&words).await?;
+        let level = raised["featureLevel"].as_u64();
+        level.with_context(|| format!("no level in {raised}"))
+    }
+
+    /// Starts a replica that is to end by itself and to say why, in a line of its log that `holds`.
+    ///
+    /// # Errors
+    /// When it goes on, or does not say it.
+    pub async fn start_in_vain(
+        &mut self,
+        index: usize,
+        holds: impl Fn(&str) -> bool,
+    ) -> Result<()> {
+        self.start_replica(index)?;
+        let name = self.replica(index)?.name().to_owned();
+        let replica = self.replica_mut(index)?;
+        let ended = async || replica.has_ended().then_some(());
+        wait::until(&format!("{name} has ended"), END_LIMIT, ended).await?;
+        let log = self.replica(index)?.log()?;
+        log.wait_for("the reason", Mark::START, END_LIMIT, holds)
+            .await?;
+        self.replica_mut(index)?.forget();
+        Ok(())
     }
 
     /// Waits until a replica that was removed has ended by itself.

@@ -70,10 +70,6 @@ impl Replica {
         let name = NAMES.get(index).context("six replicas at most")?;
         let folder = root.join(name);
         fs::create_dir(&folder)?;
-        fs::write(
-            folder.join("config.yaml"),
-            config::text(index, name, &folder, options),
-        )?;
         let hosts = options.proxied.then(|| folder.join("hosts"));
         if let Some(file) = &hosts {
             fs::write(file, links::hosts(index, &NAMES)?)?;
@@ -89,7 +85,7 @@ impl Replica {
             fs::create_dir(&data)?;
             netns::mount_small(&data, mib)?;
         }
-        Ok(Self {
+        let replica = Self {
             index,
             name: (*name).to_owned(),
             hosts,
@@ -98,7 +94,15 @@ impl Replica {
             program: program.to_owned(),
             process: None,
             starts: 0,
-        })
+        };
+        replica.configure(options)?;
+        Ok(replica)
+    }
+
+    /// Writes its configuration, which the next start reads.
+    pub(super) fn configure(&self, options: &Options) -> Result<()> {
+        let text = config::text(self.index, &self.name, &self.folder, options);
+        fs::write(self.folder.join("config.yaml"), text).context("write the configuration")
     }
 
     /// `a`, `b`, ...
