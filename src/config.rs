@@ -7,6 +7,7 @@
 
 mod address;
 mod backup;
+mod bootstrap;
 mod client;
 mod cluster;
 mod compat;
@@ -31,6 +32,7 @@ use self::reader::Reader;
 
 pub use self::address::{HostPort, ServerUrl};
 pub use self::backup::BackupConfig;
+pub use self::bootstrap::BootstrapConfig;
 pub use self::client::{ApiSecret, ClientConfig};
 pub use self::cluster::ClusterConfig;
 pub use self::derp::{DerpConfig, RelayCertificate};

@@ -146,6 +146,11 @@ pub async fn serve(
     let tls = config.tls.as_ref().map(tls::acceptor).transpose()?;
     let policy_file = PolicyFile::open(&config).await?;
     let bound = bind(&config).await?;
+    let placed = boot::take_place(&config.cluster, &bound.peer);
+    let Some(placed) = stop.run_until_cancelled(placed).await else {
+        return Ok(());
+    };
+    placed?;
     let machine = Arc::new(Machine::new());
     let replica = boot::start_replica(&config.cluster, bound.peer, machine.clone()).await?;
     let cluster = Cluster::new(

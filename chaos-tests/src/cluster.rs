@@ -70,6 +70,20 @@ impl Cluster {
     /// # Errors
     /// When one does not start or join.
     pub async fn start_with(context: &Context, size: usize, options: Options) -> Result<Self> {
+        let mut cluster = Self::prepare(context, size, options)?;
+        let first = cluster.replica(0)?;
+        first.command(&["cluster", "init"]).await?;
+        cluster.up(0).await?;
+        for index in 1..size {
+            cluster.join(index).await?;
+        }
+        cluster.note_term(true).await?;
+        context.step(&format!("{size} replicas are up"));
+        Ok(cluster)
+    }
+
+    /// Replicas with a configuration and without data.
+    fn prepare(context: &Context, size: usize, options: Options) -> Result<Self> {
         // A copy, so that a build in the meantime does not change what is tested.
         let program = context.scratch().join("hydrascale");
         let built = server_program();
@@ -80,23 +94,13 @@ impl Cluster {
         let replicas: Result<Vec<Replica>> = (0..size)
             .map(|index| Replica::prepare(context.scratch(), index, &program, &options))
             .collect();
-        let mut cluster = Self {
+        Ok(Self {
             context: context.clone(),
             replicas: replicas?,
             program,
             options,
             term: 0,
-        };
-
-        let first = cluster.replica(0)?;
-        first.command(&["cluster", "init"]).await?;
-        cluster.up(0).await?;
-        for index in 1..size {
-            cluster.join(index).await?;
-        }
-        cluster.note_term(true).await?;
-        context.step(&format!("{size} replicas are up"));
-        Ok(cluster)
+        })
     }
 
     async fn join(&mut self, index: usize) -> Result<()> {

@@ -33,13 +33,44 @@ const REGISTERED_MIN: usize = 50;
 fn main() -> ExitCode {
     runner::main(
         "membership",
-        &[Scenario::new(
-            "a cluster grows, shrinks, replaces a dead replica and drains under load",
-            LIMIT,
-            &[Program::Server],
-            |context| drill(context).boxed_local(),
-        )],
+        &[
+            Scenario::new(
+                "a cluster grows, shrinks, replaces a dead replica and drains under load",
+                LIMIT,
+                &[Program::Server],
+                |context| drill(context).boxed_local(),
+            ),
+            Scenario::new(
+                "three empty replicas form a cluster by themselves",
+                LIMIT,
+                &[Program::Server],
+                |context| form(context).boxed_local(),
+            ),
+        ],
     )
+}
+
+/// All are started at once, with one configuration but for names and addresses. A machine that comes
+/// back without its data is told how to get its place back.
+async fn form(context: Context) -> Result<()> {
+    let begin = Instant::now();
+    let mut cluster = Cluster::form(&context, 3).await?;
+    cluster.wait_voters(0, 3, SETTLE_LIMIT).await?;
+    context.measured(
+        "three voters from nothing",
+        format!("{:.1?}", begin.elapsed()),
+    );
+    cluster.create_auth_key("people").await?;
+    cluster.wait_equal(EQUAL_LIMIT).await?;
+
+    cluster.kill(2).await?;
+    cluster.start_empty(2)?;
+    let ended = async || cluster.has_ended(2).unwrap_or(true).then_some(());
+    wait::until("the empty replica gives up", SETTLE_LIMIT, ended).await?;
+    let said = cluster.replica(2)?.last_complaint()?;
+    let said = said.context("it ended without a word")?;
+    ensure!(said.contains("cluster replace"), "it said: {said}");
+    cluster.forget(2)
 }
 
 async fn drill(context: Context) -> Result<()> {

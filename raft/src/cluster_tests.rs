@@ -1,6 +1,7 @@
 //! Whole clusters in one process: real TLS over loopback, real stores in temporary folders.
 
 mod backup;
+mod bootstrap;
 mod carry;
 mod certificates;
 mod failures;

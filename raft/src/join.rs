@@ -10,6 +10,7 @@ mod service;
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use hydrascale_proto::raft::v1::{Admin, CreateJoinToken, JoinTokenRow, RevokeJoinToken, admin};
 use rand::RngCore;
 use rustls_pki_types::CertificateDer;
@@ -41,17 +42,78 @@ pub(crate) async fn create_token(
         );
         return Err(AdminError::Refused { reason });
     }
+    let secret = random_secret();
+    let token_id = random_id();
+    let invitation = invite(core).await?;
+    let secret_hash = JoinToken::secret_hash(&secret);
+    record_token(core, token_id.clone(), secret_hash, ttl, replaces).await?;
+    Ok(JoinToken {
+        cluster_id: invitation.cluster_id,
+        token_id,
+        secret,
+        ca_sha256: invitation.ca_sha256,
+        addrs: invitation.addrs,
+    })
+}
+
+/// A new token's secret.
+pub(crate) fn random_secret() -> [u8; SECRET_BYTES] {
+    let mut secret = [0; SECRET_BYTES];
+    rand::rng().fill_bytes(&mut secret);
+    secret
+}
+
+/// A new token's name.
+pub(crate) fn random_id() -> String {
+    uuid::Uuid::new_v4().simple().to_string()
+}
+
+/// What a token says of the cluster.
+pub(crate) struct ClusterDoors {
+    /// Its id (UUID).
+    pub(crate) cluster_id: String,
+    /// The hash of its authority's certificate.
+    pub(crate) ca_sha256: [u8; 32],
+    /// Where its replicas are.
+    pub(crate) addrs: Vec<String>,
+}
+
+/// What a token made now would say of the cluster.
+///
+/// # Errors
+/// The cluster is so new that its authority is not recorded yet, or the replica stops.
+pub(crate) async fn invite(core: &Core) -> Result<ClusterDoors, AdminError> {
     let ca_sha256 = timeout(core.config.request_timeout, authority_hash(core)).await;
     let ca_sha256 = ca_sha256.map_err(|_| AdminError::Unavailable {
         reason: "the cluster has not recorded its authority yet".to_owned(),
     })??;
-    let mut secret = [0; SECRET_BYTES];
-    rand::rng().fill_bytes(&mut secret);
-    let token_id = uuid::Uuid::new_v4().simple().to_string();
+    let stored = core.effective_membership();
+    let addrs = stored
+        .membership()
+        .nodes()
+        .map(|(_, member)| member.addr.clone());
+    Ok(ClusterDoors {
+        cluster_id: core.identity.cluster_id.clone(),
+        ca_sha256,
+        addrs: addrs.collect(),
+    })
+}
+
+/// Records a token, so that whoever knows its secret can join with it.
+///
+/// # Errors
+/// It is refused, or there is no leader.
+pub(crate) async fn record_token(
+    core: &Core,
+    id: String,
+    secret_hash: Bytes,
+    ttl: Duration,
+    replaces: Option<ReplicaId>,
+) -> Result<(), AdminError> {
     let ttl_ms = i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX);
     let op = admin::Op::CreateJoinToken(CreateJoinToken {
-        id: token_id.clone(),
-        secret_hash: JoinToken::secret_hash(&secret),
+        id,
+        secret_hash,
         expires_at_ms: core.config.clock.now_ms().saturating_add(ttl_ms),
         replaces: replaces.map_or(0, |id| id.0),
     });
@@ -59,19 +121,7 @@ pub(crate) async fn create_token(
     if matches!(made, Err(AdminDenied::Refused(_))) {
         core.counters.join_tokens_refused.add_one();
     }
-    made.map_err(AdminError::from)?;
-    let stored = core.effective_membership();
-    let addrs = stored
-        .membership()
-        .nodes()
-        .map(|(_, member)| member.addr.clone());
-    Ok(JoinToken {
-        cluster_id: core.identity.cluster_id.clone(),
-        token_id,
-        secret,
-        ca_sha256,
-        addrs: addrs.collect(),
-    })
+    made.map(drop).map_err(AdminError::from)
 }
 
 fn check_member(core: &Core, id: ReplicaId) -> Result<(), AdminError> {

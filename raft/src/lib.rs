@@ -5,6 +5,7 @@
 
 mod backup;
 mod blocking;
+mod bootstrap;
 mod carry;
 #[cfg(test)]
 mod cluster_tests;
@@ -40,6 +41,7 @@ pub use self::backup::{
     BackupError, BackupInfo, BackupStream, Loss, LostMember, RecoverError, Recovered, RestoreError,
     Restored, examine, is_broken_off, read_backup, recover, restore,
 };
+pub use self::bootstrap::{Begun, Bootstrap, BootstrapError};
 pub use self::carry::{CarryError, Hold, Unloading};
 pub use self::core::{COMMAND_BYTES_MAX, CertificateState};
 pub use self::counters::ReplicaMetrics;

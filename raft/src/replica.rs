@@ -28,12 +28,13 @@ pub use self::error::{
 };
 pub use self::status::{AuthorityStatus, MemberStatus, QuorumHealth, Role, Status};
 use self::stop::Inner;
+use crate::bootstrap::bootstrap;
 use crate::carry::{CarryError, Hold, carry};
 use crate::counters::ReplicaMetrics;
 use crate::levels::FIRST;
 use crate::{
-    BackupError, BackupStream, JoinToken, JoinTokenInfo, KeyId, Keyring, ReplicaId, StateMachine,
-    join,
+    BackupError, BackupStream, Begun, BootstrapError, JoinToken, JoinTokenInfo, KeyId, Keyring,
+    ReplicaId, StateMachine, join,
 };
 
 /// A committed and locally applied command.
@@ -90,6 +91,22 @@ impl Replica {
         token: &JoinToken,
     ) -> Result<ReplicaId, JoinError> {
         join::join(config, token).await
+    }
+
+    /// Forms a cluster with other replicas whose data folder is empty as well, as
+    /// [`ReplicaConfig::bootstrap`] says, or joins the one that they have formed. `listener` is the
+    /// one that [`Self::start`] takes next. Waits for the others as long as it takes.
+    ///
+    /// # Errors
+    /// The folder is in use, or the cluster that was found does not take this replica.
+    ///
+    /// # Cancel safety
+    /// Calling it again goes on where it stopped.
+    pub async fn bootstrap_cluster(
+        config: &ReplicaConfig,
+        listener: &TcpListener,
+    ) -> Result<Begun, BootstrapError> {
+        bootstrap(config, listener).await
     }
 
     /// Opens the store, loads the state machine, serves other replicas on `listener`, and only then

@@ -17,4 +17,6 @@ pub(crate) use self::authority::{
 pub(crate) use self::name::PeerName;
 #[cfg(test)]
 pub(crate) use self::settings::client_settings;
-pub(crate) use self::settings::{Credentials, Tls, TlsError, join_settings};
+pub(crate) use self::settings::{
+    Credentials, Tls, TlsError, join_settings, uncertified_client, uncertified_server,
+};

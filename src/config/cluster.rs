@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use hydrascale_raft::FEATURE_LEVELS;
 
 use super::address::{HostPort, parse_listen_addr};
+use super::bootstrap::BootstrapConfig;
 use super::reader::Reader;
 
 const DATA_DIR: &str = "/var/lib/hydrascale";
@@ -35,6 +36,8 @@ pub struct ClusterConfig {
     pub peer_advertise: HostPort,
     /// File with a join token; a replica without data joins with it when it starts.
     pub join_token_file: Option<PathBuf>,
+    /// A replica without data forms a cluster with others; not together with a join token.
+    pub bootstrap: Option<BootstrapConfig>,
     /// File with the keys that seal the cluster's secrets (`sealing_key_file`); without one they are
     /// stored unsealed.
     pub sealing_key_file: Option<PathBuf>,
@@ -66,7 +69,7 @@ pub struct ClusterConfig {
 
 impl ClusterConfig {
     pub(super) fn read(reader: &mut Reader<'_>) -> Self {
-        refuse_unsupported(reader);
+        let bootstrap = BootstrapConfig::read(reader);
         let host_name = reader
             .environment()
             .host_name()
@@ -87,6 +90,7 @@ impl ClusterConfig {
                 .parse("cluster.peer_advertise_addr", HostPort::parse)
                 .unwrap_or_else(|| default_advertise(peer_listen, host_name)),
             join_token_file: reader.path("cluster.join_token_file"),
+            bootstrap,
             sealing_key_file: reader.path("cluster.sealing_key_file"),
             non_voting: reader.bool("cluster.non_voting").unwrap_or(false),
             feature_level_max: reader
@@ -132,16 +136,5 @@ fn parse_name(text: &str) -> Result<String, &'static str> {
         Ok(text.to_owned())
     } else {
         Err("must be 1 to 63 letters, digits, '-', '_' or '.'")
-    }
-}
-
-/// Keys whose promise is not kept yet: running without it would be worse than not running.
-fn refuse_unsupported(reader: &mut Reader<'_>) {
-    const GROW: &str = "is not supported: start one replica with `cluster init` and add the others \
-                        with `cluster join`; remove the key";
-    for (key, problem) in [("cluster.peers", GROW), ("cluster.bootstrap_expect", GROW)] {
-        if let Some(setting) = reader.setting(key) {
-            reader.fail(setting.error(problem));
-        }
     }
 }

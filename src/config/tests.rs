@@ -220,15 +220,34 @@ fn what_headscale_refuses_is_refused() {
 }
 
 #[test]
-fn promises_that_are_not_kept_yet_are_refused() {
-    let text = errors(&format!(
-        "{MINIMAL}cluster: {{bootstrap_expect: 3, peers: [a:1]}}\n"
-    ));
-    assert!(text.contains("cluster.bootstrap_expect"), "{text}");
-    assert!(
-        text.contains("add the others with `cluster join`"),
-        "{text}"
-    );
+fn replicas_that_form_a_cluster_by_themselves_need_its_size_its_places_and_a_secret() {
+    let cluster = |keys: &str| format!("{MINIMAL}cluster: {{{keys}}}\n");
+    let whole = "bootstrap_expect: 3, peers: [\"a:1\", \"b:1\"], bootstrap_secret_file: /secret";
+    let read = check(&cluster(whole)).unwrap().cluster.bootstrap.unwrap();
+    assert_eq!((read.expect, read.peers.len()), (3, 2));
+    for (keys, expected) in [
+        (
+            "bootstrap_expect: 3, peers: [\"a:1\"]",
+            "bootstrap_secret_file",
+        ),
+        (
+            "bootstrap_expect: 3, bootstrap_secret_file: /s",
+            "needs cluster.peers",
+        ),
+        ("peers: [\"a:1\"]", "needs cluster.bootstrap_expect"),
+        ("bootstrap_expect: 10", "9"),
+        (
+            "bootstrap_expect: 1, peers: [\"a:1\", \"b:1\"], bootstrap_secret_file: /s",
+            "names 2 replicas",
+        ),
+        (
+            "bootstrap_expect: 1, bootstrap_secret_file: /s, join_token_file: /t",
+            "excludes cluster.bootstrap_expect",
+        ),
+    ] {
+        let text = errors(&cluster(keys));
+        assert!(text.contains(expected), "{keys}: {text}");
+    }
 }
 
 #[test]

@@ -8,15 +8,15 @@ use std::sync::Arc;
 
 use hydrascale_proto::state::v1 as pb;
 use hydrascale_raft::{
-    InitError, JoinError, JoinToken, Replica, ReplicaConfig, SealingFileError, SealingKeys,
-    StartError, StateMachine, UnsealError,
+    Begun, Bootstrap, BootstrapError, InitError, JoinError, JoinToken, Replica, ReplicaConfig,
+    SealingFileError, SealingKeys, StartError, StateMachine, UnsealError,
 };
 use rand::RngCore;
 use tokio::net::TcpListener;
 
 use super::sealing;
 use crate::cluster::seal_noise_key;
-use crate::config::{ClusterConfig, Config};
+use crate::config::{BootstrapConfig, ClusterConfig, Config};
 use crate::telemetry::continue_trace;
 use crate::types::{KeyParseError, MachinePrivateKey};
 
@@ -41,6 +41,9 @@ pub enum BootError {
         #[source]
         source: JoinError,
     },
+    /// The replicas that expect each other formed no cluster.
+    #[error("no cluster could be formed (cluster.bootstrap_expect)")]
+    Bootstrap(#[from] BootstrapError),
     /// A file could not be read.
     #[error("{what} {} cannot be read", path.display())]
     Read {
@@ -94,32 +97,61 @@ pub(crate) fn raft_config(config: &ClusterConfig) -> Result<ReplicaConfig, Seali
     raft.keyring = sealing::keyring(config.sealing_key_file.as_deref())?;
     raft.levels.max = config.feature_level_max;
     raft.auto_upgrade = config.auto_upgrade;
+    raft.bootstrap = config.bootstrap.as_ref().map(bootstrap).transpose()?;
     Ok(raft)
 }
 
-/// Starts the replica that the data folder holds. An empty folder is filled first: by the join
-/// token's cluster, or, where the configuration has no `cluster:` block, by a new cluster of one,
+fn bootstrap(config: &BootstrapConfig) -> Result<Bootstrap, SealingFileError> {
+    Ok(Bootstrap {
+        expect: config.expect,
+        peers: config.peers.iter().map(ToString::to_string).collect(),
+        secret: Arc::new(SealingKeys::read(&config.secret_file)?),
+    })
+}
+
+/// Fills an empty data folder: by the join token's cluster, by the one that the replicas form which
+/// expect each other, or, where the configuration has no `cluster:` block, by a new cluster of one,
 /// which is what somebody expects who comes from headscale.
 ///
 /// # Errors
-/// See [`BootError`]; an empty folder of a replica with a `cluster:` block and no token is one.
+/// See [`BootError`].
+///
+/// # Cancel safety
+/// The next call goes on where it stopped.
+pub(crate) async fn take_place(
+    config: &ClusterConfig,
+    listener: &TcpListener,
+) -> Result<(), BootError> {
+    let raft = raft_config(config)?;
+    if Replica::is_initialised(&raft.data_dir)? {
+        return Ok(());
+    }
+    if let Some(path) = &config.join_token_file {
+        join(&raft, path).await?;
+    } else if raft.bootstrap.is_some() {
+        match Replica::bootstrap_cluster(&raft, listener).await? {
+            Begun::Made(cluster_id) => tracing::info!(cluster_id, "made a new cluster"),
+            Begun::Joined(id) => tracing::info!(replica.id = id.0, "joined the new cluster"),
+        }
+    } else if !config.explicit {
+        let path = raft.data_dir.clone();
+        let cluster_id =
+            Replica::init_cluster(&raft).map_err(|source| BootError::Init { path, source })?;
+        tracing::info!(cluster_id, "made a new cluster of one replica");
+    }
+    Ok(())
+}
+
+/// Starts the replica that the data folder holds.
+///
+/// # Errors
+/// See [`BootError`]; a folder that is still empty is one.
 pub(crate) async fn start_replica(
     config: &ClusterConfig,
     listener: TcpListener,
     machine: Arc<dyn StateMachine>,
 ) -> Result<Replica, BootError> {
-    let raft = raft_config(config)?;
-    if !Replica::is_initialised(&raft.data_dir)? {
-        if let Some(path) = &config.join_token_file {
-            join(&raft, path).await?;
-        } else if !config.explicit {
-            let path = raft.data_dir.clone();
-            let cluster_id =
-                Replica::init_cluster(&raft).map_err(|source| BootError::Init { path, source })?;
-            tracing::info!(cluster_id, "made a new cluster of one replica");
-        }
-    }
-    Ok(Replica::start(raft, listener, machine).await?)
+    Ok(Replica::start(raft_config(config)?, listener, machine).await?)
 }
 
 async fn join(raft: &ReplicaConfig, path: &Path) -> Result<(), BootError> {

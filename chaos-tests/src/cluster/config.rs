@@ -8,6 +8,17 @@ use crate::{balancer::Balancer, certificate, homes::STUN_PORT, links, netns::rep
 /// MagicDNS suffix of the tailnet under test.
 pub(super) const BASE_DOMAIN: &str = "tail.test";
 
+/// The key of replicas that form a cluster by themselves, in the scenario's folder.
+pub(super) const BOOTSTRAP_KEY: &str = "bootstrap.key";
+/// The name that has the addresses of all of them.
+const PEERS_NAME: &str = "replicas.test";
+
+/// The lines of a hosts file for [`PEERS_NAME`].
+pub(super) fn peers_hosts(count: usize) -> String {
+    let lines = (0..count).map(|index| format!("{} {PEERS_NAME}\n", replica_address(index)));
+    lines.collect()
+}
+
 /// Where the TLS of clients ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Tls {
@@ -49,6 +60,8 @@ pub struct Options {
     pub proxied: bool,
     /// Whether each has a wall clock of its own; only with `proxied`.
     pub own_clock: bool,
+    /// How many form the cluster by themselves, instead of being told one by one.
+    pub expect: Option<usize>,
     /// The size of a disk of its own for each data folder.
     pub disk_mib: Option<u32>,
 }
@@ -63,6 +76,7 @@ impl Options {
         cluster_lines: "",
         proxied: false,
         own_clock: false,
+        expect: None,
         disk_mib: None,
     };
 }
@@ -77,6 +91,7 @@ impl Default for Options {
             cluster_lines: "",
             proxied: false,
             own_clock: false,
+            expect: None,
             disk_mib: None,
         }
     }
@@ -103,10 +118,13 @@ pub(super) fn text(index: usize, name: &str, folder: &Path, options: &Options) -
         .snapshot_every
         .map(|entries| format!("\n    snapshot_every: {entries}\n    log_kept: {entries}"))
         .unwrap_or_default();
-    let token = if index == 0 {
-        ""
-    } else {
-        "\n  join_token_file: join-token"
+    let place = match options.expect {
+        Some(count) => format!(
+            "\n  bootstrap_expect: {count}\n  peers: [\"{PEERS_NAME}:{PEER_PORT}\"]\n  \
+             bootstrap_secret_file: ../{BOOTSTRAP_KEY}"
+        ),
+        None if index == 0 => String::new(),
+        None => "\n  join_token_file: join-token".to_owned(),
     };
     format!(
         "server_url: {url}
@@ -132,7 +150,7 @@ cluster:
   data_dir: data
   replica_name: {name}
   peer_listen_addr: {address}:{PEER_PORT}
-  peer_advertise_addr: {advertised}:{PEER_PORT}{token}{cluster_lines}
+  peer_advertise_addr: {advertised}:{PEER_PORT}{place}{cluster_lines}
   raft:
     timing_multiplier: {timing_multiplier}{snapshots}
   derp:

@@ -5,8 +5,9 @@ use std::{path::Path, time::Duration};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
+use super::config::BOOTSTRAP_KEY;
 use super::{Cluster, Options, Replica};
-use crate::{log::Mark, wait};
+use crate::{Context, log::Mark, wait};
 
 /// A removed replica ends within this.
 const END_LIMIT: Duration = Duration::from_secs(40);
@@ -14,6 +15,30 @@ const END_LIMIT: Duration = Duration::from_secs(40);
 const SAFE_LIMIT: &str = "25s";
 
 impl Cluster {
+    /// Starts `size` replicas at once that form a cluster by themselves.
+    ///
+    /// # Errors
+    /// When they do not.
+    pub async fn form(context: &Context, size: usize) -> Result<Self> {
+        let options = Options {
+            expect: Some(size),
+            ..Options::default()
+        };
+        let mut cluster = Self::prepare(context, size, options)?;
+        let key = context.scratch().join(BOOTSTRAP_KEY);
+        let key = key.to_str().context("a path that is text")?;
+        let words = ["generate", "sealing-key", "--file", key];
+        cluster.replica(0)?.command(&words).await?;
+        for index in 0..size {
+            cluster.start_replica(index)?;
+        }
+        for index in 0..size {
+            cluster.wait_ready(index).await?;
+        }
+        cluster.note_term(true).await?;
+        Ok(cluster)
+    }
+
     /// Adds a replica, the next in turn, and waits until it votes.
     ///
     /// # Errors
@@ -38,6 +63,17 @@ impl Cluster {
         replica.wipe().context("empty the data folder")?;
         replica.write_token(token)?;
         self.up(index).await.map(drop)
+    }
+
+    /// Empties the folder of a replica that is down and starts it without waiting.
+    ///
+    /// # Errors
+    /// When it runs.
+    pub fn start_empty(&mut self, index: usize) -> Result<()> {
+        let replica = self.replica(index)?;
+        ensure!(!replica.is_up(), "{} runs", replica.name());
+        replica.wipe().context("empty the data folder")?;
+        self.start_replica(index)
     }
 
     /// Starts a replica beyond the usual ones with a token, as a new replica.

@@ -70,9 +70,16 @@ impl Replica {
         let name = NAMES.get(index).context("six replicas at most")?;
         let folder = root.join(name);
         fs::create_dir(&folder)?;
-        let hosts = options.proxied.then(|| folder.join("hosts"));
+        let mut names = String::new();
+        if options.proxied {
+            names += &links::hosts(index, &NAMES)?;
+        }
+        if let Some(count) = options.expect {
+            names += &config::peers_hosts(count);
+        }
+        let hosts = (!names.is_empty()).then(|| folder.join("hosts"));
         if let Some(file) = &hosts {
-            fs::write(file, links::hosts(index, &NAMES)?)?;
+            fs::write(file, names)?;
         }
         let clock = options.own_clock.then(|| folder.join("clock"));
         ensure!(

@@ -13,8 +13,9 @@ use tokio::runtime::Handle;
 use tokio::time::timeout;
 
 use crate::{
-    ApplyContext, Clock, DialOverrides, DiskFailure, Effects, JoinError, JoinToken, MachineError,
-    Proposed, Replica, ReplicaConfig, ReplicaId, Row, RowWrite, StartError, StateMachine, Status,
+    ApplyContext, Begun, BootstrapError, Clock, DialOverrides, DiskFailure, Effects, JoinError,
+    JoinToken, MachineError, Proposed, Replica, ReplicaConfig, ReplicaId, Row, RowWrite,
+    StartError, StateMachine, Status,
 };
 
 /// Nothing in these tests takes this long unless it is broken.
@@ -100,7 +101,7 @@ pub(super) struct TestReplica {
 }
 
 impl TestReplica {
-    fn new(name: &str, overrides: &DialOverrides) -> Self {
+    pub(super) fn new(name: &str, overrides: &DialOverrides) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut config =
             ReplicaConfig::new(dir.path().join("data"), name, format!("{name}.test:1"));
@@ -125,13 +126,30 @@ impl TestReplica {
 
     /// The same, if it starts at all.
     pub(super) async fn try_start(&mut self) -> Result<&Replica, StartError> {
+        let listener = self.listen().await;
+        self.start_on(listener).await
+    }
+
+    async fn listen(&self) -> TcpListener {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap().to_string();
         self.links.set(self.config.advertise_addr.clone(), addr);
+        listener
+    }
+
+    async fn start_on(&mut self, listener: TcpListener) -> Result<&Replica, StartError> {
         self.sums = Arc::default();
         let machine: Arc<Sums> = Arc::clone(&self.sums);
         let started = Replica::start(self.config.clone(), listener, machine).await?;
         Ok(self.running.insert(started))
+    }
+
+    /// Forms or finds a cluster as it was configured to, and starts.
+    pub(super) async fn bootstrap(&mut self) -> Result<Begun, BootstrapError> {
+        let listener = self.listen().await;
+        let begun = Replica::bootstrap_cluster(&self.config, &listener).await?;
+        self.start_on(listener).await.unwrap();
+        Ok(begun)
     }
 
     /// Stops as a crash would.

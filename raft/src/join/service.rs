@@ -9,6 +9,7 @@ use time::OffsetDateTime;
 use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status};
 
+use crate::bootstrap::Host;
 use crate::core::{AdminDenied, AuthorityError, Core};
 use crate::records::{ClusterRecords, is_replaced};
 use crate::tls::PeerName;
@@ -164,6 +165,21 @@ impl Join for JoinService {
         Ok(Response::new(pb::JoinReply {
             result: Some(result),
         }))
+    }
+
+    async fn greet(
+        &self,
+        request: Request<pb::SealedWord>,
+    ) -> Result<Response<pb::SealedWord>, Status> {
+        let Ok(_slot) = self.joins.try_acquire() else {
+            self.core.counters.joins_busy.add_one();
+            return Err(Status::resource_exhausted("too many joins are under way"));
+        };
+        let host = Host::of(&self.core)
+            .ok_or_else(|| Status::failed_precondition("this replica has no bootstrap secret"))?;
+        let answer = host.answer(&request.into_inner()).await;
+        let word = answer.map_err(|error| Status::permission_denied(error.to_string()))?;
+        Ok(Response::new(word))
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use parking_lot::RwLock;
 use tracing::Span;
 
-use crate::{FEATURE_LEVELS, Keyring, Levels};
+use crate::{Bootstrap, FEATURE_LEVELS, Keyring, Levels};
 
 /// Long enough to see that the new version works, and to go one step back if it does not.
 const UPGRADE_AFTER: Duration = Duration::from_secs(60);
@@ -54,6 +54,8 @@ pub struct ReplicaConfig {
     pub auto_upgrade: bool,
     /// How long all members must have supported a feature level before it is raised to.
     pub upgrade_after: Duration,
+    /// How replicas without data form a cluster by themselves; `None` where each is told what to do.
+    pub bootstrap: Option<Bootstrap>,
 }
 
 impl ReplicaConfig {
@@ -81,6 +83,7 @@ impl ReplicaConfig {
             levels: FEATURE_LEVELS,
             auto_upgrade: true,
             upgrade_after: UPGRADE_AFTER,
+            bootstrap: None,
         }
     }
 }

@@ -89,7 +89,7 @@ impl SealingKeys {
     ///
     /// # Errors
     /// The number of the first bad line, from 1, and what is wrong; never what it holds.
-    pub(super) fn parse(text: &str) -> Result<Self, (usize, &'static str)> {
+    pub(crate) fn parse(text: &str) -> Result<Self, (usize, &'static str)> {
         let mut found = Self::default();
         for (number, line) in (1..).zip(text.lines()) {
             let line = line.split('#').next().unwrap_or_default().trim();

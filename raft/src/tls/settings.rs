@@ -8,9 +8,10 @@ use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
 use rustls::version::TLS13;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::CertificateDer;
+use time::OffsetDateTime;
 
-use super::ReplicaKey;
-use super::verify::PinnedAuthority;
+use super::verify::{Anybody, PinnedAuthority};
+use super::{Authority, PeerName, ReplicaKey, SignError};
 
 const ALPN_HTTP2: &[u8] = b"h2";
 
@@ -133,6 +134,42 @@ pub(crate) fn join_settings(
     Ok(Arc::new(settings))
 }
 
+/// Serving before there is a cluster: with a certificate that means nothing, and asking for none.
+///
+/// # Errors
+/// No key can be made.
+pub(crate) fn uncertified_server(now: OffsetDateTime) -> Result<Arc<ServerConfig>, TlsError> {
+    let authority = Authority::create(NO_CLUSTER, now)?;
+    let key = ReplicaKey::create()?;
+    let certificate = authority.sign(&PeerName::new(NO_CLUSTER, 0), &key.public_key(), now)?;
+    let mut settings = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&TLS13])?
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key.private_key())?;
+    settings.alpn_protocols = vec![ALPN_HTTP2.to_vec()];
+    settings.send_tls13_tickets = 0;
+    Ok(Arc::new(settings))
+}
+
+/// Calling whoever answers: what is said must prove itself.
+///
+/// # Errors
+/// The TLS library refuses the protocol version.
+pub(crate) fn uncertified_client() -> Result<Arc<ClientConfig>, TlsError> {
+    let provider = provider();
+    let verifier = Anybody::new(&provider);
+    let mut settings = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&TLS13])?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier)
+        .with_no_client_auth();
+    settings.alpn_protocols = vec![ALPN_HTTP2.to_vec()];
+    Ok(Arc::new(settings))
+}
+
+/// Stands where the cluster's id does while there is none.
+const NO_CLUSTER: &str = "none";
+
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
 }
@@ -143,6 +180,9 @@ pub(crate) enum TlsError {
     /// Certificate, key or protocol version is refused.
     #[error("certificate or key is refused")]
     Rustls(#[from] rustls::Error),
+    /// No certificate can be made.
+    #[error("no certificate can be made")]
+    Sign(#[from] SignError),
     /// The authority cannot verify clients.
     #[error("the authority cannot verify replicas")]
     Verifier(#[from] VerifierBuilderError),

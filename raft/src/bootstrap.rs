@@ -1,0 +1,68 @@
+//! Replicas that form a cluster by themselves: each is told how many there will be, where they are,
+//! and a secret that all of them hold.
+//!
+//! Replicas without data greet each other. Once exactly the expected number is there, the one with the
+//! least name asks all others to yield, makes the cluster, and runs. The others find it running and
+//! get a join token from it, with which they join like anybody else. A replica yields to one claimant
+//! at a time, so that of two overlapping sets of replicas only one makes a cluster; and whoever meets
+//! a replica that runs never makes one.
+//!
+//! Greetings are sealed under the secret, in both directions: whoever does not hold it can read none
+//! and answer none. The TLS below proves nothing, since nobody has a certificate yet.
+
+mod decide;
+mod door;
+mod greeting;
+mod host;
+mod meeting;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+pub(crate) use self::host::Host;
+pub(crate) use self::meeting::bootstrap;
+use crate::{InitError, JoinError, ReplicaId, SealingKeys};
+
+/// How replicas without data find each other.
+#[derive(Clone, Debug)]
+pub struct Bootstrap {
+    /// How many replicas the new cluster has, this one included (`bootstrap_expect`).
+    pub expect: usize,
+    /// `host:port` of all of them; a name with several addresses stands for all of these.
+    pub peers: Vec<String>,
+    /// What all of them hold. The first key seals; others still unseal.
+    pub secret: Arc<SealingKeys>,
+}
+
+/// How a replica came to its cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Begun {
+    /// It made a new cluster, with this id.
+    Made(String),
+    /// It joined one that another replica had made, under this id.
+    Joined(ReplicaId),
+}
+
+/// Why replicas did not form a cluster.
+#[derive(Debug, thiserror::Error)]
+pub enum BootstrapError {
+    /// The data folder or the configuration cannot be used.
+    #[error(transparent)]
+    Local(#[from] InitError),
+    /// The cluster that was found does not take the replica.
+    #[error("the cluster was made without this replica: {reason}")]
+    Refused {
+        /// What it said.
+        reason: String,
+    },
+    /// The cluster that was found did not let it in.
+    #[error(transparent)]
+    Join(#[from] JoinError),
+}
+
+/// Between two rounds of greetings.
+const ROUND: Duration = Duration::from_millis(300);
+/// One greeting and its answer.
+const GREETING_LIMIT: Duration = Duration::from_secs(5);
+/// Addresses greeted in a round: far more than a cluster has replicas.
+const ADDRESSES_MAX: usize = 64;

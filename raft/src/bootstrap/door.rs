@@ -1,0 +1,121 @@
+//! Answering greetings while there is no cluster: on the listener that the replica gets afterwards.
+
+use std::convert::Infallible;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use hydrascale_proto::raft::v1 as pb;
+use hydrascale_proto::raft::v1::greeting_answer::State;
+use hydrascale_proto::raft::v1::join_server::{Join, JoinServer};
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use parking_lot::Mutex;
+use rustls::ServerConfig;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tonic::codegen::Service;
+use tonic::codegen::http;
+use tonic::{Request, Response, Status};
+
+use super::decide::Yielding;
+use super::greeting::{open_greeting, seal_answer};
+use crate::SealingKeys;
+use crate::join::JOIN_BYTES_MAX;
+
+/// Connections at once: each other replica opens one at a time.
+const CONNECTIONS_MAX: usize = 64;
+/// Handshake, greeting and answer.
+const CONNECTION_LIFETIME: Duration = Duration::from_secs(10);
+/// Rest after a failed `accept`, which fails in a loop when file descriptors run out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What a replica without a cluster answers with.
+#[derive(Clone)]
+pub(super) struct Waiting {
+    pub(super) own: pb::Newcomer,
+    pub(super) secret: Arc<SealingKeys>,
+    pub(super) yielding: Arc<Mutex<Yielding>>,
+}
+
+/// Serves until it is dropped.
+pub(super) async fn serve(
+    listener: &TcpListener,
+    tls: Arc<ServerConfig>,
+    waiting: Waiting,
+) -> Infallible {
+    let acceptor = TlsAcceptor::from(tls);
+    let mut connections = FuturesUnordered::new();
+    loop {
+        let has_room = connections.len() < CONNECTIONS_MAX;
+        tokio::select! {
+            accepted = listener.accept(), if has_room => match accepted {
+                Ok((stream, _)) => {
+                    let serving = one(acceptor.clone(), stream, waiting.clone());
+                    connections.push(timeout(CONNECTION_LIFETIME, serving));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "peer listener cannot accept");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            },
+            Some(ended) = connections.next() => {
+                if let Ok(Err(error)) = ended {
+                    tracing::debug!(%error, "a greeting broke off");
+                }
+            }
+        }
+    }
+}
+
+async fn one(acceptor: TlsAcceptor, stream: TcpStream, waiting: Waiting) -> io::Result<()> {
+    let stream = acceptor.accept(stream).await?;
+    let join = JoinServer::new(waiting).max_decoding_message_size(JOIN_BYTES_MAX);
+    let service = service_fn(move |request: http::Request<Incoming>| {
+        let mut join = join.clone();
+        async move { join.call(request).await }
+    });
+    http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(1)
+        .serve_connection(TokioIo::new(stream), service)
+        .await
+        .map_err(io::Error::other)
+}
+
+#[tonic::async_trait]
+impl Join for Waiting {
+    async fn join(
+        &self,
+        _request: Request<pb::JoinRequest>,
+    ) -> Result<Response<pb::JoinReply>, Status> {
+        Err(Status::unavailable("this replica has no cluster yet"))
+    }
+
+    async fn greet(
+        &self,
+        request: Request<pb::SealedWord>,
+    ) -> Result<Response<pb::SealedWord>, Status> {
+        let refused = |error: super::greeting::WordError| {
+            tracing::warn!(%error, "somebody greets who cannot be understood");
+            Status::permission_denied(error.to_string())
+        };
+        let greeting = open_greeting(&self.secret, &request.into_inner()).map_err(refused)?;
+        let claimant = greeting.from.as_ref().filter(|_| greeting.claims);
+        let yields = claimant.is_some_and(|claimant| {
+            let mut yielding = self.yielding.lock();
+            yielding.yield_to(&self.own, claimant, Instant::now())
+        });
+        let state = State::Waiting(pb::WaitingReplica {
+            who: Some(self.own.clone()),
+            yields,
+        });
+        let word = seal_answer(&self.secret, &greeting, state).map_err(refused)?;
+        Ok(Response::new(word))
+    }
+}
