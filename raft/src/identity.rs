@@ -155,24 +155,51 @@ impl Folder {
     /// Makes sure that the folder is free for a new identity, and creates it.
     ///
     /// # Errors
-    /// It belongs to a replica, or holds something that this crate did not put there.
+    /// It belongs to a replica, was not filled to the end, or holds something that this crate did not
+    /// put there.
     pub(crate) fn claim(&self) -> Result<(), InitError> {
-        let folder = |source| InitError::Folder {
-            path: self.path.clone(),
-            source,
-        };
-        if let Some(identity) = self
-            .identity()
-            .map_err(|error| folder(io::Error::other(error)))?
-        {
-            return Err(InitError::InUse {
+        self.check_unowned()?;
+        if self.is_half_filled() {
+            return Err(InitError::HalfRestored {
+                path: self.path.clone(),
+            });
+        }
+        self.prepare()
+    }
+
+    /// As [`Self::claim`], for filling the folder: what a broken-off attempt left is removed first.
+    ///
+    /// # Errors
+    /// As [`Self::claim`], or another process fills the folder.
+    pub(crate) fn claim_to_fill(&self) -> Result<(), InitError> {
+        self.check_unowned()?;
+        let discarded = self.discard_unfinished();
+        discarded.map_err(|source| self.unusable(source))?;
+        self.prepare()
+    }
+
+    fn check_unowned(&self) -> Result<(), InitError> {
+        let identity = self.identity();
+        match identity.map_err(|error| self.unusable(io::Error::other(error)))? {
+            None => Ok(()),
+            Some(identity) => Err(InitError::InUse {
                 path: self.path.clone(),
                 cluster_id: identity.cluster_id,
                 replica: ReplicaId(identity.replica_id),
-            });
+            }),
         }
+    }
+
+    fn unusable(&self, source: io::Error) -> InitError {
+        InitError::Folder {
+            path: self.path.clone(),
+            source,
+        }
+    }
+
+    fn prepare(&self) -> Result<(), InitError> {
+        let folder = |source| self.unusable(source);
         files::create_private(&self.path).map_err(folder)?;
-        self.discard_unfinished().map_err(folder)?;
         for entry in std::fs::read_dir(&self.path).map_err(folder)? {
             let found = entry
                 .map_err(folder)?

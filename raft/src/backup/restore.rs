@@ -38,7 +38,7 @@ pub fn restore(
     machine: &dyn StateMachine,
 ) -> Result<Restored, RestoreError> {
     let folder = Folder::new(&config.data_dir);
-    folder.claim()?;
+    folder.claim_to_fill()?;
     let unusable = |source| InitError::Folder {
         path: config.data_dir.clone(),
         source,

@@ -15,7 +15,9 @@ use crate::records::level_of;
 use crate::snapshot::SnapshotStore;
 use crate::storage::{self, meta};
 use crate::testing::{Counter, Opened, count, membership, open};
-use crate::{FEATURE_LEVELS, InitError, Levels, MachineError, ReplicaConfig, Row};
+use crate::{
+    FEATURE_LEVELS, InitError, JoinError, JoinToken, Levels, MachineError, Replica, ReplicaConfig, Row,
+};
 
 /// A store with some rows and two members, and its backup.
 async fn backed_up(dir: &TempDir) -> (Opened, Vec<u8>) {
@@ -215,6 +217,33 @@ async fn what_a_broken_off_restore_leaves_is_removed_by_the_next() {
     std::fs::write(config.data_dir.join("filling"), "").unwrap();
     restore(&config, backup.as_slice(), &machine).unwrap();
     assert!(leftovers.iter().all(|folder| !folder.join("half").exists()));
+}
+
+#[tokio::test]
+async fn a_broken_off_restore_is_not_taken_for_an_empty_folder() {
+    let new = TempDir::new().unwrap();
+    let config = config(&new);
+    let store = config.data_dir.join("db");
+    std::fs::create_dir_all(&store).unwrap();
+    std::fs::write(config.data_dir.join("filling"), "").unwrap();
+    let init = Replica::init_cluster(&config).unwrap_err();
+    assert!(matches!(init, InitError::HalfRestored { .. }), "{init}");
+    // What `serve` asks before it begins or joins a cluster.
+    let serve = Replica::is_initialised(&config.data_dir).unwrap_err();
+    assert!(serve.to_string().contains("run `backup restore` again"));
+    let token = JoinToken {
+        cluster_id: "c".to_owned(),
+        token_id: "t".to_owned(),
+        secret: [1; 32],
+        ca_sha256: [1; 32],
+        addrs: Vec::new(),
+    };
+    let join = Replica::join_cluster(&config, &token).await.unwrap_err();
+    assert!(
+        matches!(join, JoinError::Local(InitError::HalfRestored { .. })),
+        "{join}"
+    );
+    assert!(store.exists());
 }
 
 #[tokio::test]

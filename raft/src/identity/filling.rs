@@ -1,5 +1,6 @@
 //! A folder that is being filled: until that is done it is nobody's, and what a broken-off attempt
-//! leaves is removed by the next one.
+//! leaves is removed by the next one. Nobody else removes it, or begins anything in the folder: who
+//! asked for the state of a backup must not get an empty cluster.
 
 use std::fs::{self, File};
 use std::io;
@@ -32,6 +33,11 @@ impl Folder {
             path: self.path.clone(),
             _mark: mark,
         })
+    }
+
+    /// Whether an attempt to fill the folder goes on or was broken off.
+    pub(crate) fn is_half_filled(&self) -> bool {
+        self.path.join(FILLING).exists()
     }
 
     /// Removes what a broken-off attempt has left.

@@ -34,6 +34,16 @@ pub enum InitError {
         /// One name found in it.
         found: String,
     },
+    /// The data folder was not filled to the end.
+    #[error(
+        "data folder {} is half filled by a `backup restore` that was broken off or still runs: run \
+         `backup restore` again, which begins anew, or delete the folder",
+        path.display()
+    )]
+    HalfRestored {
+        /// The folder.
+        path: PathBuf,
+    },
     /// A value of the configuration cannot be used.
     #[error("{field} is not usable: {reason}")]
     Config {
@@ -95,6 +105,9 @@ pub enum StartError {
         /// The folder.
         path: PathBuf,
     },
+    /// The data folder was not filled to the end.
+    #[error(transparent)]
+    HalfRestored(InitError),
     /// The cluster has removed the replica that the folder belongs to.
     #[error(
         "data folder {} is of replica {replica}, which the cluster has removed for good: delete the \

@@ -30,7 +30,9 @@ use crate::storage::{OpenError, Storage, StorageConfig, meta};
 use crate::timing::{MULTIPLIERS, Timing};
 use crate::tls::{Credentials, PeerName, Tls};
 use crate::type_config::Member;
-use crate::{DiskFailure, FEATURE_LEVELS, Fatal, Levels, ReplicaConfig, ReplicaId, StateMachine};
+use crate::{
+    DiskFailure, FEATURE_LEVELS, Fatal, InitError, Levels, ReplicaConfig, ReplicaId, StateMachine,
+};
 
 pub(super) async fn start(
     config: ReplicaConfig,
@@ -274,6 +276,10 @@ pub(super) fn is_initialised(data_dir: &Path) -> Result<bool, StartError> {
     let identity = folder
         .identity()
         .map_err(|error| unreadable(folder.path(), error))?;
+    if identity.is_none() && folder.is_half_filled() {
+        let path = folder.path().to_owned();
+        return Err(StartError::HalfRestored(InitError::HalfRestored { path }));
+    }
     Ok(identity.is_some())
 }
 
