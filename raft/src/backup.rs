@@ -6,6 +6,7 @@
 //! cluster, with an id, an authority and a first replica of its own; replicas of the old one cannot
 //! take part in it.
 
+mod company;
 mod lineage;
 mod recover;
 mod restore;
@@ -15,6 +16,7 @@ mod tests;
 
 use std::io;
 
+pub use self::company::Heard;
 pub use self::recover::{
     Loss, LostMember, RecoverError, Recovered, examine, is_broken_off, recover,
 };

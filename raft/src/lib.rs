@@ -38,8 +38,8 @@ mod token;
 mod type_config;
 
 pub use self::backup::{
-    BackupError, BackupInfo, BackupStream, Loss, LostMember, RecoverError, Recovered, RestoreError,
-    Restored, examine, is_broken_off, read_backup, recover, restore,
+    BackupError, BackupInfo, BackupStream, Heard, Loss, LostMember, RecoverError, Recovered,
+    RestoreError, Restored, examine, is_broken_off, read_backup, recover, restore,
 };
 pub use self::bootstrap::{Begun, Bootstrap, BootstrapError};
 pub use self::carry::{CarryError, Hold, Unloading};

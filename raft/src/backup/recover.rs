@@ -10,8 +10,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use futures::future::join_all;
 use openraft::EntryPayload;
 
+use super::company::{self, Heard};
 use super::lineage::{self, LineageError};
 use crate::codec::Membership;
 use crate::engine::{Engine, EngineError, KeyRange, Read, Table, WriteBatch};
@@ -19,7 +21,7 @@ use crate::fatal::Fatal;
 use crate::identity::{Folder, Identity, IdentityError};
 use crate::machine_store::MachineStore;
 use crate::machine_store::load::{self, Position};
-use crate::network::{AddressBook, CallError, Dialer, Incarnations, Lane, Lanes, dialled};
+use crate::network::{AddressBook, Dialer, Incarnations, Lanes, dialled};
 use crate::replica::Cause;
 use crate::snapshot::SnapshotStore;
 use crate::storage::{self, OpenError, meta};
@@ -63,8 +65,8 @@ pub struct LostMember {
     pub addr: String,
     /// Whether it votes.
     pub voter: bool,
-    /// Whether it answered just now.
-    pub answers: bool,
+    /// What was heard from there just now.
+    pub heard: Heard,
 }
 
 /// A replica that goes on alone.
@@ -93,9 +95,19 @@ pub async fn examine(config: &ReplicaConfig) -> Result<Loss, RecoverError> {
             .map_err(|error| RecoverError::failed(&config.data_dir, error))??
     };
     let lanes = lanes(config, &folder, &identity, incarnation)?;
-    for other in &mut loss.others {
-        lanes.list(other.id.0, &other.addr);
-        other.answers = answers(&lanes, other.id.0, Timing::new(config.timing_multiplier)).await;
+    let timing = Timing::new(config.timing_multiplier);
+    let heard = loss.others.iter().map(|other| {
+        company::listen(
+            &lanes,
+            &config.dial_overrides,
+            other.id.0,
+            &other.addr,
+            timing,
+        )
+    });
+    let heard = join_all(heard).await;
+    for (other, heard) in loss.others.iter_mut().zip(heard) {
+        other.heard = heard;
     }
     Ok(loss)
 }
@@ -198,7 +210,9 @@ fn loss_of(engine: &dyn Read, identity: &Identity) -> Result<Loss, LineageError>
         name: member.name.clone(),
         addr: member.addr.clone(),
         voter: voters.contains(id),
-        answers: false,
+        heard: Heard::Nothing {
+            reason: "not asked".to_owned(),
+        },
     });
     let vote = meta::vote(engine).map_err(OpenError::from)?;
     let committed = meta::log_id(engine, meta::COMMITTED).map_err(OpenError::from)?;
@@ -247,24 +261,6 @@ fn lanes(
         crate::fatal_slot::FatalSlot::new(),
         Arc::default(),
     ))
-}
-
-/// Whether a member is there, whatever it answers.
-async fn answers(lanes: &Lanes, replica: u64, timing: Timing) -> bool {
-    let asked = lanes
-        .call(
-            replica,
-            Lane::Control,
-            timing.reachable_within(),
-            hydrascale_proto::raft::v1::IdentifyRequest {},
-            |mut client, request| async move { client.identify(request).await },
-        )
-        .await;
-    match asked {
-        Ok(_) | Err(CallError::Refused { .. } | CallError::Busy { .. }) => true,
-        Err(CallError::Failed { .. }) => true,
-        Err(CallError::NotConnected { .. } | CallError::TimedOut { .. }) => false,
-    }
 }
 
 /// Makes the new store beside the old one.

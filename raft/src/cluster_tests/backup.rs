@@ -4,11 +4,12 @@ use std::fs;
 use std::sync::Arc;
 
 use futures::StreamExt;
+use tokio::net::TcpListener;
 
 use super::harness::{PATIENCE, Sums, TestCluster, voters};
 use crate::{
-    RecoverError, Replica, ReplicaConfig, ReplicaId, StateMachine, Status, examine, is_broken_off,
-    recover, restore,
+    Heard, RecoverError, Replica, ReplicaConfig, ReplicaId, StateMachine, Status, examine,
+    is_broken_off, recover, restore,
 };
 
 async fn backup(replica: &Replica) -> Vec<u8> {
@@ -115,12 +116,16 @@ async fn one_of_three_goes_on_alone_with_all_that_is_in_its_log() {
     old.replicas[1].kill().await;
     let loss = examine(&config).await.unwrap();
     assert_eq!(loss.others.len(), 2);
-    assert!(loss.others.iter().all(|other| other.answers && other.voter));
+    assert!(
+        loss.others
+            .iter()
+            .all(|other| other.heard == Heard::Itself && other.voter)
+    );
     for index in [0, 2] {
         old.replicas[index].kill().await;
     }
     let loss = examine(&config).await.unwrap();
-    assert!(loss.others.iter().all(|other| !other.answers));
+    assert!(loss.others.iter().all(|other| !other.heard.is_company()));
     assert!(loss.last_index >= loss.applied_index && loss.leader.is_some());
 
     let recovered = recover(&config, &sums()).unwrap();
@@ -141,6 +146,37 @@ async fn one_of_three_goes_on_alone_with_all_that_is_in_its_log() {
     old.replicas[1].kill().await;
     let again = examine(&config).await.unwrap_err();
     assert!(matches!(again, RecoverError::Alone { .. }), "{again}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_takes_connections_at_a_members_address_is_not_given_up() {
+    let mut old = TestCluster::three().await;
+    let config = old.replicas[0].config.clone();
+    for replica in &mut old.replicas {
+        replica.kill().await;
+    }
+    // The kernel takes connections for a process that stands still; a stranger breaks them off.
+    let frozen = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let stranger = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    for (index, listener) in [(1, &frozen), (2, &stranger)] {
+        let addr = listener.local_addr().unwrap().to_string();
+        let member = old.replicas[index].config.advertise_addr.clone();
+        old.overrides.set(&member, &addr);
+    }
+    let refuse = async {
+        loop {
+            drop(stranger.accept().await);
+        }
+    };
+    let loss = tokio::select! {
+        loss = examine(&config) => loss.unwrap(),
+        () = refuse => unreachable!("it goes on for ever"),
+    };
+    let somebody = |heard: &Heard| matches!(heard, Heard::Somebody { .. });
+    assert!(
+        loss.others.iter().all(|other| somebody(&other.heard)),
+        "{loss:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::bail;
 use clap::Args;
-use hydrascale_raft::{Loss, LostMember, Recovered, ReplicaConfig, StateMachine};
+use hydrascale_raft::{Heard, Loss, LostMember, Recovered, ReplicaConfig, StateMachine};
 
 use crate::cluster::Machine;
 use crate::server::raft_config;
@@ -68,20 +68,31 @@ fn finish(raft: &ReplicaConfig, context: &mut Context<'_, '_>) -> anyhow::Result
 
 /// Nobody may be left who goes on with the old cluster, or knows more.
 fn refuse_company(others: &[LostMember]) -> anyhow::Result<()> {
-    let company: Vec<String> = others
-        .iter()
-        .filter(|other| other.answers)
-        .map(named)
-        .collect();
-    if company.is_empty() {
-        return Ok(());
+    let (mut answering, mut unclear) = (Vec::new(), Vec::new());
+    for other in others {
+        match &other.heard {
+            Heard::Nothing { .. } => {}
+            Heard::Itself => answering.push(named(other)),
+            Heard::Somebody { reason } => unclear.push(format!("{} ({reason})", named(other))),
+        }
     }
-    bail!(
-        "{} still answers: while a majority of the voters lives, replace the dead ones with `cluster \
-         replace`; otherwise stop all replicas, recover the one whose log ends last, and let the \
-         others join it with empty data folders",
-        company.join(" and ")
-    )
+    if !answering.is_empty() {
+        bail!(
+            "{} still answers: while a majority of the voters lives, replace the dead ones with \
+             `cluster replace`; otherwise stop all replicas, recover the one whose log ends last, and \
+             let the others join it with empty data folders",
+            answering.join(" and ")
+        );
+    }
+    if !unclear.is_empty() {
+        bail!(
+            "somebody takes connections at the address of {}: if it is that replica, stop it for good; \
+             if it was recovered or restored before, let this one join it with an empty data folder \
+             instead; if it is something else, make the address unreachable from here; then try again",
+            unclear.join(" and of ")
+        );
+    }
+    Ok(())
 }
 
 fn named(member: &LostMember) -> String {
@@ -95,10 +106,10 @@ fn report(loss: &Loss) -> String {
     )];
     for other in &loss.others {
         let vote = if other.voter { "votes" } else { "has no vote" };
-        let answer = if other.answers {
-            "ANSWERS"
-        } else {
-            "no answer"
+        let answer = match &other.heard {
+            Heard::Nothing { reason } => format!("no answer ({reason})"),
+            Heard::Itself => "ANSWERS".to_owned(),
+            Heard::Somebody { .. } => "SOMEBODY IS THERE".to_owned(),
         };
         lines.push(format!("  {}, {vote}: {answer}", named(other)));
     }
@@ -131,7 +142,7 @@ mod tests {
 
     use super::*;
 
-    fn loss(answers: bool) -> Loss {
+    fn loss(heard: Heard) -> Loss {
         Loss {
             cluster_id: "c".to_owned(),
             replica: ReplicaId(1),
@@ -140,7 +151,7 @@ mod tests {
                 name: "b".to_owned(),
                 addr: "b:7443".to_owned(),
                 voter: true,
-                answers,
+                heard,
             }],
             applied_index: 10,
             committed_index: 10,
@@ -151,11 +162,17 @@ mod tests {
         }
     }
 
+    fn silent() -> Heard {
+        Heard::Nothing {
+            reason: "Connection refused".to_owned(),
+        }
+    }
+
     #[test]
     fn the_report_names_what_may_be_missing() {
-        let text = report(&loss(false));
+        let text = report(&loss(silent()));
         for part in [
-            "replica 5 (b, b:7443), votes: no answer",
+            "replica 5 (b, b:7443), votes: no answer (Connection refused)",
             "log ends at 12 (term 3); it followed replica 5 last, in term 3",
             "the last 2 entries may never have been confirmed",
             "behind log index 12, taken after 1970-01-01T00:00:00Z",
@@ -166,11 +183,24 @@ mod tests {
 
     #[test]
     fn nothing_is_given_up_while_somebody_answers() {
-        refuse_company(&loss(false).others).unwrap();
-        let refused = refuse_company(&loss(true).others).unwrap_err().to_string();
+        refuse_company(&loss(silent()).others).unwrap();
+        let refusal = |heard| {
+            let refused = refuse_company(&loss(heard).others);
+            refused.unwrap_err().to_string()
+        };
+        let answers = refusal(Heard::Itself);
         assert!(
-            refused.starts_with("replica 5 (b, b:7443) still answers"),
-            "{refused}"
+            answers.starts_with("replica 5 (b, b:7443) still answers"),
+            "{answers}"
         );
+        let stranger = refusal(Heard::Somebody {
+            reason: "another certificate".to_owned(),
+        });
+        for part in [
+            "at the address of replica 5 (b, b:7443) (another certificate)",
+            "stop it for good",
+        ] {
+            assert!(stranger.contains(part), "{stranger}");
+        }
     }
 }
