@@ -126,17 +126,21 @@ pub fn recover(
     let folder = Folder::new(&config.data_dir);
     let making = Folder::new(config.data_dir.join(MAKING));
     let failed = |error: LineageError| RecoverError::failed(&config.data_dir, error);
+    let io = |error: io::Error| failed(error.into());
     if !is_broken_off(config)? {
         let identity = read_identity(&folder)?;
-        make(config, &folder, &making, &identity, machine).map_err(failed)?;
+        // Nobody starts the old replica, or recovers it as well, until it has lost its identity.
+        let locked = storage::open_stopped(folder.path(), &identity.cluster_id, config.levels);
+        let old = locked.map_err(|error| failed(error.into()))?;
+        let identity = read_identity(&folder)?;
+        make(config, &*old, &making, &identity, machine).map_err(failed)?;
+        let kept = making.kept_as(&folder).map_err(io)?;
+        folder.give_up_identity(&making, &kept).map_err(io)?;
     }
     let made = making.identity().map_err(RecoverError::identity)?;
     let made = made.ok_or_else(|| RecoverError::nobody(&config.data_dir))?;
-    let exchanged = fs::read_to_string(making.path().join(KEPT_AS)).and_then(|name| {
-        let kept = config.data_dir.join(name);
-        folder.exchange(&making, &kept).map(|()| kept)
-    });
-    let kept = exchanged.map_err(|error| failed(error.into()))?;
+    let kept = making.kept_as(&folder).map_err(io)?;
+    folder.exchange(&making, &kept).map_err(io)?;
     Ok(Recovered {
         cluster_id: made.cluster_id,
         replica: ReplicaId(made.replica_id),
@@ -266,7 +270,7 @@ fn lanes(
 /// Makes the new store beside the old one.
 fn make(
     config: &ReplicaConfig,
-    folder: &Folder,
+    old: &dyn Read,
     making: &Folder,
     identity: &Identity,
     machine: &Arc<dyn StateMachine>,
@@ -275,13 +279,11 @@ fn make(
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
         Ok(()) | Err(_) => {}
     }
-    let old = storage::open_stopped(folder.path(), &identity.cluster_id, config.levels)?;
     making.create()?;
-    let kept_as = format!("lost-{}", identity.cluster_id);
-    fs::write(making.path().join(KEPT_AS), kept_as)?;
+    making.keep_as(&format!("lost-{}", identity.cluster_id))?;
     let engine: Arc<dyn Engine> = Arc::new(storage::create(making.path())?);
-    copy_state(&*old, &*engine)?;
-    replay(&*old, making, &engine, Arc::clone(machine), config.levels)?;
+    copy_state(old, &*engine)?;
+    replay(old, making, &engine, Arc::clone(machine), config.levels)?;
     lineage::found(config, making, &engine, &**machine)?;
     Ok(())
 }
@@ -389,7 +391,5 @@ impl RecoverError {
 
 /// Below the data folder: the new store while it is made.
 const MAKING: &str = "recovering";
-/// In there: the name of the folder for the old one.
-const KEPT_AS: &str = "kept-as";
 /// Bytes of rows copied together.
 const COPY_BYTES: usize = 1 << 20;

@@ -199,6 +199,29 @@ async fn a_recovery_that_was_broken_off_is_finished_wherever_it_stopped() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_recovery_whose_note_is_torn_moves_nothing_and_says_what_to_write() {
+    let mut old = TestCluster::three().await;
+    let config = old.replicas[0].config.clone();
+    for replica in &mut old.replicas {
+        replica.kill().await;
+    }
+    let kept = recover(&config, &sums()).unwrap().kept;
+    let note = config.data_dir.join("recovering/kept-as");
+    for torn in ["", "\n", "..", "a/b", "db", "recovering"] {
+        undo(&config, 1);
+        fs::write(&note, torn).unwrap();
+        let refused = recover(&config, &sums()).unwrap_err();
+        let said = crate::fatal::chain(&refused);
+        assert!(said.contains("write the name of a new folder"), "{said}");
+        assert!(
+            config.data_dir.join("db").exists() && !config.data_dir.join("identity.json").exists()
+        );
+        fs::write(&note, kept.file_name().unwrap().as_encoded_bytes()).unwrap();
+        recover(&config, &sums()).unwrap();
+    }
+}
+
 /// Takes a finished recovery back to where `moved` parts of the old replica were out of the way.
 fn undo(config: &ReplicaConfig, moved: usize) {
     let data = &config.data_dir;

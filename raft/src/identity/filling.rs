@@ -40,6 +40,11 @@ impl Folder {
         self.path.join(FILLING).exists()
     }
 
+    /// Removes the mark of a folder that was filled to the end.
+    pub(super) fn forget_filling(&self) -> io::Result<()> {
+        files::remove(&self.path.join(FILLING))
+    }
+
     /// Removes what a broken-off attempt has left.
     ///
     /// # Errors
