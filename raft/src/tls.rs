@@ -12,7 +12,7 @@ mod settings;
 mod verify;
 
 pub(crate) use self::authority::{
-    Authority, RENEW_BEFORE, ReplicaKey, SignError, expires_ms, sha256,
+    Authority, RENEW_BEFORE, ReplicaKey, SignError, expires_ms, is_valid, sha256, validity_ms,
 };
 pub(crate) use self::name::PeerName;
 #[cfg(test)]

@@ -12,13 +12,15 @@ use time::OffsetDateTime;
 use tokio::time::{MissedTickBehavior, interval};
 use zeroize::Zeroizing;
 
+use super::clock::CLOCK_WRONG_MS;
 use super::{AuthorityError, Core};
 use crate::blocking;
 use crate::identity::Folder;
 use crate::records::{ClusterRecords, is_replaced};
 use crate::timing::now;
 use crate::tls::{
-    Authority, Credentials, PeerName, RENEW_BEFORE, ReplicaKey, Tls, TlsError, expires_ms, sha256,
+    Authority, Credentials, PeerName, RENEW_BEFORE, ReplicaKey, Tls, TlsError, expires_ms,
+    is_valid, sha256, validity_ms,
 };
 use crate::{AdminError, AuthorityStatus, ReplicaId};
 
@@ -94,6 +96,9 @@ impl Core {
                 false => self.trust(&held, cluster, applied).await,
             };
         }
+        if self.is_clock_off() {
+            return Err(RenewError::Clock);
+        }
         let authority = self.authority(cluster)?;
         let as_of = applied.max(records.renewal_of(self.id()));
         let name = PeerName::new(self.identity.cluster_id.clone(), self.id());
@@ -101,6 +106,20 @@ impl Core {
         self.take(renewed).await?;
         tracing::info!("certificate renewed");
         Ok(())
+    }
+
+    /// Whether this replica's clock is known to be far from the cluster's: a certificate made by it
+    /// would be over, or not begun, for the others.
+    fn is_clock_off(&self) -> bool {
+        match self.leader() {
+            Some(leader) if leader == self.id() => !self.better_clocks(CLOCK_WRONG_MS).is_empty(),
+            Some(leader) => {
+                let within = self.timing.reachable_within();
+                let ahead_ms = self.probes.clock_ahead_ms(leader, within);
+                ahead_ms.is_some_and(|ahead_ms| ahead_ms.saturating_abs() > CLOCK_WRONG_MS)
+            }
+            None => false,
+        }
     }
 
     /// The same certificate, with other authorities beside its own.
@@ -156,8 +175,11 @@ impl Core {
     fn not_yet(&self, cluster: &ClusterRow) -> Vec<ReplicaId> {
         let stored = self.effective_membership();
         let members = stored.membership().nodes().map(|(id, _)| *id);
+        let now_ms = unix_ms(OffsetDateTime::now_utc());
         let not_yet = members.filter(|id| match self.known_certificate(*id) {
             None => true,
+            // The others will not have it.
+            Some(state) if !is_valid(state.expires_ms, now_ms) => true,
             Some(state) if cluster.next_ca_certificate.is_empty() => {
                 state.issuer_sha256 != digest(&cluster.ca_certificate)
             }
@@ -262,9 +284,12 @@ fn is_due(held: &Credentials, cluster: &ClusterRow, asked_at: u64, now: OffsetDa
     let issuer: &[u8] = &held.authority;
     // The next authority may have signed already, as records say that are about to be applied again.
     let fits = issuer == cluster.ca_certificate || issuer == cluster.next_ca_certificate;
-    let left_ms = expires_ms(&held.certificate).saturating_sub(unix_ms(now));
+    let (begins_ms, ends_ms) = validity_ms(&held.certificate);
+    let left_ms = ends_ms.saturating_sub(unix_ms(now));
     let ending = i128::from(left_ms) < RENEW_BEFORE.whole_milliseconds();
-    !fits || asked_at > held.renewed_at || ending
+    // Made while the clock was far ahead.
+    let not_begun = begins_ms > unix_ms(now);
+    !fits || asked_at > held.renewed_at || ending || not_begun
 }
 
 fn renewed(
@@ -318,6 +343,12 @@ fn unix_ms(now: OffsetDateTime) -> i64 {
 /// Why the credentials stay as they were.
 #[derive(Debug, thiserror::Error)]
 enum RenewError {
+    /// The others would not have it.
+    #[error(
+        "this replica's clock is more than a minute from the cluster's: set it (is a time service \
+         running?)"
+    )]
+    Clock,
     /// The authority cannot sign here.
     #[error("the certificate authority cannot sign")]
     Authority(#[from] AuthorityError),
@@ -327,4 +358,45 @@ enum RenewError {
     /// The data folder cannot be written.
     #[error("the new certificate cannot be stored")]
     Folder(#[source] std::io::Error),
+}
+
+#[cfg(test)]
+mod tests {
+    use time::Duration;
+
+    use super::*;
+
+    fn signed(now: OffsetDateTime) -> (Credentials, ClusterRow) {
+        let authority = Authority::create("c", now - Duration::days(1000)).unwrap();
+        let cluster = ClusterRow {
+            ca_certificate: authority.certificate().to_vec().into(),
+            ..ClusterRow::default()
+        };
+        let held = renewed(&authority, &cluster, &PeerName::new("c", 1), 5, now).unwrap();
+        (held, cluster)
+    }
+
+    #[test]
+    fn a_certificate_made_while_the_clock_was_ahead_is_renewed_once_it_is_right() {
+        let made = OffsetDateTime::now_utc();
+        let (held, cluster) = signed(made);
+        let due = |later: Duration| is_due(&held, &cluster, 5, made + later);
+        assert!(!due(Duration::ZERO) && !due(Duration::days(200)));
+        // Within the day of grace others take it.
+        assert!(!due(Duration::hours(-23)));
+        assert!(due(Duration::hours(-25)) && due(Duration::days(-300)));
+        assert!(due(Duration::days(250)) && due(Duration::days(400)));
+        assert!(is_due(&held, &cluster, 6, made), "asked for");
+    }
+
+    #[test]
+    fn a_member_whose_certificate_nobody_accepts_holds_up_the_next_step() {
+        let made = OffsetDateTime::now_utc();
+        let (held, _) = signed(made);
+        let expires_ms = expires_ms(&held.certificate);
+        let valid = |later: Duration| is_valid(expires_ms, unix_ms(made + later));
+        assert!(valid(Duration::ZERO) && valid(Duration::days(364)) && valid(Duration::hours(-23)));
+        assert!(!valid(Duration::days(366)) && !valid(Duration::hours(-25)));
+        assert!(!is_valid(0, unix_ms(made)), "not told");
+    }
 }

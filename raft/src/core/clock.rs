@@ -9,7 +9,7 @@ use super::Core;
 pub(super) const CLOCK_OFF_MS: i64 = 2000;
 
 /// A leader whose clock is off by more, as a majority sees it, stamps nothing.
-const CLOCK_WRONG_MS: i64 = 60_000;
+pub(super) const CLOCK_WRONG_MS: i64 = 60_000;
 
 /// One stamp moves the replicated time by no more, unless the clocks of a majority have come as far.
 const LEAP_MS: i64 = 60 * 60 * 1000;

@@ -140,11 +140,25 @@ pub(crate) fn sha256(certificate: &CertificateDer<'_>) -> [u8; 32] {
 
 /// When a certificate ends, milliseconds since the Unix epoch; 0 for one that cannot be read.
 pub(crate) fn expires_ms(certificate: &CertificateDer<'_>) -> i64 {
+    validity_ms(certificate).1
+}
+
+/// From when until when a certificate is valid, milliseconds since the Unix epoch; both 0 for one that
+/// cannot be read.
+pub(crate) fn validity_ms(certificate: &CertificateDer<'_>) -> (i64, i64) {
     let parsed = x509_parser::parse_x509_certificate(certificate);
-    parsed.map_or(0, |(_, certificate)| {
-        let not_after = certificate.validity().not_after.timestamp();
-        not_after.saturating_mul(1000)
+    parsed.map_or((0, 0), |(_, certificate)| {
+        let validity = certificate.validity();
+        let ms = |at: x509_parser::time::ASN1Time| at.timestamp().saturating_mul(1000);
+        (ms(validity.not_before), ms(validity.not_after))
     })
+}
+
+/// Whether a replica's certificate that ends then is valid now, both in milliseconds since the Unix
+/// epoch: all last equally long.
+pub(crate) fn is_valid(expires_ms: i64, now_ms: i64) -> bool {
+    let left_ms = i128::from(expires_ms) - i128::from(now_ms);
+    (1..=(CERTIFICATE_LIFETIME + BACKDATED).whole_milliseconds()).contains(&left_ms)
 }
 
 fn set_validity(params: &mut CertificateParams, now: OffsetDateTime, lifetime: Duration) {
