@@ -41,7 +41,7 @@ pub use self::tls::ClientTlsError;
 use crate::api::{self, ApiState};
 use crate::cluster::{
     Announcement, Cluster, Machine, Unwelcome, spawn_announcer, spawn_member_clerk, spawn_presence,
-    spawn_route_approval, unseal_noise_key,
+    spawn_route_approval,
 };
 use crate::config::Config;
 use crate::control::{self, Control, ControlMetrics, ControlOptions, ToolchainInfo, VersionInfo};
@@ -159,7 +159,6 @@ pub async fn serve(
         ReplicaId(replica.id().0),
         replica.incarnation(),
     );
-    unseal_noise_key(&replica.keyring().keys(), &cluster.state()).map_err(BootError::from)?;
     // Relay and STUN come before catching up: clients without a direct path need them most.
     let mut tasks = JoinSet::new();
     let names = bootstrap::spawn(config.server_url.host(), &cluster, &mut tasks);

@@ -49,7 +49,7 @@ pub(super) fn spawn(
                     then.notify_one();
                 }
                 _ = looks.tick() => {
-                    if let Err(error) = unseal_noise_key(&keyring.keys(), &cluster.state()) {
+                    if let Err(error) = confirmed(&keyring, &cluster).await {
                         // The server may be ending already.
                         let _ = lost.send(error);
                         return;
@@ -59,6 +59,16 @@ pub(super) fn spawn(
         }
     });
     answer
+}
+
+/// Whether the Noise key can be read. What is applied here may be older than a change of its seal: a
+/// leader confirms that it is not before it counts as unreadable.
+async fn confirmed(keyring: &Keyring, cluster: &Cluster) -> Result<(), UnsealError> {
+    let check = || unseal_noise_key(&keyring.keys(), &cluster.state()).map(drop);
+    if check().is_ok() || cluster.linearizable().await.is_err() {
+        return Ok(());
+    }
+    check()
 }
 
 /// Takes the file's keys, unless what is sealed could not be read with them.

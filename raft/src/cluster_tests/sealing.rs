@@ -1,7 +1,9 @@
 //! Secrets sealed under a key file: who may start, join and reseal.
 
+use futures::FutureExt;
+
 use super::harness::{TestCluster, refused};
-use crate::{AdminError, KeyId, Keyring, Replica, SealingKeys, StartError, Status};
+use crate::{AdminError, Fatal, KeyId, Keyring, Replica, SealingKeys, Status};
 
 /// A file with new keys, which each replica reads for itself.
 struct KeyFile(tempfile::NamedTempFile);
@@ -57,10 +59,12 @@ async fn a_new_cluster_with_a_key_file_never_stores_its_authoritys_key_in_clear(
     let first = &mut cluster.replicas[0];
     first.kill().await;
     first.config.keyring = Keyring::default();
-    let error = first.try_start().await.unwrap_err();
-    assert!(matches!(error, StartError::Sealed(_)), "{error:?}");
-    let text = error.to_string();
+    first.start().await;
+    let fatal = first.replica().fatal().await;
+    assert!(matches!(fatal, Fatal::Sealed(_)), "{fatal:?}");
+    let text = fatal.to_string();
     assert!(text.contains("cluster.sealing_key_file"), "{text}");
+    first.kill().await;
     first.config.keyring = Keyring::new(file.read());
     first.start().await;
 }
@@ -113,6 +117,32 @@ async fn a_replica_that_loses_the_key_ends_and_says_which() {
         fatal.contains(&file.current().unwrap().to_string()),
         "{fatal}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_whose_state_is_of_before_a_rotation_comes_back_without_the_old_key() {
+    let file = KeyFile::new();
+    let old = file.current().unwrap();
+    let mut cluster = TestCluster::three().await;
+    give_to_all(&cluster, &file, old).await;
+    let seal = async |cluster: &TestCluster, key| {
+        let asked = cluster.replicas[0].replica();
+        asked.reseal_authority(key).await.unwrap();
+    };
+    seal(&cluster, Some(old)).await;
+    let sealed = |now: &Status| now.sealing_key == Some(old);
+    cluster.until_all("the seal", sealed).await;
+    // It is away while the secrets are unsealed, and the setting is taken out.
+    cluster.replicas[2].stop().await;
+    cluster.leader().await;
+    seal(&cluster, None).await;
+    cluster.replicas[2].config.keyring = Keyring::default();
+    cluster.replicas[2].start().await;
+    let unsealed = |now: &Status| now.sealing_key.is_none();
+    cluster.replicas[2].until("what came after", unsealed).await;
+    cluster.replicas[2].add("k", 1).await;
+    let ended = cluster.replicas[2].replica().fatal();
+    assert!(ended.now_or_never().is_none());
 }
 
 /// Puts the file on every replica and waits until the asked one has heard so.

@@ -45,6 +45,7 @@ pub(crate) async fn certify(core: Arc<Core>) {
     let mut told = String::new();
     loop {
         ticks.tick().await;
+        core.end_without_key().await;
         match core.keep_credentials().await {
             Ok(()) => told.clear(),
             Err(error) => {

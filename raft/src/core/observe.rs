@@ -58,7 +58,6 @@ impl Core {
         }
         self.barred.store(Arc::new(self.barred_now(&metrics)));
         self.lanes.forget(&self.barred.load());
-        self.check_seal();
         let status = self.build_status(&metrics);
         let before = self.status.send_replace(status.clone());
         self.note_change(&before, &status);

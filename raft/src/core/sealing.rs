@@ -32,16 +32,22 @@ impl Core {
         KeyId::sealing(&cluster.ca_private_key)
     }
 
-    /// A replica that cannot read the cluster's secrets must not go on.
-    pub(super) fn check_seal(&self) {
-        let records = self.records.load();
-        let keys = self.config.keyring.keys();
-        let checked = records
-            .cluster()
-            .map_or(Ok(()), |cluster| keys.check(&cluster.ca_private_key));
-        if let Err(error) = checked {
+    /// A replica that cannot read the cluster's secrets must not go on. What it has applied may be old,
+    /// and its key in use again or no longer: a leader confirms first that it is not.
+    pub(super) async fn end_without_key(&self) {
+        if self.check_seal().is_ok() || self.read_index().await.is_err() {
+            return;
+        }
+        if let Err(error) = self.check_seal() {
             self.fatal.report(Fatal::Sealed(error));
         }
+    }
+
+    fn check_seal(&self) -> Result<(), UnsealError> {
+        let records = self.records.load();
+        let keys = self.config.keyring.keys();
+        let cluster = records.cluster();
+        cluster.map_or(Ok(()), |cluster| keys.check(&cluster.ca_private_key))
     }
 
     /// Seals a new cluster's authority where this replica has a key for it.

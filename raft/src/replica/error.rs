@@ -145,9 +145,6 @@ pub enum StartError {
         #[source]
         source: Cause,
     },
-    /// The cluster's secrets are sealed under a key that this replica does not have.
-    #[error(transparent)]
-    Sealed(#[from] UnsealError),
     /// The store did not open.
     #[error(
         "the store in {} did not open; if its files are damaged, let a new replica take its place \

@@ -101,7 +101,7 @@ async fn prepare(
         move |settings: &StorageConfig| bind(open_store(settings, machine)?, &identity)
     };
     let mut storage = open_storage(&config, &identity, &fatal, &counters, bound).await?;
-    check_seal(&config, &storage)?;
+    check_seal(&config, &storage);
     if !identity.has_store {
         let marked = folder.mark_store(&identity);
         marked.map_err(|error| unreadable(folder.path(), error))?;
@@ -127,13 +127,14 @@ async fn prepare(
     })
 }
 
-/// A replica that cannot read the cluster's secrets does not start.
-fn check_seal(config: &ReplicaConfig, storage: &Storage) -> Result<(), StartError> {
+/// Says that the cluster's secrets cannot be read, as far as is known here: what the log holds behind
+/// that may have sealed them under another key, which only a leader can tell.
+fn check_seal(config: &ReplicaConfig, storage: &Storage) {
     let records = storage.records().load_full();
     let keys = config.keyring.keys();
-    match records.cluster() {
-        Some(cluster) => Ok(keys.check(&cluster.ca_private_key)?),
-        None => Ok(()),
+    let cluster = records.cluster();
+    if let Some(Err(error)) = cluster.map(|cluster| keys.check(&cluster.ca_private_key)) {
+        tracing::warn!(%error, "this replica ends unless the cluster has another key in use by now");
     }
 }
 
