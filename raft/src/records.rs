@@ -18,7 +18,7 @@ use hydrascale_proto::raft::v1::{
 };
 use prost::Message;
 
-pub(crate) use self::authority::is_replaced;
+pub(crate) use self::authority::{BEING_REPLACED, is_replaced};
 pub(crate) use self::level::{LevelRowError, level_needed, level_of};
 pub(crate) use self::standing::gone;
 use crate::{Row, RowWrite};
@@ -229,6 +229,7 @@ impl ClusterRecords {
         if token.secret_hash != op.secret_hash {
             return Err(format!("the secret of join token {} is wrong", op.id));
         }
+        self.check_joinable(op)?;
         if let Some(used) = &token.r#use {
             // The joiner may not have heard the first answer; its key proves that it is the same.
             if used.public_key == op.public_key {

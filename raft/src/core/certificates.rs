@@ -248,7 +248,8 @@ impl Core {
         read.map_err(|error| AdminError::Unavailable {
             reason: error.to_string(),
         })?;
-        if let Some(joiner) = self.joiner_under_way() {
+        let records = self.records.load_full();
+        if let Some(joiner) = self.joiner_under_way(&records) {
             return Err(AdminError::Refused {
                 reason: format!(
                     "replica {joiner} has used its join token and is no member yet: start it, or \
@@ -265,14 +266,14 @@ impl Core {
             next_ca_certificate: next.certificate().to_vec().into(),
             next_ca_private_key: key.map_err(|error| failed(error.to_string()))?.into(),
             replaces_sha256: replaces.to_vec().into(),
+            newest_join: records.newest_join(),
         });
         let proposed = self.propose_admin(Admin { op: Some(op) }).await;
         proposed.map(drop).map_err(AdminError::from)
     }
 
     /// A joiner has a certificate and trusts its authority alone until it has the cluster's records.
-    fn joiner_under_way(&self) -> Option<ReplicaId> {
-        let records: Arc<ClusterRecords> = self.records.load_full();
+    fn joiner_under_way(&self, records: &ClusterRecords) -> Option<ReplicaId> {
         let joined = records.tokens().filter_map(|token| token.r#use.as_ref());
         let mut joined = joined.map(|used| used.replica_id);
         let id = joined.find(|id| self.member(*id).is_none() && !records.is_removed(*id))?;

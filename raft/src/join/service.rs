@@ -11,8 +11,8 @@ use tonic::{Request, Response, Status};
 
 use crate::bootstrap::Host;
 use crate::core::{AdminDenied, AuthorityError, Core};
-use crate::records::{ClusterRecords, is_replaced};
-use crate::tls::PeerName;
+use crate::records::{BEING_REPLACED, ClusterRecords, is_replaced};
+use crate::tls::{PeerName, sha256};
 use crate::{JoinToken, KeyId, Levels};
 
 /// Joins answered at once: they are rare, and each costs a log entry and a signature.
@@ -53,11 +53,7 @@ impl JoinService {
             Denied::Unavailable("the cluster has not recorded its authority yet".to_owned())
         })?;
         if is_replaced(&cluster) {
-            return Err(Denied::Unavailable(
-                "the cluster's certificate authority is being replaced: `cluster status` shows when \
-                 that is done; make a new token then"
-                    .to_owned(),
-            ));
+            return Err(Denied::Unavailable(BEING_REPLACED.to_owned()));
         }
         check_level(&request, self.core.records.load().level())?;
         self.check_sealing(&request)?;
@@ -74,6 +70,7 @@ impl JoinService {
             name: request.name,
             public_key: request.public_key.clone(),
             non_voting: request.non_voting,
+            ca_sha256: sha256(authority.certificate()).to_vec().into(),
         });
         let admin = Admin { op: Some(op) };
         self.try_out(&admin).await?;

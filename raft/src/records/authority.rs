@@ -8,11 +8,13 @@
 use bytes::Bytes;
 use hydrascale_proto::raft::v1::{
     AdvanceAuthority, ClusterRow, RenewCertificates, RenewalRow, ResealAuthority, RotateAuthority,
+    UseJoinToken,
 };
 use sha2::{Digest, Sha256};
 
 use super::{Applied, CLUSTER_KEY, ClusterRecords, RENEWAL_PREFIX, numbered, put};
-use crate::RowWrite;
+use crate::identity::FIRST_REPLICA;
+use crate::{KeyId, RowWrite};
 
 impl ClusterRecords {
     /// Log index of the newest request for a new certificate of this replica; 0: there was none.
@@ -61,11 +63,22 @@ impl ClusterRecords {
 
     /// A replacement that is under way stays as it is: asking twice begins one.
     pub(super) fn rotate_authority(&mut self, op: &RotateAuthority) -> Applied {
+        let newest_join = self.newest_join();
         let cluster = self.recorded()?;
         let under_way = is_replaced(cluster);
         // Who asks has seen this authority: if it is gone, what was asked for is done.
         if under_way || !has_digest(&cluster.ca_certificate, &op.replaces_sha256) {
             return Ok((Vec::new(), 0));
+        }
+        // The next key would be the only one under a seal that nobody uses any more.
+        if KeyId::sealing(&op.next_ca_private_key) != KeyId::sealing(&cluster.ca_private_key) {
+            return Err("the authority's key was resealed meanwhile: try again".to_owned());
+        }
+        // The joiner would trust an authority that goes.
+        if op.newest_join != 0 && op.newest_join < newest_join {
+            return Err(format!(
+                "replica {newest_join} has used its join token meanwhile: try again when it is a member"
+            ));
         }
         cluster.next_ca_certificate = op.next_ca_certificate.clone();
         cluster.next_ca_private_key = op.next_ca_private_key.clone();
@@ -88,6 +101,31 @@ impl ClusterRecords {
         Ok((vec![stored(cluster)], 0))
     }
 
+    /// The greatest id that a join token gave; at least the first replica's.
+    pub(crate) fn newest_join(&self) -> u64 {
+        let used = self.tokens().filter_map(|token| token.r#use.as_ref());
+        used.map(|used| used.replica_id)
+            .fold(FIRST_REPLICA, u64::max)
+    }
+
+    /// Whoever joins while the authority is replaced, or was since a certificate was promised, would not
+    /// know whom to trust.
+    pub(super) fn check_joinable(&self, op: &UseJoinToken) -> Result<(), String> {
+        match &self.cluster {
+            Some(cluster) if is_replaced(cluster) => Err(BEING_REPLACED.to_owned()),
+            Some(cluster)
+                if !op.ca_sha256.is_empty()
+                    && !has_digest(&cluster.ca_certificate, &op.ca_sha256) =>
+            {
+                Err(
+                    "the cluster's certificate authority was replaced meanwhile: make a new token"
+                        .to_owned(),
+                )
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
     fn recorded(&mut self) -> Result<&mut ClusterRow, String> {
         let cluster = self.cluster.as_mut();
         cluster.ok_or_else(|| "the cluster has not recorded its authority yet".to_owned())
@@ -98,6 +136,10 @@ impl ClusterRecords {
 pub(crate) fn is_replaced(cluster: &ClusterRow) -> bool {
     !cluster.next_ca_certificate.is_empty() || !cluster.retired_ca_certificate.is_empty()
 }
+
+/// Why nobody joins meanwhile.
+pub(crate) const BEING_REPLACED: &str = "the cluster's certificate authority is being replaced: \
+    `cluster status` shows when that is done; make a new token then";
 
 fn has_digest(bytes: &[u8], sha256: &[u8]) -> bool {
     Sha256::digest(bytes).as_slice() == sha256

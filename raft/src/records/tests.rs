@@ -1,11 +1,13 @@
 //! What the cluster's records promise.
 
 use hydrascale_proto::raft::v1::{
-    AdvanceAuthority, RemoveReplica, RenewCertificates, ReplaceReplica, RotateAuthority, SetVoting,
+    AdvanceAuthority, RemoveReplica, RenewCertificates, ReplaceReplica, ResealAuthority,
+    RotateAuthority, SetVoting,
 };
 use sha2::{Digest, Sha256};
 
 use super::*;
+use crate::SealingKeys;
 
 const HOUR_MS: i64 = 3_600_000;
 
@@ -313,7 +315,7 @@ fn use_op(id: &str, hash: &'static [u8], key: &str) -> Admin {
         secret_hash: Bytes::from_static(hash),
         name: "b".to_owned(),
         public_key: key.as_bytes().to_vec().into(),
-        non_voting: false,
+        ..UseJoinToken::default()
     }))
 }
 
@@ -339,6 +341,7 @@ fn the_authority_is_replaced_in_steps_that_may_be_asked_for_twice() {
             next_ca_certificate: Bytes::from_static(next),
             next_ca_private_key: Bytes::from_static(b"next key"),
             replaces_sha256: sha256(replaces),
+            newest_join: 1,
         })),
     };
     let advance = |current: &[u8]| Admin {
@@ -373,4 +376,89 @@ fn the_authority_is_replaced_in_steps_that_may_be_asked_for_twice() {
     let stored = rows.into_iter().map(|(key, value)| Row { key, value });
     let loaded = ClusterRecords::load(stored).unwrap();
     assert_eq!((loaded.renewal_of(4), loaded.renewal_of(2)), (9, 0));
+}
+
+fn rotate_op(next_key: Vec<u8>, newest_join: u64) -> Admin {
+    admin(admin::Op::RotateAuthority(RotateAuthority {
+        next_ca_certificate: Bytes::from_static(b"next"),
+        next_ca_private_key: next_key.into(),
+        replaces_sha256: Sha256::digest(b"certificate").to_vec().into(),
+        newest_join,
+    }))
+}
+
+#[test]
+fn the_next_authoritys_key_is_refused_under_a_seal_that_was_changed_meanwhile() {
+    let folder = tempfile::tempdir().unwrap();
+    let keys = |name: &str| {
+        let path = folder.path().join(name);
+        SealingKeys::add_to_file(&path).unwrap();
+        SealingKeys::read(&path).unwrap()
+    };
+    let (old, new) = (keys("old"), keys("new"));
+    let sealed = |keys: &SealingKeys| keys.seal(keys.current(), "key", b"key").unwrap();
+    let mut records = ClusterRecords::default();
+    records.apply(1, 0, &init("a"));
+    let reseal = |key: Vec<u8>, replaces: &[u8]| {
+        admin(admin::Op::ResealAuthority(ResealAuthority {
+            ca_private_key: key.into(),
+            replaces_sha256: Sha256::digest(replaces).to_vec().into(),
+        }))
+    };
+    let first = sealed(&old);
+    result(records.apply(2, 0, &reseal(first.clone(), b"key")).1).unwrap();
+    result(records.apply(3, 0, &reseal(sealed(&new), &first)).1).unwrap();
+    for late in [sealed(&old), b"next key".to_vec()] {
+        let reason = result(records.apply(4, 0, &rotate_op(late, 1)).1).unwrap_err();
+        assert!(reason.contains("resealed meanwhile"), "{reason}");
+    }
+    result(records.apply(5, 0, &rotate_op(sealed(&new), 1)).1).unwrap();
+    let current = records.cluster().unwrap().ca_private_key.clone();
+    let reason = result(records.apply(6, 0, &reseal(sealed(&old), &current)).1).unwrap_err();
+    assert!(reason.contains("being replaced"), "{reason}");
+}
+
+#[test]
+fn nobody_joins_beside_a_replacement_of_the_authority_whichever_is_first() {
+    let mut records = ClusterRecords::default();
+    records.apply(1, 0, &init("a"));
+    for id in ["t", "u"] {
+        records.apply(2, 0, &create_op(id, 1000));
+    }
+    // Decided on before somebody joined.
+    assert_eq!(records.newest_join(), 1);
+    use_token(&mut records, 4, 0, "key").unwrap();
+    let reason = result(records.apply(5, 0, &rotate_op(b"next key".to_vec(), 1)).1).unwrap_err();
+    assert!(
+        reason.contains("replica 4 has used its join token"),
+        "{reason}"
+    );
+    assert!(!is_replaced(records.cluster().unwrap()));
+    let known = records.newest_join();
+    result(
+        records
+            .apply(6, 0, &rotate_op(b"next key".to_vec(), known))
+            .1,
+    )
+    .unwrap();
+    let joined = result(records.apply(7, 0, &use_op("u", b"hash", "other")).1);
+    assert!(joined.unwrap_err().contains("being replaced"));
+    // Promised a certificate before, and applied when all is done.
+    for current in [&b"certificate"[..], b"next"] {
+        let op = admin::Op::AdvanceAuthority(AdvanceAuthority {
+            current_sha256: Sha256::digest(current).to_vec().into(),
+        });
+        records.apply(8, 0, &admin(op));
+    }
+    assert!(!is_replaced(records.cluster().unwrap()));
+    let promised = |certificate: &[u8]| {
+        let mut op = use_op("u", b"hash", "other");
+        if let Some(admin::Op::UseJoinToken(op)) = &mut op.op {
+            op.ca_sha256 = Sha256::digest(certificate).to_vec().into();
+        }
+        op
+    };
+    let late = result(records.apply(9, 0, &promised(b"certificate")).1);
+    assert!(late.unwrap_err().contains("replaced meanwhile"));
+    assert_eq!(result(records.apply(10, 0, &promised(b"next")).1), Ok(10));
 }
