@@ -2,14 +2,15 @@
 
 use std::fs;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::StreamExt;
 use tokio::net::TcpListener;
 
 use super::harness::{PATIENCE, Sums, TestCluster, voters};
 use crate::{
-    Heard, RecoverError, Replica, ReplicaConfig, ReplicaId, StateMachine, Status, examine,
-    is_broken_off, recover, restore,
+    Heard, ReadError, RecoverError, Replica, ReplicaConfig, ReplicaId, StateMachine, Status,
+    examine, is_broken_off, recover, restore,
 };
 
 async fn backup(replica: &Replica) -> Vec<u8> {
@@ -139,9 +140,10 @@ async fn one_of_three_goes_on_alone_with_all_that_is_in_its_log() {
     old.replicas[1].add("k", 1).await;
     assert_eq!(old.replicas[1].sums.get("k"), 21);
     // Another member of the old cluster is a stranger.
-    old.replicas[2].start().await;
-    let cut_off = |now: &Status| now.leader.is_none() && now.role != crate::Role::Leader;
-    old.replicas[2].until("no leader", cut_off).await;
+    old.replicas[2].config.request_timeout = Duration::from_secs(2);
+    let stranger = old.replicas[2].start().await;
+    let read = stranger.read_index().await.unwrap_err();
+    assert!(matches!(read, ReadError::Unavailable { .. }), "{read}");
     assert_eq!(voters(&old.replicas[1].replica().status().borrow()), 1);
     old.replicas[1].kill().await;
     let again = examine(&config).await.unwrap_err();
