@@ -4,6 +4,7 @@ use std::env;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use hydrascale::cli::{self, DemoArgs, Hooks, Output};
@@ -47,14 +48,23 @@ fn host_name() -> Option<String> {
 }
 
 fn serve(config: Config) -> anyhow::Result<()> {
-    runtime()?.block_on(async {
+    let serving = async {
         let name = config.cluster.replica_name.clone();
         let _telemetry = telemetry::init(&config.log, config.otlp.as_ref(), &name)?;
         let stop = CancellationToken::new();
         let reload = Arc::new(Notify::new());
         let _guard = tokio::spawn(heed_signals(stop.clone(), reload.clone())?);
         Ok(server::serve(config, stop, reload).await?)
-    })
+    };
+    run_to_end(runtime()?, serving, STUCK_AFTER)
+}
+
+/// Runs `work`, which stops in order what it has started. What blocks a thread for `stuck_after` then
+/// waits for a file system that hangs, like one for backups, and would do so for ever.
+fn run_to_end<T>(runtime: Runtime, work: impl Future<Output = T>, stuck_after: Duration) -> T {
+    let outcome = runtime.block_on(work);
+    runtime.shutdown_timeout(stuck_after);
+    outcome
 }
 
 /// Resolves into the watch for the signals that ask a process to end, and for the one that asks it
@@ -82,7 +92,7 @@ fn heed_signals(
 
 fn run_demo(args: DemoArgs, _environment: &Environment) -> anyhow::Result<()> {
     let mut out = io::stdout();
-    let outcome = runtime()?.block_on(demo::run(args, &mut out));
+    let outcome = run_to_end(runtime()?, demo::run(args, &mut out), STUCK_AFTER);
     out.flush()?;
     outcome
 }
@@ -92,4 +102,24 @@ fn runtime() -> anyhow::Result<Runtime> {
         .enable_all()
         .build()
         .context("the runtime cannot start")
+}
+
+/// Threads that block for that long at the end are given up.
+const STUCK_AFTER: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn a_file_system_that_hangs_does_not_hold_up_the_end() {
+        let (hanging, hangs) = mpsc::channel::<()>();
+        let work = async {
+            tokio::task::spawn_blocking(move || hangs.recv().is_ok());
+        };
+        run_to_end(runtime().unwrap(), work, Duration::from_millis(1));
+        drop(hanging);
+    }
 }

@@ -21,9 +21,9 @@ impl NewFile {
     /// # Errors
     /// The folder is not writable, or another process writes the same file.
     pub fn create(path: &Path) -> io::Result<Self> {
-        let mut name = OsString::from(".");
+        let mut name = OsString::from(HIDDEN);
         name.push(path.file_name().ok_or(io::ErrorKind::IsADirectory)?);
-        name.push(".partial");
+        name.push(PARTIAL);
         let hidden = path.with_file_name(name);
         let file = OpenOptions::new()
             .read(true)
@@ -42,6 +42,11 @@ impl NewFile {
             path: path.to_owned(),
             named: false,
         })
+    }
+
+    /// The name that the unfinished file `name` shall have; `None` for other files.
+    pub fn meant(name: &str) -> Option<&str> {
+        name.strip_prefix(HIDDEN)?.strip_suffix(PARTIAL)
     }
 
     /// What was written so far, to read it from its beginning.
@@ -83,6 +88,10 @@ impl Drop for NewFile {
         }
     }
 }
+
+/// What the name of an unfinished file has before and behind the final one.
+const HIDDEN: &str = ".";
+const PARTIAL: &str = ".partial";
 
 #[cfg(test)]
 mod tests {

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{self, BufReader, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -77,21 +77,24 @@ pub(super) fn spawn(
     if let Some(wanted) = &config.backup {
         let schedule = Schedule {
             config: wanted.clone(),
-            prefix: format!("hydrascale-{}-", config.cluster.replica_name),
+            prefix: prefix(&config.cluster.replica_name, &cluster.status().cluster_id),
         };
         tasks.spawn(run(schedule, cluster.clone(), Arc::clone(&metrics)));
     }
     metrics
 }
 
+/// Several replicas, and a cluster that was made from a backup, may share a folder.
+fn prefix(replica: &str, cluster_id: &str) -> String {
+    format!("hydrascale-{replica}-{cluster_id}-")
+}
+
 async fn run(schedule: Schedule, cluster: Cluster, metrics: Arc<BackupMetrics>) {
     loop {
-        let due = match schedule.newest() {
-            Ok(newest) => newest.map(|at| at.saturating_add(schedule.config.interval)),
-            // The attempt says what is wrong with the folder.
-            Err(_) => None,
-        };
-        if due.is_some_and(|due| due > now()) {
+        let looking = schedule.clone();
+        // A folder on a network may take for ever.
+        let is_due = spawn_blocking(move || looking.is_due(now())).await;
+        if !is_due.unwrap_or(true) {
             sleep(LOOK_EVERY).await;
             continue;
         }
@@ -135,14 +138,10 @@ impl Schedule {
     }
 
     /// Writes a backup, reads it back whole, and lets old ones go then.
-    fn write(
-        &self,
-        mut bytes: BackupBytes,
-        path: &std::path::Path,
-        runtime: &Handle,
-    ) -> Result<(), String> {
+    fn write(&self, mut bytes: BackupBytes, path: &Path, runtime: &Handle) -> Result<(), String> {
         let disk = |error: io::Error| error.to_string();
         fs::create_dir_all(&self.config.directory).map_err(disk)?;
+        self.remove_partial().map_err(disk)?;
         let mut file = NewFile::create(path).map_err(disk)?;
         while let Some(chunk) = runtime.block_on(bytes.next()) {
             let chunk = chunk.map_err(|error| chain(&error))?;
@@ -151,8 +150,21 @@ impl Schedule {
         let written = file.reopen().map_err(disk)?;
         check(BufReader::new(written)).map_err(|error| chain(&error))?;
         file.finish().map_err(disk)?;
-        for old in outdated(self.names().map_err(disk)?, self.config.keep) {
+        let written = path.file_name().unwrap_or_default().to_string_lossy();
+        for old in outdated(self.names().map_err(disk)?, &written, self.config.keep) {
             fs::remove_file(self.config.directory.join(old)).map_err(disk)?;
+        }
+        Ok(())
+    }
+
+    /// Removes what attempts have left that were killed; those that go on hold a lock.
+    fn remove_partial(&self) -> io::Result<()> {
+        for entry in fs::read_dir(&self.config.directory)? {
+            let name = entry?.file_name().to_string_lossy().into_owned();
+            if let Some(meant) = NewFile::meant(&name).filter(|name| self.is_own(name)) {
+                // Taken over, and removed unfinished.
+                drop(NewFile::create(&self.config.directory.join(meant)));
+            }
         }
         Ok(())
     }
@@ -201,24 +213,39 @@ impl Schedule {
         })
     }
 
-    /// When the newest was finished.
-    fn newest(&self) -> io::Result<Option<Timestamp>> {
-        let Some(newest) = self.names()?.into_iter().max() else {
-            return Ok(None);
-        };
-        let at = fs::metadata(self.config.directory.join(newest))?.modified()?;
-        let since = at.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        let ms = i64::try_from(since.as_millis()).unwrap_or(i64::MAX);
-        Ok(Some(Timestamp::from_unix_ms(ms)))
+    /// Whether it is time for another. What is wrong with the folder the attempt says.
+    fn is_due(&self, now: Timestamp) -> bool {
+        match self.newest(now) {
+            Ok(Some(newest)) => newest.saturating_add(self.config.interval) <= now,
+            Ok(None) | Err(_) => true,
+        }
+    }
+
+    /// When the newest was finished; what a clock that was ahead has dated later than `now` does not
+    /// count.
+    fn newest(&self, now: Timestamp) -> io::Result<Option<Timestamp>> {
+        let mut newest = None;
+        for name in self.names()? {
+            let at = fs::metadata(self.config.directory.join(name))?.modified()?;
+            let since = at.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+            let ms = i64::try_from(since.as_millis()).unwrap_or(i64::MAX);
+            let at = Timestamp::from_unix_ms(ms);
+            newest = newest.max(Some(at).filter(|at| *at <= now));
+        }
+        Ok(newest)
     }
 }
 
 /// The form of the time in a name.
 const STAMP: &str = "00000000T000000Z";
 
-/// The oldest names, all but the newest `keep`; names sort as their times do.
-fn outdated(mut names: Vec<String>, keep: usize) -> Vec<String> {
-    names.sort_unstable();
+/// The oldest names, all but the newest `keep`, of which `written` is the last. Names sort as their
+/// times do; what is dated after `written` is older in truth, and a clock was ahead.
+fn outdated(mut names: Vec<String>, written: &str, keep: usize) -> Vec<String> {
+    names.sort_unstable_by(|a, b| {
+        let place = |name: &str| name <= written;
+        (place(a), a).cmp(&(place(b), b))
+    });
     names.truncate(names.len().saturating_sub(keep));
     names
 }
@@ -238,7 +265,7 @@ mod tests {
         };
         Schedule {
             config,
-            prefix: "hydrascale-r1-".to_owned(),
+            prefix: prefix("r1", "5f3c"),
         }
     }
 
@@ -247,19 +274,68 @@ mod tests {
         let folder = TempDir::new().unwrap();
         let schedule = schedule(&folder, 2);
         let name = |seconds: i64| schedule.name(Timestamp::from_unix_ms(seconds * 1000));
-        assert_eq!(name(1_763_743_000), "hydrascale-r1-20251121T163640Z.backup");
+        assert_eq!(
+            name(1_763_743_000),
+            "hydrascale-r1-5f3c-20251121T163640Z.backup"
+        );
         let names: Vec<String> = [9, 1_000_000_000, 86_400].map(name).to_vec();
         assert!(names.iter().all(|name| schedule.is_own(name)));
-        assert_eq!(outdated(names.clone(), 2), [name(9)]);
-        assert_eq!(outdated(names, 3), [""; 0]);
+        let written = name(1_000_000_000);
+        assert_eq!(outdated(names.clone(), &written, 2), [name(9)]);
+        assert_eq!(outdated(names, &written, 3), [""; 0]);
         for other in [
-            "hydrascale-r1-b-20251121T163640Z.backup",
-            "hydrascale-r1-before-upgrade.backup",
-            "hydrascale-r2-20251121T163640Z.backup",
-            "hydrascale-r1-20251121T163640Z.backup.old",
+            "hydrascale-r1-20251121T163640Z.backup",
+            "hydrascale-r1-77aa-20251121T163640Z.backup",
+            "hydrascale-r1-b-5f3c-20251121T163640Z.backup",
+            "hydrascale-r1-5f3c-before-upgrade.backup",
+            "hydrascale-r2-5f3c-20251121T163640Z.backup",
+            "hydrascale-r1-5f3c-20251121T163640Z.backup.old",
         ] {
             assert!(!schedule.is_own(other), "{other}");
         }
+    }
+
+    #[test]
+    fn after_a_clock_that_was_ahead_backups_go_on_and_the_new_one_stays() {
+        let folder = TempDir::new().unwrap();
+        let schedule = schedule(&folder, 2);
+        fs::create_dir_all(&schedule.config.directory).unwrap();
+        let put = |stamp: i64, finished: i64| {
+            let name = schedule.name(Timestamp::from_unix_ms(stamp * 1000));
+            let file = fs::File::create(schedule.config.directory.join(&name)).unwrap();
+            let at = std::time::UNIX_EPOCH + Duration::from_secs(finished.unsigned_abs());
+            file.set_modified(at).unwrap();
+            name
+        };
+        let is_due = |at: i64| schedule.is_due(Timestamp::from_unix_ms(at * 1000));
+        assert!(is_due(0));
+        let ahead = [put(900_000, 900_000), put(990_000, 990_000)];
+        assert!(is_due(10_000), "those of the future do not count");
+        let written = put(10_000, 10_000);
+        assert!(!is_due(10_000) && !is_due(13_599) && is_due(13_600));
+        let names = schedule.names().unwrap();
+        assert_eq!(outdated(names.clone(), &written, 2), ahead[..1]);
+        assert_eq!(outdated(names, &written, 1), ahead);
+    }
+
+    #[test]
+    fn what_a_killed_backup_has_left_is_removed_by_the_next() {
+        let folder = TempDir::new().unwrap();
+        let schedule = schedule(&folder, 1);
+        let directory = schedule.config.directory.clone();
+        fs::create_dir_all(&directory).unwrap();
+        let own = schedule.name(Timestamp::from_unix_ms(0));
+        let left = directory.join(format!(".{own}.partial"));
+        fs::write(&left, "half").unwrap();
+        let others = directory.join(format!(".{}.partial", own.replace("5f3c", "77aa")));
+        fs::write(&others, "half").unwrap();
+        let under_way = schedule.name(Timestamp::from_unix_ms(1000));
+        let under_way = NewFile::create(&directory.join(under_way)).unwrap();
+        schedule.remove_partial().unwrap();
+        assert!(!left.exists() && others.exists());
+        assert_eq!(fs::read_dir(&directory).unwrap().count(), 2);
+        drop(under_way);
+        assert_eq!(fs::read_dir(&directory).unwrap().count(), 1);
     }
 
     #[tokio::test]
