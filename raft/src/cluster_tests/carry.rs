@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::stream;
+use futures::{Stream, stream};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -62,16 +62,36 @@ async fn a_stream_ends_with_the_replica_that_takes_it() {
     let to = cluster.replicas[1].id();
     assert!(cluster.replicas[1].replica().set_hold(Arc::new(Quay(quay))));
     let from = cluster.replicas[0].replica().clone();
-    let endless = stream::unfold(true, |first| async move {
-        match first {
-            true => Some((Bytes::from_static(b"hello"), false)),
-            false => std::future::pending().await,
-        }
-    });
-    let carrying = tokio::spawn(async move { from.carry(to, endless).await });
+    let carrying = tokio::spawn(async move { from.carry(to, endless()).await });
     let hello = timeout(PATIENCE, arrived.recv()).await.unwrap();
     assert_eq!(hello.unwrap().1, Bytes::from_static(b"hello"));
     cluster.replicas[1].stop().await;
     let ended = timeout(PATIENCE, carrying).await.unwrap().unwrap();
     assert_eq!(ended.unwrap_err().to, to);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_of_a_replica_that_was_removed_ends_though_its_process_goes_on() {
+    let cluster = TestCluster::three().await;
+    let (quay, mut arrived) = mpsc::channel(8);
+    let to = &cluster.replicas[0];
+    assert!(to.replica().set_hold(Arc::new(Quay(quay))));
+    let gone = cluster.replicas[2].id();
+    let (from, to) = (cluster.replicas[2].replica().clone(), to.id());
+    let carrying = tokio::spawn(async move { from.carry(to, endless()).await });
+    timeout(PATIENCE, arrived.recv()).await.unwrap().unwrap();
+    let asked = cluster.replicas[1].replica();
+    asked.remove_member(gone, None).await.unwrap();
+    let ended = timeout(PATIENCE, carrying).await.unwrap().unwrap();
+    assert_eq!(ended.unwrap_err().to, to);
+}
+
+/// One message, and no end.
+fn endless() -> impl Stream<Item = Bytes> + Send + 'static {
+    stream::unfold(true, |first| async move {
+        match first {
+            true => Some((Bytes::from_static(b"hello"), false)),
+            false => std::future::pending().await,
+        }
+    })
 }

@@ -1,6 +1,6 @@
 //! What other replicas may ask of this one.
 
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,12 +15,12 @@ use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::Instrument;
 
-use super::Caller;
 use super::message::{
     append_from_proto, append_reply_to_proto, transfer_from_proto, transfer_reply_to_proto,
     vote_reply_to_proto, vote_request_from_proto,
 };
 use super::snapshot;
+use super::{Caller, Refusal};
 use crate::codec::{CodecError, vote_to_proto};
 use crate::core::{Appended, Core, IN_FLIGHT_MAX, Managed, ReadHere};
 use crate::type_config::TypeConfig;
@@ -331,18 +331,32 @@ fn certificate_to_proto(state: CertificateState) -> pb::CertificateState {
     }
 }
 
-/// Hands on what comes until the stream ends or this replica stops.
+/// Hands on what comes until the stream ends, its sender is removed, or this replica stops.
 async fn unload(core: &Core, from: u64, mut parcels: Streaming<pb::Parcel>) -> Result<(), Status> {
     let hold = core.hold.get();
     let hold = hold.ok_or_else(|| Status::unavailable("nothing takes what is carried here yet"))?;
     let mut taker = hold.open(ReplicaId(from));
+    let mut status = core.status.subscribe();
+    let removed = async {
+        drop(
+            status
+                .wait_for(|now| now.removed.contains(&ReplicaId(from)))
+                .await,
+        )
+    };
+    let mut removed = pin!(removed);
     loop {
-        let next = core.stopping.run_until_cancelled(parcels.message()).await;
+        let next = tokio::select! {
+            biased;
+            () = core.stopping.cancelled() => {
+                return Err(Status::unavailable("the replica is stopping"));
+            }
+            () = &mut removed => return Err(Refusal::Removed { replica: from }.into_status()),
+            next = parcels.message() => next?,
+        };
         match next {
-            Some(Ok(Some(parcel))) => taker.take(parcel.body),
-            Some(Ok(None)) => return Ok(()),
-            Some(Err(status)) => return Err(status),
-            None => return Err(Status::unavailable("the replica is stopping")),
+            Some(parcel) => taker.take(parcel.body),
+            None => return Ok(()),
         }
     }
 }

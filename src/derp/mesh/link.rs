@@ -69,6 +69,9 @@ impl Link {
     /// Owes the other relay news of a key.
     pub(super) fn touch(&self, key: &NodeKey) {
         let mut waiting = self.waiting.lock();
+        if waiting.overrun {
+            return;
+        }
         waiting.keys.insert(*key);
         waiting.overrun |= waiting.keys.len() > MESH_KEYS_WAITING_MAX;
         drop(waiting);
@@ -186,5 +189,25 @@ impl Drop for Open {
             let metrics = &self.relay.metrics;
             metrics.drop_packet(DropReason::MeshQueue, packet.kind, packet.packet.len());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_that_was_overrun_grows_no_further() {
+        let link = Link::default();
+        let key = |number: usize| {
+            let mut bytes = [0; 32];
+            bytes[..8].copy_from_slice(&number.to_le_bytes());
+            NodeKey::from_bytes(bytes)
+        };
+        for number in 0..MESH_KEYS_WAITING_MAX + 1000 {
+            link.touch(&key(number));
+        }
+        assert_eq!(link.waiting.lock().keys.len(), MESH_KEYS_WAITING_MAX + 1);
+        assert!(matches!(link.take(), Taken::Overrun));
     }
 }
