@@ -19,7 +19,8 @@ use crate::{InitError, Levels, ReplicaConfig, ReplicaId, StateMachine};
 pub struct Restored {
     /// The new cluster's id (UUID).
     pub cluster_id: String,
-    /// Its first replica, greater than every id of the old cluster.
+    /// Its first replica: greater than every id that the backup knows. Where the old cluster went on
+    /// after the backup it may have given the same one.
     pub replica: ReplicaId,
     /// What it began with.
     pub backup: BackupInfo,

@@ -10,8 +10,9 @@
 //! ```
 //!
 //! The file is written after each sync and not synced itself: a power loss may leave it older than
-//! the log, never newer, so that it never refuses a healthy folder. A process that is killed leaves
-//! it as it was written.
+//! the log, never newer, so that it never refuses a healthy folder. It may also leave it empty, or long
+//! enough and all zeros where the length reached the disk before the bytes did: nothing is known then. A
+//! process that is killed leaves it as it was written.
 
 use std::fs::File;
 use std::io;
@@ -64,7 +65,10 @@ impl SyncedMark {
             _ => {
                 file.read_exact_at(&mut text, 0)
                     .map_err(|_| EngineError::new("check what was synced", Damage::Mark))?;
-                decode(text)?
+                match text == [0; BYTES] {
+                    true => 0,
+                    false => decode(text)?,
+                }
             }
         };
         Ok(Self { file, noted })
@@ -124,6 +128,15 @@ mod tests {
         mark.check(18).unwrap();
         let refused = mark.check(16).unwrap_err();
         assert!(refused.source.to_string().contains("replace this replica"));
+    }
+
+    #[test]
+    fn a_mark_whose_bytes_a_power_loss_took_refuses_no_healthy_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        for left in [&[0; BYTES][..], &[]] {
+            std::fs::write(folder.path().join(FILE), left).unwrap();
+            SyncedMark::open(folder.path()).unwrap().check(0).unwrap();
+        }
     }
 
     #[test]

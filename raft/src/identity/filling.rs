@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::PathBuf;
 
-use super::{Folder, TLS, files};
+use super::{Folder, IDENTITY, TLS, files};
 use crate::storage::{DATABASE_FOLDER, SNAPSHOT_FOLDER};
 
 /// Present, and locked, while the folder is being filled.
@@ -78,6 +78,8 @@ impl Unfinished {
     /// # Errors
     /// Something cannot be removed.
     pub(crate) fn discard(self) -> io::Result<()> {
+        // First: a folder with an identity is taken for a replica's that is whole.
+        files::remove(&self.path.join(IDENTITY))?;
         for name in [DATABASE_FOLDER, SNAPSHOT_FOLDER, TLS] {
             match fs::remove_dir_all(self.path.join(name)) {
                 Ok(()) => {}

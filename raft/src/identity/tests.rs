@@ -140,3 +140,20 @@ fn renewed_credentials_take_the_place_of_all_parts_of_the_old_ones() {
     let about = std::fs::metadata(temp.path().join(RENEWED)).unwrap();
     assert_eq!(about.permissions().mode() & 0o777, 0o600);
 }
+
+#[test]
+fn a_folder_that_could_not_be_filled_has_no_identity_left() {
+    let temp = tempfile::tempdir().unwrap();
+    let folder = settled(temp.path());
+    let unfinished = folder.begin_filling().unwrap();
+    // What follows cannot be removed, and the identity is gone all the same.
+    std::fs::write(temp.path().join("db"), "no folder").unwrap();
+    unfinished.discard().unwrap_err();
+    assert_eq!(folder.identity().unwrap(), None);
+    std::fs::remove_file(temp.path().join("db")).unwrap();
+    assert!(matches!(
+        folder.claim(),
+        Err(InitError::HalfRestored { .. })
+    ));
+    folder.claim_to_fill().unwrap();
+}
