@@ -14,6 +14,7 @@ mod propose;
 mod read;
 mod reconcile;
 mod sealing;
+mod succession;
 mod voters;
 mod window;
 
@@ -43,6 +44,7 @@ pub use self::propose::COMMAND_BYTES_MAX;
 pub(crate) use self::read::{QUEUE as READ_QUEUE, ReadHere, ReadRequest, serve_reads};
 pub(crate) use self::reconcile::reconcile;
 pub(crate) use self::sealing::{AUTHORITY_KEY, AuthorityError};
+pub(crate) use self::succession::watch_leader;
 pub(crate) use self::window::{IN_FLIGHT_MAX, Window};
 use crate::counters::Counters;
 use crate::fatal_slot::FatalSlot;

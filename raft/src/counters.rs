@@ -85,6 +85,8 @@ counters! {
     leaderships,
     /// Times that this replica set out to hand leadership over because its clock was off.
     clock_handovers,
+    /// Times this replica asked for the leadership because the leader's process was gone.
+    successions,
     /// Appends to the log.
     log_appends,
     /// Syncs of the log; appends and votes share them.

@@ -23,9 +23,9 @@ pub(crate) use self::dialer::{Dialer, connect};
 pub(crate) use self::envelope::{Envelope, Refusal};
 pub(crate) use self::guard::{Barred, Caller, Guard};
 pub(crate) use self::incarnations::Incarnations;
-pub(crate) use self::lanes::{CallError, Lane, Lanes, Opener, dialled};
+pub(crate) use self::lanes::{CallError, Lane, Lanes, Opener};
 #[cfg(test)]
-pub(crate) use self::lanes::{ChannelError, PeerChannel};
+pub(crate) use self::lanes::{ChannelError, PeerChannel, Reach};
 pub(crate) use self::leader_contact::LeaderContact;
 pub(crate) use self::listener::{Ends, Listener, PeerInfo, Services};
 pub(crate) use self::service::PeerService;

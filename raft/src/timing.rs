@@ -64,6 +64,18 @@ impl Timing {
         self.ms(2000)
     }
 
+    /// Between looks at whether the leader is silent.
+    pub(crate) fn glance(self) -> Duration {
+        self.ms(25)
+    }
+
+    /// A leader that is silent for this long has missed a heartbeat: time to see whether its process
+    /// is there. Later for a replica that others go before.
+    pub(crate) fn silence(self, before_me: u32) -> Duration {
+        self.ms(150)
+            .saturating_add(self.ms(150).saturating_mul(before_me))
+    }
+
     /// A replica that has heard of no leader for this long lacks one; elections take less.
     pub(crate) fn leaderless_after(self) -> Duration {
         self.ms(3000)

@@ -79,7 +79,7 @@ async fn ask(lanes: &Lanes, replica: u64, timing: Timing) -> Heard {
             replica,
             Lane::Control,
             timing.reachable_within(),
-            IdentifyRequest {},
+            IdentifyRequest::default(),
             |mut client, request| async move { client.identify(request).await },
         )
         .await;

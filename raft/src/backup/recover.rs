@@ -21,7 +21,7 @@ use crate::fatal::Fatal;
 use crate::identity::{Folder, Identity, IdentityError};
 use crate::machine_store::MachineStore;
 use crate::machine_store::load::{self, Position};
-use crate::network::{AddressBook, Dialer, Incarnations, Lanes, dialled};
+use crate::network::{AddressBook, Dialer, Incarnations, Lanes};
 use crate::replica::Cause;
 use crate::snapshot::SnapshotStore;
 use crate::storage::{self, OpenError, meta};
@@ -260,7 +260,7 @@ fn lanes(
         name,
         incarnation,
         config.advertise_addr.clone(),
-        (dialled(dialer), addresses),
+        (Arc::new(dialer), addresses),
         Incarnations::default(),
         crate::fatal_slot::FatalSlot::new(),
         Arc::default(),

@@ -16,7 +16,8 @@ use crate::snapshot::SnapshotStore;
 use crate::storage::{self, meta};
 use crate::testing::{Counter, Opened, count, membership, open};
 use crate::{
-    FEATURE_LEVELS, InitError, JoinError, JoinToken, Levels, MachineError, Replica, ReplicaConfig, Row,
+    FEATURE_LEVELS, InitError, JoinError, JoinToken, Levels, MachineError, Replica, ReplicaConfig,
+    Row,
 };
 
 /// A store with some rows and two members, and its backup.

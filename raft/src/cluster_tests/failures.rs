@@ -26,6 +26,19 @@ async fn a_dead_leader_is_replaced_and_catches_up_when_it_is_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_whose_process_is_gone_is_not_waited_for() {
+    // Nobody stands for election because of silence alone within 7 s.
+    let mut cluster = TestCluster::three_with(|config| config.timing_multiplier = 10).await;
+    let leader = cluster.leader().await;
+    cluster.replicas[leader].kill().await;
+    let next = cluster.leader().await;
+    let first_left = if leader == 0 { 1 } else { 0 };
+    assert_eq!(next, first_left, "the first of those that are left");
+    assert_eq!(cluster.replicas[next].replica().metrics().successions, 1);
+    cluster.replicas[next].add("k", 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_too_far_behind_catches_up_from_a_snapshot() {
     let mut cluster = TestCluster::three_with(|config| {
         config.snapshot_every = 40;

@@ -226,7 +226,7 @@ async fn requests_that_do_not_fit_their_certificate_or_receiver_are_refused_with
         ("from-replica", "1", "certificate"),
     ];
     for (field, value, reason) in cases {
-        let mut request = request(&cluster, pb::IdentifyRequest {});
+        let mut request = request(&cluster, pb::IdentifyRequest::default());
         request
             .metadata_mut()
             .insert(field, MetadataValue::try_from(value).unwrap());
@@ -235,7 +235,7 @@ async fn requests_that_do_not_fit_their_certificate_or_receiver_are_refused_with
         assert!(status.message().contains(reason), "{field}: {status}");
     }
     let fine = client
-        .identify(request(&cluster, pb::IdentifyRequest {}))
+        .identify(request(&cluster, pb::IdentifyRequest::default()))
         .await
         .unwrap();
     assert_eq!(fine.into_inner().replica_id, 1);
@@ -251,7 +251,7 @@ async fn a_stranger_may_only_ask_to_join() {
     let channel = channel(&cluster, &name, settings).await.unwrap();
     let mut stranger = PeerClient::new(channel.clone());
     let status = stranger
-        .identify(request(&cluster, pb::IdentifyRequest {}))
+        .identify(request(&cluster, pb::IdentifyRequest::default()))
         .await
         .unwrap_err();
     assert_eq!(status.code(), Code::FailedPrecondition);
@@ -293,7 +293,7 @@ async fn a_replica_of_another_cluster_gets_no_connection() {
     if let Ok(channel) = channel(&cluster, &name, settings).await {
         // The server's refusal reaches a TLS 1.3 client only with its first answer.
         let refused = PeerClient::new(channel)
-            .identify(pb::IdentifyRequest {})
+            .identify(pb::IdentifyRequest::default())
             .await;
         assert_ne!(refused.unwrap_err().code(), Code::FailedPrecondition);
     }

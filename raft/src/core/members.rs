@@ -263,7 +263,7 @@ impl Core {
                 replica_id,
                 Lane::Control,
                 patience,
-                IdentifyRequest {},
+                IdentifyRequest::default(),
                 |mut client, request| async move { client.identify(request).await },
             )
             .await;

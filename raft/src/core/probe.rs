@@ -113,7 +113,7 @@ impl Core {
                 replica,
                 Lane::Control,
                 patience,
-                IdentifyRequest {},
+                IdentifyRequest::default(),
                 |mut client, request| async move { client.identify(request).await },
             )
             .await;

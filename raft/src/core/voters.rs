@@ -177,7 +177,7 @@ impl Core {
                 id,
                 Lane::Control,
                 self.timing.probe(),
-                IdentifyRequest {},
+                IdentifyRequest::default(),
                 |mut client, request| async move { client.identify(request).await },
             )
             .await;

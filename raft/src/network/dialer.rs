@@ -70,11 +70,9 @@ impl Dialer {
             return Err(DialError::OwnId);
         }
         let addr = self
-            .addresses
-            .find(target)
+            .address(target)
             .ok_or(DialError::NoAddress { target })?;
         let name = PeerName::new(self.own.cluster_id.clone(), target).to_string();
-        let addr = self.overrides.resolve(&addr);
         let connected = connect(&addr, &name, self.tls.client(), self.patience).await;
         match &connected {
             Err(error @ DialError::Stranger { .. }) if self.is_news(target) => {
@@ -94,6 +92,23 @@ impl Dialer {
             told.insert(target, last);
         }
         is_news
+    }
+
+    /// Whether the machine of replica `target` answers that nobody listens at its port. Silence is
+    /// no such answer.
+    pub(super) async fn finds_nobody(&self, target: u64) -> bool {
+        let Some(addr) = self.address(target) else {
+            return false;
+        };
+        let connected = timeout(self.patience, TcpStream::connect(addr)).await;
+        connected.is_ok_and(|tcp| {
+            tcp.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+        })
+    }
+
+    fn address(&self, target: u64) -> Option<String> {
+        let addr = self.addresses.find(target)?;
+        Some(self.overrides.resolve(&addr))
     }
 }
 

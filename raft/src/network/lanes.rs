@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use futures::future::BoxFuture;
 use hydrascale_proto::raft::v1::IdentifyRequest;
 use hydrascale_proto::raft::v1::peer_client::PeerClient;
 use parking_lot::Mutex;
@@ -48,8 +49,18 @@ pub(crate) type PeerChannel =
 #[error("transport error")]
 pub(crate) struct ChannelError(#[source] pub(crate) StdError);
 
-/// Opens a lane to a replica; the connection is made when it is first used.
-pub(crate) type Opener = Arc<dyn Fn(u64, Lane) -> PeerChannel + Send + Sync>;
+/// How one replica gets to the others.
+pub(crate) trait Reach: Send + Sync {
+    /// Opens a lane to a replica; the connection is made when it is first used.
+    fn open(&self, target: u64, lane: Lane) -> PeerChannel;
+
+    /// Whether the machine of replica `target` answers that nobody listens at its port. Silence is no
+    /// such answer.
+    fn is_refused(&self, target: u64) -> BoxFuture<'_, bool>;
+}
+
+/// The way to the others, whatever it is.
+pub(crate) type Opener = Arc<dyn Reach>;
 
 /// Connections to every other replica, made when first used and again when lost.
 #[derive(Clone)]
@@ -108,6 +119,11 @@ impl Lanes {
     /// Notes where the membership says that a replica is.
     pub(crate) fn list(&self, replica: u64, addr: &str) {
         self.0.addresses.list(replica, addr);
+    }
+
+    /// Whether the machine of `target` answers that nobody listens at its port.
+    pub(crate) async fn is_refused(&self, target: u64) -> bool {
+        self.0.open.is_refused(target).await
     }
 
     /// A client on one lane; connects when it is first used.
@@ -213,7 +229,7 @@ impl Lanes {
         for target in targets {
             let lanes = self.lanes_to(target);
             for channel in [&lanes.control, &lanes.log] {
-                let mut request = self.request(target, IdentifyRequest {});
+                let mut request = self.request(target, IdentifyRequest::default());
                 request.set_timeout(patience);
                 // One that does not answer is dialled when it is next called.
                 let mut client = PeerClient::new(channel.clone());
@@ -226,7 +242,7 @@ impl Lanes {
     }
 
     fn lanes_to(&self, target: u64) -> PeerLanes {
-        let open = |lane| (self.0.open)(target, lane);
+        let open = |lane| self.0.open.open(target, lane);
         PeerLanes {
             control: open(Lane::Control),
             log: open(Lane::Log),
@@ -253,10 +269,9 @@ impl Lanes {
     }
 }
 
-/// Lanes as HTTP/2 connections that `dialer` makes.
-pub(crate) fn dialled(dialer: Dialer) -> Opener {
-    Arc::new(move |target, lane| {
-        let dialer = dialer.clone();
+impl Reach for Dialer {
+    fn open(&self, target: u64, lane: Lane) -> PeerChannel {
+        let dialer = self.clone();
         let connector = service_fn(move |_: Uri| {
             let dialer = dialer.clone();
             async move { dialer.dial(target).await }
@@ -270,7 +285,11 @@ pub(crate) fn dialled(dialer: Dialer) -> Opener {
             .keep_alive_while_idle(true)
             .connect_with_connector_lazy(connector);
         BoxCloneSyncService::new(channel.map_err(|error| ChannelError(error.into())))
-    })
+    }
+
+    fn is_refused(&self, target: u64) -> BoxFuture<'_, bool> {
+        Box::pin(self.finds_nobody(target))
+    }
 }
 
 fn stream_window(lane: Lane) -> u32 {

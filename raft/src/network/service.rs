@@ -299,6 +299,8 @@ impl Peer for PeerService {
         request: Request<pb::IdentifyRequest>,
     ) -> Result<Response<pb::IdentifyReply>, Status> {
         self.core.guard.admit(&request)?;
+        let suspect = request.get_ref().suspect;
+        let suspect_is_gone = suspect != 0 && self.core.is_gone(suspect).await;
         let metrics = self.core.metrics();
         Ok(Response::new(pb::IdentifyReply {
             cluster_id: self.core.identity.cluster_id.clone(),
@@ -318,6 +320,7 @@ impl Peer for PeerService {
             sealing_key_ids: self.core.config.keyring.keys().wire_ids(),
             level: self.core.level().unwrap_or(0),
             holds_level: !self.core.config.auto_upgrade,
+            suspect_is_gone,
         }))
     }
 }

@@ -15,7 +15,7 @@ use super::stop::{Inner, Stops};
 use crate::blocking;
 use crate::core::{
     Consensus, Core, Disk, Probes, READ_QUEUE, ReadRequest, Window, certify, initial_status,
-    observe, probe, reconcile, seek_admission, serve_reads, watch_disk,
+    observe, probe, reconcile, seek_admission, serve_reads, watch_disk, watch_leader,
 };
 use crate::counters::Counters;
 use crate::fatal::{Fatal as StorageFailure, FatalHook};
@@ -24,7 +24,7 @@ use crate::identity::{Folder, Identity, IdentityError};
 use crate::join::JoinService;
 use crate::network::{
     AddressBook, Dialer, Ends, Guard, Incarnations, Lanes, LeaderContact, Listener, NetworkFactory,
-    Opener, PeerService, Services, dialled,
+    Opener, PeerService, Services,
 };
 use crate::storage::{OpenError, Storage, StorageConfig, meta};
 use crate::timing::{MULTIPLIERS, Timing};
@@ -44,13 +44,8 @@ pub(super) async fn start(
     let patience = Timing::new(config.timing_multiplier).connect();
     let open = |name: &PeerName, tls: &Tls, addresses: &AddressBook| {
         let (name, tls) = (name.clone(), tls.clone());
-        dialled(Dialer::new(
-            name,
-            tls,
-            addresses.clone(),
-            overrides,
-            patience,
-        ))
+        let dialer = Dialer::new(name, tls, addresses.clone(), overrides, patience);
+        Arc::new(dialer) as Opener
     };
     let prepared = prepare(config, machine, open, Storage::open).await?;
     serve(&prepared, listener);
@@ -65,8 +60,8 @@ pub(super) async fn start_simulated(
     host: crate::simulation::Host,
     machine: Arc<dyn StateMachine>,
 ) -> Result<Inner, StartError> {
-    let opener = host.clone();
-    let open = move |_: &PeerName, _: &Tls, _: &AddressBook| opener.opener();
+    let reach = Arc::new(host.clone());
+    let open = move |_: &PeerName, _: &Tls, _: &AddressBook| reach as Opener;
     let open_store =
         move |settings: &StorageConfig, machine| Storage::open_on(disk, settings, machine);
     let prepared = prepare(config, machine, open, open_store).await?;
@@ -464,6 +459,7 @@ async fn run(prepared: Prepared) -> Result<Inner, StartError> {
     spawn(tasks, stopping, watch_disk(Arc::clone(core)));
     spawn(tasks, stopping, reconcile(Arc::clone(core)));
     spawn(tasks, stopping, certify(Arc::clone(core)));
+    spawn(tasks, stopping, watch_leader(Arc::clone(core)));
     spawn(
         tasks,
         stopping,

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use futures::stream;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
@@ -22,7 +23,7 @@ use tonic::{ConnectError, Status};
 use tower::service_fn;
 
 use super::{chance, note, random};
-use crate::network::{ChannelError, Opener, PeerChannel, PeerInfo, Services};
+use crate::network::{ChannelError, Lane, PeerChannel, PeerInfo, Reach, Services};
 use crate::tls::PeerName;
 
 /// A frame of HTTP/2 and when it arrives.
@@ -139,16 +140,6 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    /// How this replica reaches the others.
-    pub(crate) fn opener(&self) -> Opener {
-        let host = self.clone();
-        Arc::new(move |target, _| {
-            let host = host.clone();
-            let calls = service_fn(move |request| host.clone().call(target, request));
-            PeerChannel::new(calls)
-        })
-    }
-
     /// Listens from now on.
     pub(crate) fn serve(&self, services: Services) {
         let mut state = self.hub.0.state.lock();
@@ -256,6 +247,25 @@ impl Host {
             }
         });
         Body::new(StreamBody::new(arrived))
+    }
+}
+
+impl Reach for Host {
+    fn open(&self, target: u64, _lane: Lane) -> PeerChannel {
+        let host = self.clone();
+        PeerChannel::new(service_fn(move |request| {
+            host.clone().call(target, request)
+        }))
+    }
+
+    fn is_refused(&self, target: u64) -> BoxFuture<'_, bool> {
+        let own = self.name.replica_id;
+        Box::pin(async move {
+            let hub = &self.hub;
+            hub.pass(own, target, hub.arrival(own)).await
+                && !hub.0.state.lock().listening.contains_key(&target)
+                && hub.pass(target, own, hub.arrival(target)).await
+        })
     }
 }
 
