@@ -10,7 +10,7 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::CertificateDer;
 use time::OffsetDateTime;
 
-use super::verify::{Anybody, PinnedAuthority};
+use super::verify::PinnedAuthority;
 use super::{Authority, PeerName, ReplicaKey, SignError};
 
 const ALPN_HTTP2: &[u8] = b"h2";
@@ -125,13 +125,7 @@ pub(crate) fn join_settings(
 ) -> Result<Arc<ClientConfig>, TlsError> {
     let provider = provider();
     let verifier = PinnedAuthority::new(cluster_id, ca_sha256, &provider);
-    let mut settings = ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&TLS13])?
-        .dangerous()
-        .with_custom_certificate_verifier(verifier)
-        .with_no_client_auth();
-    settings.alpn_protocols = vec![ALPN_HTTP2.to_vec()];
-    Ok(Arc::new(settings))
+    without_certificate(provider, verifier)
 }
 
 /// Serving before there is a cluster: with a certificate that means nothing, and asking for none.
@@ -157,7 +151,14 @@ pub(crate) fn uncertified_server(now: OffsetDateTime) -> Result<Arc<ServerConfig
 /// The TLS library refuses the protocol version.
 pub(crate) fn uncertified_client() -> Result<Arc<ClientConfig>, TlsError> {
     let provider = provider();
-    let verifier = Anybody::new(&provider);
+    let verifier = PinnedAuthority::nobodys(&provider);
+    without_certificate(provider, verifier)
+}
+
+fn without_certificate(
+    provider: Arc<CryptoProvider>,
+    verifier: Arc<PinnedAuthority>,
+) -> Result<Arc<ClientConfig>, TlsError> {
     let mut settings = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&TLS13])?
         .dangerous()

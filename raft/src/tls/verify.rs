@@ -24,9 +24,15 @@ const UNPINNED: &str = "the replica's certificate authority is not the one that 
 /// authority are what the token pins. Servers send their authority's certificate for this.
 #[derive(Debug)]
 pub(super) struct PinnedAuthority {
+    pin: Option<Pin>,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+/// What a join token says of the cluster.
+#[derive(Debug)]
+struct Pin {
     cluster_id: String,
     ca_sha256: [u8; 32],
-    algorithms: WebPkiSupportedAlgorithms,
 }
 
 impl PinnedAuthority {
@@ -35,17 +41,27 @@ impl PinnedAuthority {
         ca_sha256: [u8; 32],
         provider: &CryptoProvider,
     ) -> Arc<Self> {
-        Arc::new(Self {
+        let pin = Pin {
             cluster_id: cluster_id.to_owned(),
             ca_sha256,
+        };
+        Arc::new(Self {
+            pin: Some(pin),
             algorithms: provider.signature_verification_algorithms,
         })
     }
 
-    fn pinned<'a>(
-        &self,
-        intermediates: &'a [CertificateDer<'_>],
-    ) -> Option<&'a CertificateDer<'a>> {
+    /// Accepts anybody: greetings before there is a cluster are sealed in themselves.
+    pub(super) fn nobodys(provider: &CryptoProvider) -> Arc<Self> {
+        Arc::new(Self {
+            pin: None,
+            algorithms: provider.signature_verification_algorithms,
+        })
+    }
+}
+
+impl Pin {
+    fn find<'a>(&self, intermediates: &'a [CertificateDer<'_>]) -> Option<&'a CertificateDer<'a>> {
         intermediates.iter().find(|certificate| {
             bool::from(
                 sha256(certificate)
@@ -65,8 +81,11 @@ impl ServerCertVerifier for PinnedAuthority {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
+        let Some(pin) = &self.pin else {
+            return Ok(ServerCertVerified::assertion());
+        };
         let unknown = || Error::General(UNPINNED.to_owned());
-        let authority = self.pinned(intermediates).ok_or_else(unknown)?;
+        let authority = pin.find(intermediates).ok_or_else(unknown)?;
         let anchor = anchor_from_trusted_cert(authority).map_err(bad_encoding)?;
         let certificate = EndEntityCert::try_from(end_entity).map_err(bad_encoding)?;
         certificate
@@ -81,7 +100,7 @@ impl ServerCertVerifier for PinnedAuthority {
             )
             .map_err(|error| Error::General(error.to_string()))?;
         match PeerName::of(end_entity) {
-            Ok(name) if name.cluster_id == self.cluster_id => Ok(ServerCertVerified::assertion()),
+            Ok(name) if name.cluster_id == pin.cluster_id => Ok(ServerCertVerified::assertion()),
             Ok(_) | Err(_) => Err(Error::InvalidCertificate(CertificateError::NotValidForName)),
         }
     }
@@ -106,51 +125,6 @@ impl ServerCertVerifier for PinnedAuthority {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.algorithms.supported_schemes()
-    }
-}
-
-/// Accepts any certificate: greetings before there is a cluster are sealed in themselves.
-#[derive(Debug)]
-pub(super) struct Anybody(WebPkiSupportedAlgorithms);
-
-impl Anybody {
-    pub(super) fn new(provider: &CryptoProvider) -> Arc<Self> {
-        Arc::new(Self(provider.signature_verification_algorithms))
-    }
-}
-
-impl ServerCertVerifier for Anybody {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, cert, dss, &self.0)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, cert, dss, &self.0)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_schemes()
     }
 }
 
