@@ -1,0 +1,122 @@
+//! Two of three replicas are gone: nothing can be changed, and everything that needs no change goes on.
+
+#![allow(missing_docs, reason = "a test")]
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use futures::FutureExt as _;
+use hydrascale_chaos_tests::balancer::Balancer;
+use hydrascale_chaos_tests::clients::{self, Caddy, Launch, Program};
+use hydrascale_chaos_tests::cluster::Cluster;
+use hydrascale_chaos_tests::http::Loop;
+use hydrascale_chaos_tests::{Context, Scenario, homes, runner, wait};
+
+const LIMIT: Duration = Duration::from_secs(240);
+const NEEDED: &[Program] = &[Program::Server, Program::Haproxy, Program::Caddy];
+const REACH_LIMIT: Duration = Duration::from_secs(40);
+const EVERY: Duration = Duration::from_millis(100);
+const REQUEST_LIMIT: Duration = Duration::from_secs(3);
+/// Idle clients measure relays about every 25 s.
+const STUN_LIMIT: Duration = Duration::from_secs(60);
+/// Requests over the relay below which nothing was shown.
+const REQUESTS_MIN: usize = 100;
+/// Until a change goes through again.
+const CHANGE_LIMIT: Duration = Duration::from_secs(30);
+const FIRST_USER: u32 = 2601;
+const STUN_ANSWERS: &str = "stun_addrfamily_total";
+/// The one that is left.
+const SURVIVOR: usize = 2;
+
+fn main() -> ExitCode {
+    runner::main(
+        "quorum",
+        &[Scenario::new(
+            "a replica that is left alone relays, answers STUN, and says that it cannot change anything",
+            LIMIT,
+            NEEDED,
+            |context| alone(context).boxed_local(),
+        )],
+    )
+}
+
+async fn alone(context: Context) -> Result<()> {
+    let mut cluster = Cluster::start(&context, 3).await?;
+    let balancer = Balancer::start(&context).await?;
+    balancer.steer(|replica| replica == SURVIVOR).await?;
+    let auth_key = cluster.create_auth_key("people").await?;
+    let launch = |hostname: &str, user: u32| -> Result<Launch> {
+        homes::pin(user, SURVIVOR, cluster.size())?;
+        homes::forbid_direct_paths(user)?;
+        Ok(Launch {
+            hostname: hostname.to_owned(),
+            control_url: Balancer::url(),
+            auth_key: auth_key.clone(),
+            user,
+            scratch: context.scratch().to_owned(),
+        })
+    };
+    let one = Caddy::start(&launch("one", FIRST_USER)?, &[("two", 18_001)])?;
+    let two = Caddy::start(&launch("two", FIRST_USER + 1)?, &[("one", 18_002)])?;
+    for caddy in [&one, &two] {
+        caddy.wait_up().await?;
+    }
+    one.reach("two", REACH_LIMIT).await?;
+    two.reach("one", REACH_LIMIT).await?;
+
+    let marks = [&one, &two].map(|caddy| (caddy.log(), caddy.log().mark()));
+    for other in 0..SURVIVOR {
+        cluster.kill(other).await?;
+    }
+    let relayed = Loop::start(one.address_of("two")?, "/", EVERY, REQUEST_LIMIT);
+    let refused = cluster.replica(SURVIVOR)?;
+    let refused = refused.command(&["users", "create", "nobody"]).await;
+    let refused = refused.err().context("a change without a quorum")?;
+    context.step(&format!("a change is refused: {refused:#}"));
+    stun_goes_on(&context, &cluster).await?;
+
+    let samples = relayed.finish().await?;
+    let figure = format!(
+        "{} requests, slowest {:.0?}",
+        samples.len(),
+        samples.slowest()
+    );
+    context.measured("relayed path without a quorum", figure);
+    ensure!(
+        samples.len() >= REQUESTS_MIN,
+        "only {} requests",
+        samples.len()
+    );
+    let failures = samples.failures();
+    ensure!(failures.is_empty(), "the relayed path failed: {failures:?}");
+
+    for other in 0..SURVIVOR {
+        cluster.up(other).await?;
+    }
+    let changes = async || {
+        let replica = cluster.replica(SURVIVOR).ok()?;
+        replica.command(&["users", "create", "somebody"]).await.ok()
+    };
+    wait::until("a change", CHANGE_LIMIT, changes).await?;
+    for (log, mark) in marks {
+        let again = log.lines_since(mark, clients::registered);
+        ensure!(again.is_empty(), "a client registered again: {again:?}");
+    }
+    cluster.check_alive()
+}
+
+/// Waits until clients have measured the replica that is left.
+async fn stun_goes_on(context: &Context, cluster: &Cluster) -> Result<()> {
+    let replica = cluster.replica(SURVIVOR)?;
+    let before = replica.metric(STUN_ANSWERS).await?;
+    let begin = Instant::now();
+    let measured = async || {
+        let now = replica.metric(STUN_ANSWERS).await.ok()?;
+        (now > before).then_some(())
+    };
+    wait::until("STUN answers", STUN_LIMIT, measured).await?;
+    let figure = format!("{:.0?} after the quorum was lost", begin.elapsed());
+    context.measured("first STUN answer", figure);
+    Ok(())
+}
