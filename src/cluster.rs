@@ -6,6 +6,8 @@
 
 mod administration;
 mod announce;
+#[cfg(test)]
+mod at_once;
 mod catch_up;
 mod consensus;
 mod disputed;
@@ -28,6 +30,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hydrascale_proto::state::v1::{self as pb, command::Op};
+use hydrascale_raft::{Bug, is_planted};
 use tokio::sync::broadcast;
 use tokio::task::JoinSet;
 
@@ -205,6 +208,11 @@ impl Cluster {
                 reason: format!("no leader for {:.1} s", without.as_secs_f64()),
             });
         }
+        let op = if is_planted(Bug::AddressByProposer) {
+            self.state().with_chosen_address(op)
+        } else {
+            op
+        };
         self.inner.proposals.propose(op).await
     }
 

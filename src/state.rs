@@ -19,6 +19,7 @@ mod level;
 mod load;
 mod model;
 mod names;
+mod planted;
 mod query;
 mod rows;
 pub mod secret;
@@ -45,3 +46,5 @@ pub use self::model::{
 pub(crate) use self::names::tags_not_permitted;
 pub use self::store::State;
 pub use self::tailnet::Tailnet;
+#[cfg(test)]
+pub(crate) use self::testing::assert_unique;

@@ -5,9 +5,9 @@ mod leaders;
 pub mod series;
 mod snapshots;
 
-use std::{fs, path::Path, time::Duration};
+use std::{env, fs, path::Path, time::Duration};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::SliceRandom as _};
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -16,12 +16,15 @@ use crate::{
     cluster::{Cluster, Options, Replica},
     history::{Recorder, Run},
     links::{Links, door_address},
+    log::Mark,
     nemesis::{Executor, Nemesis},
     workload::{Clients, Target, Workload},
 };
 use leaders::Leaders;
 use snapshots::Snapshots;
 
+/// Names the bug that is planted in the replicas, if they are built for it.
+const PLANTED_BUG: &str = "HYDRASCALE_PLANTED_BUG";
 /// Before the first fault, and after the last one.
 const CALM: Duration = Duration::from_secs(3);
 /// How long a fault lasts: some elections with timers stretched by three.
@@ -92,6 +95,7 @@ pub async fn run(context: &Context, plan: &Plan, history: &Path) -> Result<()> {
     // One more for the replica that comes and goes.
     let links = Links::start(plan.voters + 1).await?;
     let mut cluster = Cluster::start_with(context, plan.voters, plan.options()).await?;
+    check_planted(context, &cluster)?;
     let targets = targets(&cluster)?;
     let api_key = cluster.create_api_key().await?;
     let recorder = Recorder::create(history, &plan.run())?;
@@ -189,6 +193,28 @@ impl Faulty<'_> {
         self.recorder.fault(nemesis.name(), notes.join(": "), true);
         Ok(trouble)
     }
+}
+
+/// A bug that the environment names must be in every replica: they inherit it from here.
+fn check_planted(context: &Context, cluster: &Cluster) -> Result<()> {
+    let Some(bug) = env::var_os(PLANTED_BUG).filter(|bug| !bug.is_empty()) else {
+        return Ok(());
+    };
+    let bug = bug.to_string_lossy();
+    let said = format!("PLANTED BUG: {bug} ");
+    for replica in cluster.replicas() {
+        let lines = replica
+            .log()?
+            .lines_since(Mark::START, |line| line.contains(&said));
+        ensure!(
+            !lines.is_empty(),
+            "replica {} does not say that {bug} is planted in it: build the replicas with \
+             `--features hydrascale/planted-bugs`, or unset {PLANTED_BUG}",
+            replica.name()
+        );
+    }
+    context.step(&format!("PLANTED BUG: {bug}"));
+    Ok(())
 }
 
 fn targets(cluster: &Cluster) -> Result<Vec<Target>> {

@@ -51,6 +51,7 @@ pub use self::levels::{FEATURE_LEVELS, LevelError, Levels};
 pub use self::machine::{
     ApplyContext, Effects, MachineError, ReplicaId, Row, RowWrite, StateMachine,
 };
+pub use self::planted::{Bug, PLANTED_BUG, is_planted};
 pub use self::replica::{
     AdminError, AuthorityStatus, Cause, Clock, DialOverrides, DiskFailure, Fatal, InitError,
     JoinError, MemberStatus, ProposeError, Proposed, QuorumHealth, ReadError, Replica,

@@ -91,6 +91,17 @@ impl Pool {
         self.first_free(self.first + u128::from_le_bytes(place) % size, used)
     }
 
+    /// The address at this place of the pool, free or not, wrapping around.
+    pub(super) fn at(&self, place: u64) -> Option<IpAddr> {
+        let size = self.last.checked_sub(self.first)?.saturating_add(1);
+        (self.address)(self.first + u128::from(place) % size)
+    }
+
+    /// The place of an address of the pool.
+    pub(super) fn place_of(&self, ip: IpAddr) -> Option<u64> {
+        u64::try_from(number(ip).checked_sub(self.first)?).ok()
+    }
+
     /// The first free address from `start` on, wrapping around once.
     fn first_free(&self, start: u128, used: &OrdMap<IpAddr, NodeId>) -> Option<IpAddr> {
         let start = if (self.first..=self.last).contains(&start) {

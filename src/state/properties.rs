@@ -9,7 +9,7 @@ use hydrascale_raft::{Row, RowWrite};
 use proptest::prelude::*;
 
 use super::secret::{SecretKind, hash_secret};
-use super::testing::{PEPPER, registration, replica, settings};
+use super::testing::{PEPPER, assert_unique, registration, replica, settings};
 use super::{Applied, ApplyContext, NodeChange, SessionNo, State};
 use crate::types::{NodeId, Timestamp};
 
@@ -359,27 +359,6 @@ fn history() -> impl Strategy<Value = Vec<(i64, Op)>> {
 
 fn is_refused(applied: &Applied) -> bool {
     matches!(applied.outcome.result, Some(outcome::Result::Refusal(_)))
-}
-
-/// No two nodes share what must be unique, by the rows alone.
-fn assert_unique(state: &State) {
-    let mut seen = BTreeSet::new();
-    for node in state.nodes() {
-        let mut texts = vec![
-            node.node_key.to_string(),
-            format!("name {}", node.given_name),
-        ];
-        texts.extend(node.ipv4.map(|ip| ip.to_string()));
-        texts.extend(node.ipv6.map(|ip| ip.to_string()));
-        for text in texts {
-            assert!(seen.insert(text.clone()), "{text} is there twice");
-        }
-        assert!(
-            node.user_id.is_some() != node.is_tagged(),
-            "one owner: {node:?}"
-        );
-        assert!(node.given_name.len() <= 63);
-    }
 }
 
 /// New and following labels are the first free ones, by the rows alone.

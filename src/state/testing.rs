@@ -1,7 +1,7 @@
 //! A small world for tests: a state, the rows that its commands wrote, and a clock. Every command
 //! checks what always holds: a refusal changes nothing, and the rows rebuild the state.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -61,6 +61,27 @@ pub(super) fn node() -> Node {
 pub(super) struct Key {
     pub(super) id: u64,
     pub(super) proof: v1::PreAuthKeyProof,
+}
+
+/// No two nodes share what must be unique, by the rows alone.
+pub(crate) fn assert_unique(state: &State) {
+    let mut seen = BTreeSet::new();
+    for node in state.nodes() {
+        let mut texts = vec![
+            node.node_key.to_string(),
+            format!("name {}", node.given_name),
+        ];
+        texts.extend(node.ipv4.map(|ip| ip.to_string()));
+        texts.extend(node.ipv6.map(|ip| ip.to_string()));
+        for text in texts {
+            assert!(seen.insert(text.clone()), "{text} is there twice");
+        }
+        assert!(
+            node.user_id.is_some() != node.is_tagged(),
+            "one owner: {node:?}"
+        );
+        assert!(node.given_name.len() <= 63);
+    }
 }
 
 pub(super) struct World {

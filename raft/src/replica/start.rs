@@ -26,6 +26,7 @@ use crate::network::{
     AddressBook, Dialer, Ends, Guard, Incarnations, Lanes, LeaderContact, Listener, NetworkFactory,
     Opener, PeerService, Services,
 };
+use crate::planted::{self, PLANTED_BUG};
 use crate::storage::{OpenError, Storage, StorageConfig, meta};
 use crate::timing::{MULTIPLIERS, Timing};
 use crate::tls::{Credentials, PeerName, Tls};
@@ -40,6 +41,10 @@ pub(super) async fn start(
     machine: Arc<dyn StateMachine>,
 ) -> Result<Inner, StartError> {
     check_config(&config)?;
+    planted::announce().map_err(|reason| StartError::Config {
+        field: PLANTED_BUG,
+        reason,
+    })?;
     let overrides = config.dial_overrides.clone();
     let patience = Timing::new(config.timing_multiplier).connect();
     let open = |name: &PeerName, tls: &Tls, addresses: &AddressBook| {

@@ -2,7 +2,7 @@
 //! sees what it is for; with all tests, a few of both run.
 
 use super::scenario::{Report, run_ordered, simulate};
-use crate::planted::Bug;
+use crate::planted::{Bug, PLANTED_BUG};
 
 /// A setting from the environment; what is empty is not set.
 fn setting(name: &str) -> Option<String> {
@@ -20,7 +20,7 @@ fn number(name: &str, default: u64) -> u64 {
 fn nothing_promised_is_broken_whatever_the_seed() {
     let first = number("HYDRASCALE_SIM_SEED", 1);
     let seeds = number("HYDRASCALE_SIM_SEEDS", 12);
-    let planted = setting("HYDRASCALE_PLANTED_BUG");
+    let planted = setting(PLANTED_BUG);
     let planted = planted.map(|name| Bug::named(&name).unwrap_or_else(|| panic!("no bug {name}")));
     let mut red = Vec::new();
     let mut all = Report::default();
@@ -73,7 +73,9 @@ fn bugs_that_any_seed_shows_are_caught() {
 fn every_planted_bug_is_caught() {
     let seeds_max = number("HYDRASCALE_SIM_SEEDS", 300);
     let mut missed = Vec::new();
-    for bug in Bug::ALL {
+    // The machine under simulation has no addresses.
+    let here = |bug: &Bug| *bug != Bug::AddressByProposer;
+    for bug in Bug::ALL.into_iter().filter(here) {
         match caught(bug, seeds_max) {
             Some((seed, what)) => println!("| {} | simulation, {what} | seed {seed} |", bug.name()),
             None => {

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use hydrascale_proto::state::v1::{Refusal, RefusalCode};
+use hydrascale_raft::{Bug, is_planted};
 
 use super::super::allocate::Pool;
 use super::{Txn, refuse};
@@ -42,6 +43,9 @@ impl Txn<'_> {
         cursor: Option<IpAddr>,
         entropy: u64,
     ) -> Result<Option<IpAddr>, Refusal> {
+        if is_planted(Bug::AddressByProposer) {
+            return Ok(pool.at(entropy));
+        }
         let used = &self.state.index.node_by_ip;
         Ok(if self.settings()?.random_allocation {
             pool.random(entropy, used)
