@@ -146,13 +146,16 @@ pub async fn serve(
     let tls = config.tls.as_ref().map(tls::acceptor).transpose()?;
     let policy_file = PolicyFile::open(&config).await?;
     let bound = bind(&config).await?;
-    let placed = boot::take_place(&config.cluster, &bound.peer);
-    let Some(placed) = stop.run_until_cancelled(placed).await else {
+    let Some(placed) = stop.run_until_cancelled(take_place(&config, bound)).await else {
         return Ok(());
     };
-    placed?;
+    let bound = placed?;
     let machine = Arc::new(Machine::new());
     let replica = boot::start_replica(&config.cluster, bound.peer, machine.clone()).await?;
+    if stop.run_until_cancelled(replica.formed()).await.is_none() {
+        replica.shutdown().await;
+        return Ok(());
+    }
     let cluster = Cluster::new(
         Arc::new(replica.clone()),
         machine,
@@ -291,7 +294,24 @@ async fn first_end(tasks: &Tasks, cluster: &Cluster, clients: &ClientSide) -> St
     }
 }
 
+/// Finds the replica's place in a cluster. While it waits for others, which may take long, the ports that
+/// it does not serve are closed: who comes is refused and does not hang.
+async fn take_place(config: &Config, bound: Bound) -> Result<Bound, ServeError> {
+    if !boot::waits_for_others(&config.cluster)? {
+        boot::take_place(&config.cluster, &bound.peer).await?;
+        return Ok(bound);
+    }
+    let Bound { peer, .. } = bound;
+    boot::take_place(&config.cluster, &peer).await?;
+    bind_around(config, peer).await
+}
+
 async fn bind(config: &Config) -> Result<Bound, ServeError> {
+    let peer = listen("the replica port", config.cluster.peer_listen).await?;
+    bind_around(config, peer).await
+}
+
+async fn bind_around(config: &Config, peer: TcpListener) -> Result<Bound, ServeError> {
     let listeners = &config.listeners;
     let metrics = match listeners.metrics {
         Some(addr) => Some(listen("metrics", addr).await?),
@@ -302,7 +322,7 @@ async fn bind(config: &Config) -> Result<Bound, ServeError> {
     Ok(Bound {
         client: ClientPort::claim(listeners.client)
             .map_err(|source| cannot_listen("the client port", listeners.client, source))?,
-        peer: listen("the replica port", config.cluster.peer_listen).await?,
+        peer,
         metrics,
         relay: RelayListener::bind(relay_addr)
             .map_err(|source| cannot_listen("the relay", relay_addr, source))?,

@@ -1,11 +1,14 @@
 //! Replicas that form a cluster by themselves: each is told how many there will be, where they are,
 //! and a secret that all of them hold.
 //!
-//! Replicas without data greet each other. Once exactly the expected number is there, the one with the
-//! least name asks all others to yield, makes the cluster, and runs. The others find it running and
-//! get a join token from it, with which they join like anybody else. A replica yields to one claimant
-//! at a time, so that of two overlapping sets of replicas only one makes a cluster; and whoever meets
-//! a replica that runs never makes one.
+//! Replicas without data greet each other. Once exactly the expected number is there, and nobody else at
+//! any address, the one with the least name asks all others to yield and makes the cluster. The others
+//! find it and ask it for a join token, with which they join like anybody else. Nobody is served before most
+//! of the expected replicas vote. A replica yields to one claimant at a time, so that of two overlapping
+//! sets of replicas only one makes a cluster; and whoever meets a replica that has one never makes one.
+//!
+//! A replica's token follows from the secret and its name: asked for again, after a crash too, it is the
+//! same, and each name gets a place once.
 //!
 //! Greetings are sealed under the secret, in both directions: whoever does not hold it can read none
 //! and answer none. The TLS below proves nothing, since nobody has a certificate yet.
@@ -19,7 +22,7 @@ mod meeting;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub(crate) use self::host::Host;
+pub(crate) use self::host::{Host, formed};
 pub(crate) use self::meeting::bootstrap;
 use crate::{InitError, JoinError, ReplicaId, SealingKeys};
 
@@ -64,5 +67,7 @@ pub enum BootstrapError {
 const ROUND: Duration = Duration::from_millis(300);
 /// One greeting and its answer.
 const GREETING_LIMIT: Duration = Duration::from_secs(5);
+/// Tells tokens of the beginning from others, in their ids.
+const TOKEN_PREFIX: &str = "bootstrap-";
 /// Addresses greeted in a round: far more than a cluster has replicas.
 const ADDRESSES_MAX: usize = 64;

@@ -40,6 +40,9 @@ pub(crate) struct Identity {
     /// Set once the cluster has removed the replica: it must not start again.
     #[serde(default)]
     pub(crate) removed: bool,
+    /// How many replicas the cluster was to begin with, where they formed it by themselves; else 0.
+    #[serde(default)]
+    pub(crate) expect: usize,
 }
 
 /// A replica that can be asked before the membership is known.

@@ -42,30 +42,19 @@ pub(crate) async fn create_token(
         );
         return Err(AdminError::Refused { reason });
     }
-    let secret = random_secret();
-    let token_id = random_id();
-    let invitation = invite(core).await?;
+    let mut secret = [0; SECRET_BYTES];
+    rand::rng().fill_bytes(&mut secret);
+    let token_id = uuid::Uuid::new_v4().simple().to_string();
+    let doors = cluster_doors(core).await?;
     let secret_hash = JoinToken::secret_hash(&secret);
     record_token(core, token_id.clone(), secret_hash, ttl, replaces).await?;
     Ok(JoinToken {
-        cluster_id: invitation.cluster_id,
+        cluster_id: doors.cluster_id,
         token_id,
         secret,
-        ca_sha256: invitation.ca_sha256,
-        addrs: invitation.addrs,
+        ca_sha256: doors.ca_sha256,
+        addrs: doors.addrs,
     })
-}
-
-/// A new token's secret.
-pub(crate) fn random_secret() -> [u8; SECRET_BYTES] {
-    let mut secret = [0; SECRET_BYTES];
-    rand::rng().fill_bytes(&mut secret);
-    secret
-}
-
-/// A new token's name.
-pub(crate) fn random_id() -> String {
-    uuid::Uuid::new_v4().simple().to_string()
 }
 
 /// What a token says of the cluster.
@@ -82,7 +71,7 @@ pub(crate) struct ClusterDoors {
 ///
 /// # Errors
 /// The cluster is so new that its authority is not recorded yet, or the replica stops.
-pub(crate) async fn invite(core: &Core) -> Result<ClusterDoors, AdminError> {
+pub(crate) async fn cluster_doors(core: &Core) -> Result<ClusterDoors, AdminError> {
     let ca_sha256 = timeout(core.config.request_timeout, authority_hash(core)).await;
     let ca_sha256 = ca_sha256.map_err(|_| AdminError::Unavailable {
         reason: "the cluster has not recorded its authority yet".to_owned(),

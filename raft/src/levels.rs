@@ -8,9 +8,10 @@
 //! | level | brought |
 //! |---|---|
 //! | 1 | what the first version speaks |
-//! | 2 | the recorded level itself (`RaiseLevel`, its row, the header of a snapshot or backup);
-//!       replacing keys: resealing the authority's and the Noise key, certificates that are renewed
-//!       on request, another authority |
+//! | 2 | the recorded level itself (`RaiseLevel`, its row, the header of a file), and new keys |
+//!
+//! New keys: resealing the authority's and the Noise key, certificates that are renewed on request,
+//! another authority.
 
 use std::fmt;
 

@@ -26,9 +26,10 @@ pub use self::config::{Clock, DialOverrides, DiskFailure, ReplicaConfig};
 pub use self::error::{
     AdminError, Cause, Fatal, InitError, JoinError, ProposeError, ReadError, StartError,
 };
+pub(crate) use self::init::init_cluster;
 pub use self::status::{AuthorityStatus, MemberStatus, QuorumHealth, Role, Status};
 use self::stop::Inner;
-use crate::bootstrap::bootstrap;
+use crate::bootstrap::{bootstrap, formed};
 use crate::carry::{CarryError, Hold, carry};
 use crate::counters::ReplicaMetrics;
 use crate::levels::FIRST;
@@ -68,7 +69,7 @@ impl Replica {
     /// The folder is in use or cannot be written. One that was in use is left as it was; what a
     /// broken-off attempt leaves is taken up or removed by the next `init` or join.
     pub fn init_cluster(config: &ReplicaConfig) -> Result<String, InitError> {
-        init::init_cluster(config)
+        init_cluster(config, 0)
     }
 
     /// Whether the data folder belongs to a replica already: made by [`Self::init_cluster`] or
@@ -90,7 +91,7 @@ impl Replica {
         config: &ReplicaConfig,
         token: &JoinToken,
     ) -> Result<ReplicaId, JoinError> {
-        join::join(config, token).await
+        join::join(config, token, 0).await
     }
 
     /// Forms a cluster with other replicas whose data folder is empty as well, as
@@ -107,6 +108,12 @@ impl Replica {
         listener: &TcpListener,
     ) -> Result<Begun, BootstrapError> {
         bootstrap(config, listener).await
+    }
+
+    /// Waits until a cluster that its replicas have formed by themselves stands: most of those that were
+    /// expected vote. At once in any other cluster.
+    pub async fn formed(&self) {
+        formed(&self.inner.core).await;
     }
 
     /// Opens the store, loads the state machine, serves other replicas on `listener`, and only then

@@ -164,6 +164,13 @@ impl SealingKeys {
         Ok(text)
     }
 
+    /// Bytes that only who has the first key can tell, the same for the same words.
+    pub(crate) fn derive(&self, purpose: &str, of: &str) -> Option<Zeroizing<[u8; KEY_BYTES]>> {
+        let (_, key) = self.keys.first()?;
+        let material = Zeroizing::new([key.as_slice(), of.as_bytes()].concat());
+        Some(Zeroizing::new(blake3::derive_key(purpose, &material)))
+    }
+
     fn key(&self, id: KeyId) -> Result<XChaCha20Poly1305, UnsealError> {
         let mut keys = self.keys.iter();
         let (_, key) = keys

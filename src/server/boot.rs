@@ -16,7 +16,7 @@ use tokio::net::TcpListener;
 
 use super::sealing;
 use crate::cluster::seal_noise_key;
-use crate::config::{BootstrapConfig, ClusterConfig, Config};
+use crate::config::{ClusterConfig, Config};
 use crate::telemetry::continue_trace;
 use crate::types::{KeyParseError, MachinePrivateKey};
 
@@ -82,7 +82,7 @@ pub enum BootError {
 ///
 /// # Errors
 /// The sealing keys cannot be read.
-pub(crate) fn raft_config(config: &ClusterConfig) -> Result<ReplicaConfig, SealingFileError> {
+pub(crate) fn raft_config(config: &ClusterConfig) -> Result<ReplicaConfig, BootError> {
     let mut raft = ReplicaConfig::new(
         &config.data_dir,
         &config.replica_name,
@@ -97,16 +97,40 @@ pub(crate) fn raft_config(config: &ClusterConfig) -> Result<ReplicaConfig, Seali
     raft.keyring = sealing::keyring(config.sealing_key_file.as_deref())?;
     raft.levels.max = config.feature_level_max;
     raft.auto_upgrade = config.auto_upgrade;
-    raft.bootstrap = config.bootstrap.as_ref().map(bootstrap).transpose()?;
+    raft.bootstrap = bootstrap(config)?;
     Ok(raft)
 }
 
-fn bootstrap(config: &BootstrapConfig) -> Result<Bootstrap, SealingFileError> {
-    Ok(Bootstrap {
-        expect: config.expect,
-        peers: config.peers.iter().map(ToString::to_string).collect(),
-        secret: Arc::new(SealingKeys::read(&config.secret_file)?),
-    })
+/// The secret opens the beginning only: a replica that has its place starts without it.
+fn bootstrap(config: &ClusterConfig) -> Result<Option<Bootstrap>, BootError> {
+    let Some(wanted) = &config.bootstrap else {
+        return Ok(None);
+    };
+    let secret = match SealingKeys::read(&wanted.secret_file) {
+        Ok(secret) => secret,
+        Err(error) if Replica::is_initialised(&config.data_dir)? => {
+            let error = hydrascale_raft::chain(&error);
+            tracing::warn!(
+                error,
+                "replicas that are still to come are not let in by this one"
+            );
+            return Ok(None);
+        }
+        Err(error) => return Err(error.into()),
+    };
+    Ok(Some(Bootstrap {
+        expect: wanted.expect,
+        peers: wanted.peers.iter().map(ToString::to_string).collect(),
+        secret: Arc::new(secret),
+    }))
+}
+
+/// Whether a replica waits for others before it has a place.
+///
+/// # Errors
+/// The data folder cannot be read.
+pub(crate) fn waits_for_others(config: &ClusterConfig) -> Result<bool, BootError> {
+    Ok(config.bootstrap.is_some() && !Replica::is_initialised(&config.data_dir)?)
 }
 
 /// Fills an empty data folder: by the join token's cluster, by the one that the replicas form which

@@ -53,17 +53,12 @@ async fn snapshot(context: Context) -> Result<()> {
     built(&context, &cluster).await?;
     floor(&context, &cluster).await?;
     installed(&context, &mut cluster).await?;
-    restarted(&context, &mut cluster).await?;
-
     for replica in cluster.replicas() {
-        let pid = replica.pid().context("a replica ended")?;
-        let peak = peak_bytes(pid)?;
-        let name = replica.name();
-        context.measured(
-            &format!("peak memory of {name}"),
-            format!("{} MiB", peak >> 20),
-        );
+        let peak = peak_bytes(replica.pid().context("a replica ended")?)?;
+        let what = format!("peak memory of {}", replica.name());
+        context.measured(&what, format!("{} MiB", peak >> 20));
     }
+    restarted(&context, &mut cluster).await?;
     let elections = cluster.term().await? - term;
     context.measured("elections", elections);
     ensure!(elections == 0, "{elections} elections without a reason");
@@ -83,7 +78,8 @@ async fn fill(context: &Context, cluster: &Cluster) -> Result<usize> {
     let servers: Vec<_> = replicas.map(|replica| replica.client_address()).collect();
     let begin = Instant::now();
     let mut registered = 0;
-    while registered < wanted {
+    // The last snapshot holds as many as are wanted.
+    while registered < wanted + usize::try_from(SNAPSHOT_EVERY)? {
         let load = Registrations {
             servers: servers.clone(),
             auth_key: auth_key.clone(),

@@ -165,6 +165,7 @@ fn settle(
         peers: Vec::new(),
         has_store: true,
         removed: false,
+        expect: 0,
     };
     Ok(folder.settle_alone(&identity, authority, &key, &certificate)?)
 }

@@ -24,14 +24,16 @@ use tonic::codegen::http;
 use tonic::{Request, Response, Status};
 
 use super::decide::Yielding;
-use super::greeting::{open_greeting, seal_answer};
+use super::greeting::{WordError, open_greeting, random, seal_answer};
 use crate::SealingKeys;
 use crate::join::JOIN_BYTES_MAX;
 
 /// Connections at once: each other replica opens one at a time.
 const CONNECTIONS_MAX: usize = 64;
 /// Handshake, greeting and answer.
-const CONNECTION_LIFETIME: Duration = Duration::from_secs(10);
+const CONNECTION_LIFETIME: Duration = Duration::from_secs(5);
+/// Between two complaints about words that cannot be opened: anybody may send them.
+const TELL_EVERY: Duration = Duration::from_secs(10);
 /// Rest after a failed `accept`, which fails in a loop when file descriptors run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -41,6 +43,38 @@ pub(super) struct Waiting {
     pub(super) own: pb::Newcomer,
     pub(super) secret: Arc<SealingKeys>,
     pub(super) yielding: Arc<Mutex<Yielding>>,
+    pub(super) told: Arc<Mutex<Option<Instant>>>,
+}
+
+impl Waiting {
+    fn refuse(&self, error: WordError) -> Status {
+        let mut told = self.told.lock();
+        if told.is_none_or(|at| at.elapsed() >= TELL_EVERY) {
+            *told = Some(Instant::now());
+            tracing::warn!(%error, "somebody greets who cannot be understood");
+        }
+        Status::permission_denied(error.to_string())
+    }
+
+    fn state(&self, greeting: &pb::Greeting) -> State {
+        let now = Instant::now();
+        let mut yielding = self.yielding.lock();
+        let claimant = greeting
+            .from
+            .as_ref()
+            .filter(|_| !greeting.claim.is_empty());
+        let yields = claimant.is_some_and(|claimant| {
+            yielding.yield_to(&self.own, (claimant, &greeting.claim), random(), now)
+        });
+        if yielding.is_settled() {
+            return State::Unavailable(format!("{} is joining a cluster", self.own.name));
+        }
+        State::Waiting(pb::WaitingReplica {
+            who: Some(self.own.clone()),
+            yields,
+            challenge: yielding.challenge(),
+        })
+    }
 }
 
 /// Serves until it is dropped.
@@ -101,21 +135,10 @@ impl Join for Waiting {
         &self,
         request: Request<pb::SealedWord>,
     ) -> Result<Response<pb::SealedWord>, Status> {
-        let refused = |error: super::greeting::WordError| {
-            tracing::warn!(%error, "somebody greets who cannot be understood");
-            Status::permission_denied(error.to_string())
-        };
-        let greeting = open_greeting(&self.secret, &request.into_inner()).map_err(refused)?;
-        let claimant = greeting.from.as_ref().filter(|_| greeting.claims);
-        let yields = claimant.is_some_and(|claimant| {
-            let mut yielding = self.yielding.lock();
-            yielding.yield_to(&self.own, claimant, Instant::now())
-        });
-        let state = State::Waiting(pb::WaitingReplica {
-            who: Some(self.own.clone()),
-            yields,
-        });
-        let word = seal_answer(&self.secret, &greeting, state).map_err(refused)?;
+        let greeting = open_greeting(&self.secret, &request.into_inner());
+        let greeting = greeting.map_err(|error| self.refuse(error))?;
+        let word = seal_answer(&self.secret, &greeting, self.state(&greeting));
+        let word = word.map_err(|error| self.refuse(error))?;
         Ok(Response::new(word))
     }
 }

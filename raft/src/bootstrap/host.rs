@@ -1,18 +1,20 @@
-//! A replica of the cluster that was made answers those that come later.
+//! A replica of the cluster that was made answers those that come later, and serves nobody before the
+//! cluster stands.
 
 use std::time::Duration;
 
 use hydrascale_proto::raft::v1 as pb;
 use hydrascale_proto::raft::v1::greeting_answer::State;
 
-use super::Bootstrap;
 use super::greeting::{WordError, open_greeting, seal_answer};
+use super::{Bootstrap, TOKEN_PREFIX};
 use crate::AdminError;
 use crate::core::Core;
-use crate::join::{invite, record_token};
+use crate::join::{cluster_doors, record_token};
 
-/// Joining follows at once, or after the leader is back.
-const TOKEN_LIFETIME: Duration = Duration::from_secs(600);
+/// The longest that a token may live: a replica that comes back before it has joined asks for the same
+/// one again.
+const TOKEN_LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// Answers greetings for a cluster.
 pub(crate) struct Host<'a> {
@@ -43,7 +45,7 @@ impl<'a> Host<'a> {
     }
 
     async fn invite(&self, greeting: &pb::Greeting) -> Result<pb::Invitation, AdminError> {
-        let doors = invite(self.core).await?;
+        let doors = cluster_doors(self.core).await?;
         if !self.is_recorded(&greeting.token_id) {
             self.check_room(greeting)?;
             let (id, secret_hash) = (greeting.token_id.clone(), greeting.secret_hash.clone());
@@ -70,16 +72,26 @@ impl<'a> Host<'a> {
         records.tokens().any(|token| token.id == token_id)
     }
 
+    /// The secret fills the places of the beginning, each once. A removal ends that: who was removed
+    /// must not come back by it.
     fn check_room(&self, greeting: &pb::Greeting) -> Result<(), AdminError> {
         let stored = self.core.effective_membership();
         let members = stored.membership().nodes().count();
-        if members < self.bootstrap.expect {
+        let records = self.core.records.load();
+        let invited = records.tokens();
+        let invited = invited.filter(|token| token.id.starts_with(TOKEN_PREFIX));
+        // The maker of the cluster needed no token.
+        let given = members.max(invited.count() + 1);
+        if greeting.token_id.starts_with(TOKEN_PREFIX)
+            && given < self.bootstrap.expect
+            && records.removed().next().is_none()
+        {
             return Ok(());
         }
         let reason = format!(
-            "cluster {} has all of its {members} replicas, and {} is not one of them: if its data was \
-             lost, give it a token from `cluster replace` for its old place; to grow the cluster, one \
-             from `cluster join-token create` (cluster.join_token_file)",
+            "cluster {} has all the replicas that it began with, and {} is not one of them: if its data \
+             was lost, give it a token from `cluster replace` for its old place; to grow the cluster, \
+             one from `cluster join-token create` (`cluster join TOKEN`)",
             self.core.identity.cluster_id,
             name_of(greeting),
         );
@@ -89,4 +101,32 @@ impl<'a> Host<'a> {
 
 fn name_of(greeting: &pb::Greeting) -> &str {
     greeting.from.as_ref().map_or("", |from| from.name.as_str())
+}
+
+/// Waits until most of the replicas that were expected vote: before that, what is acknowledged would be
+/// on fewer disks than was asked for. At once where the cluster began otherwise, or was shrunk since.
+pub(crate) async fn formed(core: &Core) {
+    let expect = core.identity.expect;
+    if expect == 0 {
+        return;
+    }
+    let mut applied = core.applied.clone();
+    let mut told = false;
+    loop {
+        let voters = core.effective_membership().voter_ids().count();
+        let was_shrunk = core.records.load().removed().next().is_some();
+        if voters > expect / 2 || was_shrunk {
+            return;
+        }
+        if !std::mem::replace(&mut told, true) {
+            tracing::info!(
+                voters,
+                expect,
+                "waiting until most replicas of the new cluster vote"
+            );
+        }
+        if applied.changed().await.is_err() {
+            return;
+        }
+    }
 }

@@ -1,9 +1,11 @@
 //! Greeting the others until there is a cluster.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
+use data_encoding::HEXLOWER;
 use futures::future::join_all;
 use hydrascale_proto::raft::v1 as pb;
 use hydrascale_proto::raft::v1::greeting_answer::State;
@@ -19,34 +21,42 @@ use tower::service_fn;
 use super::decide::{Answer, Step, YIELD_TIME, Yielding, next_step};
 use super::door::{Waiting, serve};
 use super::greeting::{open_answer, random, seal_greeting};
-use super::{ADDRESSES_MAX, Begun, Bootstrap, BootstrapError, GREETING_LIMIT, ROUND};
+use super::{ADDRESSES_MAX, Begun, Bootstrap, BootstrapError, GREETING_LIMIT, ROUND, TOKEN_PREFIX};
 use crate::fatal::chain;
 use crate::identity::Folder;
-use crate::join::{random_id, random_secret};
+use crate::join::join;
 use crate::network::connect;
-use crate::tls::{PeerName, uncertified_client, uncertified_server};
+use crate::replica::init_cluster;
+use crate::tls::{PeerName, TlsError, uncertified_client, uncertified_server};
 use crate::token::SECRET_BYTES;
-use crate::{InitError, JoinError, JoinToken, Replica, ReplicaConfig};
+use crate::{InitError, JoinError, JoinToken, ReplicaConfig};
+
+const TOKEN_ID: &str = "hydrascale 2026 bootstrap token id";
+const TOKEN_SECRET: &str = "hydrascale 2026 bootstrap token secret";
 
 /// Forms a cluster, or joins the one that was formed.
 pub(crate) async fn bootstrap(
     config: &ReplicaConfig,
     listener: &TcpListener,
 ) -> Result<Begun, BootstrapError> {
-    let bootstrap = config.bootstrap.as_ref().ok_or_else(|| InitError::Config {
+    let unusable = |reason: &str| InitError::Config {
         field: "cluster.bootstrap_expect",
-        reason: "is not set".to_owned(),
-    })?;
+        reason: reason.to_owned(),
+    };
+    let bootstrap = config.bootstrap.as_ref();
+    let bootstrap = bootstrap.ok_or_else(|| unusable("is not set"))?;
     // Before anybody is told that this replica is ready to be part of a cluster.
     Folder::new(&config.data_dir).claim()?;
-    let certificates = |error: crate::tls::TlsError| InitError::Certificates(error.into());
+    let certificates = |error: TlsError| InitError::Certificates(error.into());
     let server = uncertified_server(OffsetDateTime::now_utc()).map_err(certificates)?;
     let client = uncertified_client().map_err(certificates)?;
     let meeting = Meeting::new(config, bootstrap, client);
+    let meeting = meeting.ok_or_else(|| unusable("has a secret without a key"))?;
     let waiting = Waiting {
         own: meeting.own.clone(),
         secret: Arc::clone(&bootstrap.secret),
         yielding: Arc::clone(&meeting.yielding),
+        told: Arc::default(),
     };
     tokio::select! {
         begun = meeting.run() => begun,
@@ -67,8 +77,14 @@ struct Meeting<'a> {
 }
 
 impl<'a> Meeting<'a> {
-    fn new(config: &'a ReplicaConfig, bootstrap: &'a Bootstrap, client: Arc<ClientConfig>) -> Self {
-        Self {
+    fn new(
+        config: &'a ReplicaConfig,
+        bootstrap: &'a Bootstrap,
+        client: Arc<ClientConfig>,
+    ) -> Option<Self> {
+        let id = bootstrap.secret.derive(TOKEN_ID, &config.name)?;
+        let (id, _) = id.split_first_chunk::<16>()?;
+        Some(Self {
             config,
             bootstrap,
             client,
@@ -77,10 +93,10 @@ impl<'a> Meeting<'a> {
                 name: config.name.clone(),
                 expect: u32::try_from(bootstrap.expect).unwrap_or(u32::MAX),
             },
-            yielding: Arc::default(),
-            token_id: random_id(),
-            secret: random_secret(),
-        }
+            yielding: Arc::new(Mutex::new(Yielding::new(random()))),
+            token_id: format!("{TOKEN_PREFIX}{}", HEXLOWER.encode(id)),
+            secret: *bootstrap.secret.derive(TOKEN_SECRET, &config.name)?,
+        })
     }
 
     async fn run(&self) -> Result<Begun, BootstrapError> {
@@ -94,8 +110,11 @@ impl<'a> Meeting<'a> {
                     joined => return joined,
                 },
                 Step::GiveUp(reason) => return Err(BootstrapError::Refused { reason }),
-                Step::Make => return self.make(),
-                Step::Claim => {}
+                Step::Make => {
+                    let made = init_cluster(self.config, self.bootstrap.expect)?;
+                    return Ok(Begun::Made(made));
+                }
+                Step::Claim => say(&mut said, "not everybody leaves it to this one".to_owned()),
                 Step::Wait(reason) => say(&mut said, reason),
             }
             sleep(ROUND).await;
@@ -104,7 +123,8 @@ impl<'a> Meeting<'a> {
 
     /// One round of greetings, and a claim if it is this replica's turn.
     async fn step(&self) -> Step {
-        let step = next_step(&self.own, &self.greet_all(false).await);
+        let answers = self.greet_all(&BTreeMap::new()).await;
+        let step = next_step(&self.own, &answers.values().cloned().collect::<Vec<_>>());
         if step != Step::Claim {
             return step;
         }
@@ -112,21 +132,24 @@ impl<'a> Meeting<'a> {
         if !self.yielding.lock().begin_claim(begin) {
             return Step::Claim;
         }
-        let step = next_step(&self.own, &self.greet_all(true).await);
+        let claims = answers
+            .into_iter()
+            .filter_map(|(addr, answer)| match answer {
+                Answer::Waiting(waiting) => Some((addr, waiting.challenge)),
+                Answer::Unclear(_) | Answer::Invited(_) | Answer::Refused(_) => None,
+            });
+        let answers = self.greet_all(&claims.collect()).await;
+        let step = next_step(&self.own, &answers.into_values().collect::<Vec<_>>());
         // A process that was stopped in between may be too late: others yield to others then.
         if step == Step::Make && begin.elapsed() < YIELD_TIME / 2 {
             return step;
         }
-        self.yielding.lock().end_claim();
+        self.yielding.lock().rest();
         Step::Claim
     }
 
-    fn make(&self) -> Result<Begun, BootstrapError> {
-        let cluster_id = Replica::init_cluster(self.config)?;
-        Ok(Begun::Made(cluster_id))
-    }
-
     async fn join(&self, invitation: pb::Invitation) -> Result<Begun, BootstrapError> {
+        self.yielding.lock().settle();
         let token = JoinToken {
             cluster_id: invitation.cluster_id,
             token_id: self.token_id.clone(),
@@ -137,39 +160,65 @@ impl<'a> Meeting<'a> {
             })?,
             addrs: invitation.addrs,
         };
-        Ok(Begun::Joined(
-            Replica::join_cluster(self.config, &token).await?,
-        ))
+        let joined = join(self.config, &token, self.bootstrap.expect).await;
+        self.yielding.lock().rest();
+        Ok(Begun::Joined(joined?))
     }
 
-    async fn greet_all(&self, claims: bool) -> Vec<Answer> {
-        let addresses = self.addresses().await;
-        let greetings = addresses.iter().map(|addr| async move {
-            let greeted = timeout(GREETING_LIMIT, self.greet(addr, claims)).await;
+    /// Greets every address; where there is a challenge, with a claim.
+    async fn greet_all(&self, claims: &BTreeMap<String, Bytes>) -> BTreeMap<String, Answer> {
+        let mut answers = self.addresses().await;
+        let reachable: Vec<String> = answers
+            .iter()
+            .filter(|(_, answer)| answer.is_none())
+            .map(|(addr, _)| addr.clone())
+            .collect();
+        let greetings = reachable.into_iter().map(|addr| async move {
+            let claim = claims.get(&addr).cloned().unwrap_or_default();
+            let greeted = timeout(GREETING_LIMIT, self.greet(&addr, claim)).await;
             let greeted = greeted.unwrap_or_else(|_| Err("does not answer in time".to_owned()));
-            greeted.unwrap_or_else(|reason| Answer::Silent(format!("{addr}: {reason}")))
+            let answer =
+                greeted.unwrap_or_else(|reason| Answer::Unclear(format!("{addr}: {reason}")));
+            (addr, Some(answer))
         });
-        join_all(greetings).await
+        answers.extend(join_all(greetings).await);
+        let known = answers
+            .into_iter()
+            .filter_map(|(addr, answer)| Some((addr, answer?)));
+        known.collect()
     }
 
-    /// Where the others are now; a name that stands for all of them has several addresses.
-    async fn addresses(&self) -> Vec<String> {
-        let mut all = BTreeSet::new();
-        for peer in &self.bootstrap.peers {
-            let peer = self.config.dial_overrides.resolve(peer);
-            match lookup_host(&peer).await {
-                Ok(found) => all.extend(found.map(|addr| addr.to_string())),
-                Err(error) => tracing::debug!(peer, %error, "no address"),
+    /// Where the others are now; a name that stands for all of them has several addresses, and one
+    /// that has none is an answer already.
+    async fn addresses(&self) -> BTreeMap<String, Option<Answer>> {
+        let lookups = self.bootstrap.peers.iter().map(|peer| async move {
+            let resolved = self.config.dial_overrides.resolve(peer);
+            let found = timeout(GREETING_LIMIT, lookup_host(resolved)).await;
+            let unknown = |reason: String| Answer::Unclear(format!("{peer}: {reason}"));
+            match found {
+                Ok(Ok(found)) => Ok(found.map(|addr| addr.to_string()).collect::<BTreeSet<_>>()),
+                Ok(Err(error)) => Err((peer.clone(), Some(unknown(error.to_string())))),
+                Err(_) => Err((
+                    peer.clone(),
+                    Some(unknown("is not resolved in time".to_owned())),
+                )),
+            }
+        });
+        let mut all = BTreeMap::new();
+        for found in join_all(lookups).await {
+            match found {
+                Ok(found) => all.extend(found.into_iter().map(|addr| (addr, None))),
+                Err(unknown) => all.extend([unknown]),
             }
         }
         all.into_iter().take(ADDRESSES_MAX).collect()
     }
 
-    async fn greet(&self, addr: &str, claims: bool) -> Result<Answer, String> {
+    async fn greet(&self, addr: &str, claim: Bytes) -> Result<Answer, String> {
         let greeting = pb::Greeting {
             nonce: random(),
             from: Some(self.own.clone()),
-            claims,
+            claim,
             token_id: self.token_id.clone(),
             secret_hash: JoinToken::secret_hash(&self.secret),
         };
@@ -180,7 +229,7 @@ impl<'a> Meeting<'a> {
             State::Waiting(waiting) => Answer::Waiting(waiting),
             State::Invitation(invitation) => Answer::Invited(invitation),
             State::Refused(reason) => Answer::Refused(reason),
-            State::Unavailable(reason) => Answer::Silent(format!("{addr}: {reason}")),
+            State::Unavailable(reason) => Answer::Unclear(format!("{addr}: {reason}")),
         })
     }
 

@@ -130,11 +130,10 @@ impl Core {
     /// A replica that was away while the cluster was raised gets nothing that it understands any more;
     /// it would try for ever.
     fn check_cluster_level(&self, level: u32) {
-        let unsupported = match level {
-            0 => return,
-            level => self.config.levels.check(level),
-        };
-        if let Err(error) = unsupported {
+        // One that is behind may say a level that is over.
+        if level > self.config.levels.max
+            && let Err(error) = self.config.levels.check(level)
+        {
             self.fatal.report(Fatal::Level(error));
         }
     }

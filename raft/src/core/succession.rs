@@ -7,41 +7,72 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::join_all;
+use futures::StreamExt;
+use futures::future::ready;
+use futures::stream::FuturesUnordered;
 use hydrascale_proto::raft::v1::IdentifyRequest;
 use openraft::raft::TransferLeaderRequest;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::Core;
 use crate::network::Lane;
+use crate::timing::Timing;
 
 /// Watches the leader until the replica stops.
 pub(crate) async fn watch_leader(core: Arc<Core>) {
     let mut ticks = interval(core.timing.glance());
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut asked: Option<Instant> = None;
+    let mut rest = Rest::new(core.timing);
     loop {
         ticks.tick().await;
-        // What has not helped is not repeated before an ordinary election had its chance.
-        let rests = asked.is_some_and(|at| at.elapsed() < core.timing.election().saturating_mul(2));
-        let Some(leader) = core.leader().filter(|id| *id != core.id() && !rests) else {
+        let Some(leader) = core.leader().filter(|id| *id != core.id()) else {
             continue;
         };
-        if core.silence() >= core.silence_before_succession(leader)
-            && core.is_gone_for_a_majority(leader).await
-        {
-            asked = Some(Instant::now());
-            core.succeed(leader).await;
+        if core.silence() < core.silence_before_succession(leader) {
+            rest = Rest::new(core.timing);
+        } else if rest.is_over() {
+            rest.begin();
+            if core.is_gone_for_a_majority(leader).await {
+                core.succeed(leader).await;
+            }
         }
     }
 }
 
+/// The time between looks at a leader that stays silent: a process that hangs, or a lost majority, is
+/// no reason to ask forty times a second.
+struct Rest {
+    next: Duration,
+    longest: Duration,
+    until: Instant,
+}
+
+impl Rest {
+    fn new(timing: Timing) -> Self {
+        Self {
+            next: timing.glance().saturating_mul(4),
+            longest: timing.glance().saturating_mul(80),
+            until: Instant::now(),
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        Instant::now() >= self.until
+    }
+
+    fn begin(&mut self) {
+        self.until = Instant::now() + self.next;
+        self.next = self.next.saturating_mul(2).min(self.longest);
+    }
+}
+
 impl Core {
-    /// Whether the machine of another replica answers that nobody listens at its port.
-    pub(crate) async fn is_gone(&self, replica: u64) -> bool {
-        replica != self.id()
-            && self.member(replica).is_some()
-            && self.lanes.is_refused(replica).await
+    /// Whether this replica, too, misses its leader and finds that nobody listens there. Another one may
+    /// be silent for the asker alone, or lead no more.
+    pub(crate) async fn misses(&self, suspect: u64) -> bool {
+        self.leader() == Some(suspect)
+            && self.silence() >= self.timing.silence(0)
+            && self.lanes.is_refused(suspect).await
     }
 
     fn silence(&self) -> Duration {
@@ -64,15 +95,16 @@ impl Core {
         let voters: Vec<u64> = stored.voter_ids().collect();
         let records = self.records.load_full();
         let fit = voters.contains(&self.id()) && !records.is_ending(self.id());
-        if !fit || self.disk.is_low() || !self.is_gone(leader).await {
+        if !fit || self.disk.is_low() || !self.misses(leader).await {
             return false;
         }
         let others = voters
             .iter()
             .filter(|id| **id != leader && **id != self.id());
-        let told = join_all(others.map(|voter| self.sees_gone(*voter, leader))).await;
-        let agreeing = 1 + told.into_iter().filter(|gone| *gone).count();
-        agreeing > voters.len() / 2
+        let told: FuturesUnordered<_> = others.map(|id| self.sees_gone(*id, leader)).collect();
+        let missing = voters.len() / 2;
+        // One that hangs is not waited for.
+        told.filter(|gone| ready(*gone)).take(missing).count().await == missing
     }
 
     /// Whether `voter` finds that `suspect` is gone, too.

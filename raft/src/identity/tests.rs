@@ -104,6 +104,7 @@ fn settled(path: &Path) -> Folder {
         peers: Vec::new(),
         has_store: false,
         removed: false,
+        expect: 0,
     };
     folder
         .settle_first(&identity, &authority, &key, &certificate)

@@ -22,10 +22,11 @@ use crate::{InitError, JoinError, JoinToken, ReplicaConfig, ReplicaId};
 /// A join waits for a log entry, perhaps through an election.
 const JOIN_PATIENCE: Duration = Duration::from_secs(15);
 
-/// Spends the token and makes the data folder the new replica's.
+/// Spends the token and makes the data folder the new replica's. `expect`: as in the identity.
 pub(crate) async fn join(
     config: &ReplicaConfig,
     token: &JoinToken,
+    expect: usize,
 ) -> Result<ReplicaId, JoinError> {
     let folder = Folder::new(&config.data_dir);
     folder.claim()?;
@@ -35,7 +36,7 @@ pub(crate) async fn join(
     let settings = join_settings(&token.cluster_id, token.ca_sha256)
         .map_err(|error| JoinError::Local(InitError::Certificates(error.into())))?;
     let granted = ask_all(config, token, &key, &settings).await?;
-    settle(&folder, token, &key, granted)
+    settle(&folder, token, &key, granted, expect)
 }
 
 async fn ask_all(
@@ -114,6 +115,7 @@ fn settle(
     token: &JoinToken,
     key: &ReplicaKey,
     granted: pb::JoinGranted,
+    expect: usize,
 ) -> Result<ReplicaId, JoinError> {
     let untrusted = |reason: &str| JoinError::Untrusted {
         reason: reason.to_owned(),
@@ -150,6 +152,7 @@ fn settle(
             .collect(),
         has_store: false,
         removed: false,
+        expect,
     };
     let settled = folder.settle(&identity, &authority, &certificate);
     settled.map_err(|source| folder_error(folder, source))?;

@@ -300,7 +300,7 @@ impl Peer for PeerService {
     ) -> Result<Response<pb::IdentifyReply>, Status> {
         self.core.guard.admit(&request)?;
         let suspect = request.get_ref().suspect;
-        let suspect_is_gone = suspect != 0 && self.core.is_gone(suspect).await;
+        let suspect_is_gone = suspect != 0 && self.core.misses(suspect).await;
         let metrics = self.core.metrics();
         Ok(Response::new(pb::IdentifyReply {
             cluster_id: self.core.identity.cluster_id.clone(),

@@ -7,7 +7,8 @@ use super::{InitError, ReplicaConfig};
 use crate::identity::{FIRST_REPLICA, Folder, Identity};
 use crate::tls::{Authority, PeerName, ReplicaKey};
 
-pub(super) fn init_cluster(config: &ReplicaConfig) -> Result<String, InitError> {
+/// `expect`: as in the identity.
+pub(crate) fn init_cluster(config: &ReplicaConfig, expect: usize) -> Result<String, InitError> {
     let folder = Folder::new(&config.data_dir);
     folder.claim()?;
     let cluster_id = Uuid::new_v4().to_string();
@@ -25,6 +26,7 @@ pub(super) fn init_cluster(config: &ReplicaConfig) -> Result<String, InitError> 
         peers: Vec::new(),
         has_store: false,
         removed: false,
+        expect,
     };
     folder
         .settle_first(&identity, &authority, &key, &certificate)
