@@ -16,7 +16,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::Core;
 use crate::network::Lane;
-use crate::timing::Timing;
+use crate::timing::{Timing, now};
 
 /// Watches the leader until the replica stops.
 pub(crate) async fn watch_leader(core: Arc<Core>) {
@@ -76,7 +76,7 @@ impl Core {
     }
 
     fn silence(&self) -> Duration {
-        self.contact.last().elapsed()
+        now().saturating_duration_since(self.contact.last())
     }
 
     /// The first of the voters that are left goes ahead, and the others give it time: two at once
