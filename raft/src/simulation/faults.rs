@@ -128,7 +128,10 @@ async fn crash_voters(cluster: &Arc<Cluster>, voted: &mut mpsc::Receiver<u64>) {
             left -= 1;
             sleep(Duration::from_micros(random(0..4_000))).await;
             cluster.crash(id, Keep::Nothing);
-            cluster.boot(id).await;
+            // A start goes on when the time for crashes is over.
+            let cluster = Arc::clone(cluster);
+            let booting = tokio::spawn(async move { cluster.boot(id).await });
+            booting.await.expect("a start does not panic");
         }
     };
     // An election that does not come about is none.

@@ -200,7 +200,8 @@ async fn settle(cluster: &Cluster) {
     };
     if timeout(RECOVERY, equal).await.is_err() {
         violation(format!(
-            "equal replicas: they differ {RECOVERY:?} after the last operation"
+            "equal replicas: they differ {RECOVERY:?} after the last operation; {:?} do not run",
+            cluster.down()
         ));
     }
 }
