@@ -63,6 +63,17 @@ pub enum BootstrapError {
     Join(#[from] JoinError),
 }
 
+impl BootstrapError {
+    /// The replica's name has had its place already.
+    fn taken(reason: &str) -> Self {
+        Self::Refused {
+            reason: format!(
+                "{reason}; if it lost its data, a token from `cluster replace` gives it its old place"
+            ),
+        }
+    }
+}
+
 /// Between two rounds of greetings.
 const ROUND: Duration = Duration::from_millis(300);
 /// One greeting and its answer.

@@ -107,6 +107,9 @@ impl<'a> Meeting<'a> {
                     Err(BootstrapError::Join(JoinError::Unavailable { reason })) => {
                         say(&mut said, reason);
                     }
+                    Err(BootstrapError::Join(JoinError::Refused { reason })) => {
+                        return Err(BootstrapError::taken(&reason));
+                    }
                     joined => return joined,
                 },
                 Step::GiveUp(reason) => return Err(BootstrapError::Refused { reason }),

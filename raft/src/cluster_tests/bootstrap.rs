@@ -53,12 +53,14 @@ async fn three_replicas_that_expect_each_other_become_one_cluster() {
         .await;
     cluster.replicas[2].add("x", 1).await;
 
-    // The place of each is taken: one whose data is gone is told how it gets it back.
-    let mut lost = TestReplica::new("d", &cluster.overrides);
-    lost.config.bootstrap = cluster.replicas[0].config.bootstrap.clone();
-    let refused = lost.bootstrap().await.unwrap_err().to_string();
-    assert!(refused.contains("all of its 3 replicas"), "{refused}");
-    assert!(refused.contains("cluster replace"), "{refused}");
+    // There is no fourth place, and who lost its data is told how to get its place back.
+    for (name, expected) in [("d", "all the replicas"), ("c", "was used by replica")] {
+        let mut late = TestReplica::new(name, &cluster.overrides);
+        late.config.bootstrap = cluster.replicas[0].config.bootstrap.clone();
+        let refused = late.bootstrap().await.unwrap_err().to_string();
+        assert!(refused.contains(expected), "{refused}");
+        assert!(refused.contains("cluster replace"), "{refused}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
