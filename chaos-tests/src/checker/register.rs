@@ -3,7 +3,8 @@
 //!
 //! Registers do not know of each other, so each is judged alone. Because no value is written twice,
 //! much is known about operations of unknown outcome before the search: who saw their value gives
-//! them an end, and those whose value nobody saw or asked for may as well not have happened.
+//! them an end, and those whose value nobody saw or asked for are looked at only when there is no order
+//! without them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -96,15 +97,9 @@ fn check_within(history: &History, states_max: usize) -> Verdict {
 }
 
 fn check_one(key: &str, done: &[(&Operation, Interval<Step>)], states_max: usize) -> Verdict {
-    let mut intervals: Vec<(usize, Interval<Step>)> = done
-        .iter()
-        .map(|(_, interval)| interval.clone())
-        .enumerate()
-        .collect();
-    settle(&mut intervals);
-    let (origins, intervals): (Vec<usize>, Vec<Interval<Step>>) = intervals.into_iter().unzip();
-    let states_max = states_max.min(STATE_BYTES_MAX / (intervals.len() / 8 + 64));
-    match linear::search(&Register, &intervals, states_max) {
+    let intervals = done.iter().map(|(_, interval)| interval.clone());
+    let (found, origins) = order(intervals.enumerate().collect(), states_max);
+    match found {
         Search::Linearizable => Verdict::Holds(done.len()),
         Search::GaveUp { states } => {
             Verdict::GaveUp(format!("register {key}: no answer after {states} states"))
@@ -117,10 +112,27 @@ fn check_one(key: &str, done: &[(&Operation, Interval<Step>)], states_max: usize
             });
             Verdict::Violated(format!(
                 "register {key}: {stuck} has no place; {placed} of {} operations can be ordered",
-                intervals.len()
+                origins.len()
             ))
         }
     }
+}
+
+/// Looks for an order, and says which intervals are in it.
+fn order(mut intervals: Vec<(usize, Interval<Step>)>, states_max: usize) -> (Search, Vec<usize>) {
+    let look = |intervals: &[(usize, Interval<Step>)]| {
+        let (origins, steps): (Vec<usize>, Vec<Interval<Step>>) = intervals.iter().cloned().unzip();
+        let states_max = states_max.min(STATE_BYTES_MAX / (steps.len() / 8 + 64));
+        (linear::search(&Register, &steps, states_max), origins)
+    };
+    let unseen = settle(&mut intervals);
+    // What may never have happened need not be in the order.
+    let found = look(&intervals);
+    if found.0 == Search::Linearizable || unseen.is_empty() {
+        return found;
+    }
+    intervals.extend(unseen);
+    look(&intervals)
 }
 
 /// The part of an operation that counts, if any does.
@@ -140,26 +152,35 @@ fn interval_of(operation: &Operation) -> Option<(&str, Interval<Step>)> {
     Some((key, Interval { step, call, end }))
 }
 
-/// Gives operations without an end the one that follows from who saw their value, and leaves out
-/// those that cannot matter.
-fn settle(intervals: &mut Vec<(usize, Interval<Step>)>) {
+/// Gives operations without an end the one that follows from who saw their value, and takes out those
+/// whose value nobody saw. These can matter to a mismatch alone, and are given back if there is one.
+fn settle(intervals: &mut Vec<(usize, Interval<Step>)>) -> Vec<(usize, Interval<Step>)> {
     let mut written = BTreeSet::from([0]);
     let mut values = intervals.iter().filter_map(|(_, one)| one.step.writes());
     if !values.all(|value| written.insert(value)) {
-        return;
+        return Vec::new();
     }
     while tighten(intervals) {}
-    // Without it, the register would have the value before: only a mismatch could tell.
-    let is_mismatch = |one: &Interval<Step>| matches!(one.step, Step::Mismatch(_));
-    if intervals.iter().any(|(_, one)| is_mismatch(one)) {
-        return;
-    }
     let wanted: BTreeSet<u64> = intervals
         .iter()
         .filter_map(|(_, one)| one.step.sees())
         .collect();
-    let matters = |value: u64| wanted.contains(&value);
-    intervals.retain(|(_, one)| one.end.is_some() || one.step.writes().is_some_and(matters));
+    let is_seen = |one: &Interval<Step>| {
+        one.end.is_some()
+            || one
+                .step
+                .writes()
+                .is_some_and(|value| wanted.contains(&value))
+    };
+    let (seen, unseen) = std::mem::take(intervals)
+        .into_iter()
+        .partition(|(_, one)| is_seen(one));
+    *intervals = seen;
+    let is_mismatch = |one: &Interval<Step>| matches!(one.step, Step::Mismatch(_));
+    match intervals.iter().any(|(_, one)| is_mismatch(one)) {
+        true => unseen,
+        false => Vec::new(),
+    }
 }
 
 /// What was seen had happened by the end of the first operation that saw it. Says whether that was
