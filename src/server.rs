@@ -122,7 +122,6 @@ pub enum ServeError {
 /// Ports and the socket, bound before anything else so that a mistake shows at once.
 struct Bound {
     client: ClientPort,
-    peer: TcpListener,
     metrics: Option<TcpListener>,
     relay: RelayListener,
     stun: StunSockets,
@@ -145,17 +144,19 @@ pub async fn serve(
     }
     let tls = config.tls.as_ref().map(tls::acceptor).transpose()?;
     let policy_file = PolicyFile::open(&config).await?;
+    let peer = listen("the replica port", config.cluster.peer_listen).await?;
     let bound = bind(&config).await?;
-    let Some(placed) = stop.run_until_cancelled(take_place(&config, bound)).await else {
+    // A replica may wait long for others that form its cluster: who comes meanwhile is refused, and does
+    // not hang.
+    let bound = Some(bound).filter(|_| config.cluster.bootstrap.is_none());
+    let machine = Arc::new(Machine::new());
+    let Some(replica) = begin(&config, peer, machine.clone(), &stop).await? else {
         return Ok(());
     };
-    let bound = placed?;
-    let machine = Arc::new(Machine::new());
-    let replica = boot::start_replica(&config.cluster, bound.peer, machine.clone()).await?;
-    if stop.run_until_cancelled(replica.formed()).await.is_none() {
-        replica.shutdown().await;
-        return Ok(());
-    }
+    let bound = match bound {
+        Some(bound) => bound,
+        None => bind(&config).await?,
+    };
     let cluster = Cluster::new(
         Arc::new(replica.clone()),
         machine,
@@ -231,6 +232,30 @@ pub async fn serve(
     outcome
 }
 
+/// Takes the replica's place in its cluster and starts it; returns once the cluster stands. `None` when it
+/// was stopped before.
+async fn begin(
+    config: &Config,
+    peer: TcpListener,
+    machine: Arc<Machine>,
+    stop: &CancellationToken,
+) -> Result<Option<Replica>, ServeError> {
+    let placed = boot::take_place(&config.cluster, &peer);
+    let Some(placed) = stop.run_until_cancelled(placed).await else {
+        return Ok(None);
+    };
+    placed?;
+    let replica = boot::start_replica(&config.cluster, peer, machine).await?;
+    tokio::select! {
+        biased;
+        fatal = replica.fatal() => return Err(ServeError::Fatal(fatal.to_string())),
+        () = replica.formed() => return Ok(Some(replica)),
+        () = stop.cancelled() => {}
+    }
+    replica.shutdown().await;
+    Ok(None)
+}
+
 /// Where clients and administrators come in.
 struct Doors {
     client: ClientPort,
@@ -294,24 +319,7 @@ async fn first_end(tasks: &Tasks, cluster: &Cluster, clients: &ClientSide) -> St
     }
 }
 
-/// Finds the replica's place in a cluster. While it waits for others, which may take long, the ports that
-/// it does not serve are closed: who comes is refused and does not hang.
-async fn take_place(config: &Config, bound: Bound) -> Result<Bound, ServeError> {
-    if !boot::waits_for_others(&config.cluster)? {
-        boot::take_place(&config.cluster, &bound.peer).await?;
-        return Ok(bound);
-    }
-    let Bound { peer, .. } = bound;
-    boot::take_place(&config.cluster, &peer).await?;
-    bind_around(config, peer).await
-}
-
 async fn bind(config: &Config) -> Result<Bound, ServeError> {
-    let peer = listen("the replica port", config.cluster.peer_listen).await?;
-    bind_around(config, peer).await
-}
-
-async fn bind_around(config: &Config, peer: TcpListener) -> Result<Bound, ServeError> {
     let listeners = &config.listeners;
     let metrics = match listeners.metrics {
         Some(addr) => Some(listen("metrics", addr).await?),
@@ -322,7 +330,6 @@ async fn bind_around(config: &Config, peer: TcpListener) -> Result<Bound, ServeE
     Ok(Bound {
         client: ClientPort::claim(listeners.client)
             .map_err(|source| cannot_listen("the client port", listeners.client, source))?,
-        peer,
         metrics,
         relay: RelayListener::bind(relay_addr)
             .map_err(|source| cannot_listen("the relay", relay_addr, source))?,

@@ -125,14 +125,6 @@ fn bootstrap(config: &ClusterConfig) -> Result<Option<Bootstrap>, BootError> {
     }))
 }
 
-/// Whether a replica waits for others before it has a place.
-///
-/// # Errors
-/// The data folder cannot be read.
-pub(crate) fn waits_for_others(config: &ClusterConfig) -> Result<bool, BootError> {
-    Ok(config.bootstrap.is_some() && !Replica::is_initialised(&config.data_dir)?)
-}
-
 /// Fills an empty data folder: by the join token's cluster, by the one that the replicas form which
 /// expect each other, or, where the configuration has no `cluster:` block, by a new cluster of one,
 /// which is what somebody expects who comes from headscale.
