@@ -3,6 +3,7 @@
 mod config;
 mod error;
 mod init;
+mod open;
 mod start;
 mod status;
 mod stop;
@@ -78,7 +79,7 @@ impl Replica {
     /// # Errors
     /// The folder holds an identity that cannot be read.
     pub fn is_initialised(data_dir: &Path) -> Result<bool, StartError> {
-        start::is_initialised(data_dir)
+        open::is_initialised(data_dir)
     }
 
     /// Spends a join token: asks the cluster for an id and a certificate and stores both in the
