@@ -5,7 +5,7 @@
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use futures::FutureExt as _;
 use hydrascale_chaos_tests::balancer::Balancer;
 use hydrascale_chaos_tests::clients::{self, Caddy, Launch, Program};
@@ -20,6 +20,8 @@ const EVERY: Duration = Duration::from_millis(100);
 const REQUEST_LIMIT: Duration = Duration::from_secs(3);
 /// Idle clients measure relays about every 25 s.
 const STUN_LIMIT: Duration = Duration::from_secs(60);
+/// Until the replica knows that it has no leader.
+const REFUSAL_LIMIT: Duration = Duration::from_secs(30);
 /// Requests over the relay below which nothing was shown.
 const REQUESTS_MIN: usize = 100;
 /// Until a change goes through again.
@@ -70,10 +72,14 @@ async fn alone(context: Context) -> Result<()> {
         cluster.kill(other).await?;
     }
     let relayed = Loop::start(one.address_of("two")?, "/", EVERY, REQUEST_LIMIT);
-    let refused = cluster.replica(SURVIVOR)?;
-    let refused = refused.command(&["users", "create", "nobody"]).await;
-    let refused = refused.err().context("a change without a quorum")?;
-    context.step(&format!("a change is refused: {refused:#}"));
+    let refused = async || {
+        let replica = cluster.replica(SURVIVOR).ok()?;
+        let asked = replica.command(&["users", "create", "nobody"]).await;
+        let said = format!("{:#}", asked.err()?);
+        said.contains("no leader").then_some(said)
+    };
+    let (said, _) = wait::until("a clear refusal", REFUSAL_LIMIT, refused).await?;
+    context.step(&format!("a change is refused: {said}"));
     stun_goes_on(&context, &cluster).await?;
 
     let samples = relayed.finish().await?;
