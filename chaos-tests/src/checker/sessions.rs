@@ -32,6 +32,7 @@ pub fn check(history: &History) -> Verdict {
             holds.entry(node_key).or_default().push(one);
         }
     }
+    let ahead = furthest_ahead(history);
     let mut looked = 0;
     for (list, nodes) in lists(history) {
         let end = list.end.unwrap_or(u64::MAX);
@@ -43,7 +44,7 @@ pub fn check(history: &History) -> Verdict {
             .collect();
         for (key, holds) in &holds {
             let is_online = online.contains(key);
-            let grace = if is_settled { SETTLED } else { FORGOTTEN };
+            let grace = if is_settled { SETTLED } else { FORGOTTEN } + ahead;
             let since = list.call.saturating_sub(nanos(grace));
             let may =
                 |one: &&&Operation| one.call <= end && one.end.is_none_or(|over| over >= since);
@@ -70,6 +71,18 @@ pub fn check(history: &History) -> Verdict {
     Verdict::from_looks(Ok(looked))
 }
 
+/// How far a clock was set ahead. What a leader with such a clock stamped stays: the time by which nodes
+/// are forgotten stands still until the others' clocks have come as far.
+fn furthest_ahead(history: &History) -> Duration {
+    let ahead = history.faults.iter().filter_map(|(_, what)| {
+        let (_, clock) = what.split_once("clock of ")?;
+        let (_, offset) = clock.split_once(": +")?;
+        let (millis, _) = offset.split_once(" ms")?;
+        millis.parse().ok()
+    });
+    Duration::from_millis(ahead.max().unwrap_or(0))
+}
+
 fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
@@ -85,6 +98,15 @@ mod tests {
     /// A run whose last fault was healed after 100 s, with one holder from and to these seconds,
     /// listed at this second.
     fn judged(held: (u64, Option<u64>), listed_at: u64, online: bool) -> Verdict {
+        judged_with(&[], held, listed_at, online)
+    }
+
+    fn judged_with(
+        faults: &[(String, String)],
+        held: (u64, Option<u64>),
+        listed_at: u64,
+        online: bool,
+    ) -> Verdict {
         let key = "nodekey:1".to_owned();
         let node = Listed {
             id: "1".to_owned(),
@@ -103,6 +125,7 @@ mod tests {
         let nodes = vec![node];
         let list = done(2, Op::List, (at, at + 1), Answer::Nodes { nodes });
         let mut history = history(vec![hold, list]);
+        history.faults = faults.to_vec();
         history.healed_at = 100 * SECOND;
         history.sightings.push(Sighting {
             at: from * SECOND + 1,
@@ -139,6 +162,25 @@ mod tests {
         assert_eq!(judged((1, Some(5)), 80, true), Verdict::NothingSeen);
         assert!(matches!(
             judged((1, Some(5)), 90, true),
+            Verdict::Violated(_)
+        ));
+    }
+
+    #[test]
+    fn who_has_left_is_forgotten_later_where_a_clock_was_ahead() {
+        let clock = |what: &str| [("clock".to_owned(), what.to_owned())];
+        let ahead = clock("clock of 0: +86679 ms, at 102 %");
+        assert_eq!(
+            judged_with(&ahead, (10, Some(50)), 150, true),
+            Verdict::Holds(1)
+        );
+        assert!(matches!(
+            judged_with(&ahead, (10, Some(50)), 180, true),
+            Verdict::Violated(_)
+        ));
+        let behind = clock("clock of 0: -86679 ms, at 102 %");
+        assert!(matches!(
+            judged_with(&behind, (10, Some(50)), 150, true),
             Verdict::Violated(_)
         ));
     }
