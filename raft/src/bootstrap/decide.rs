@@ -236,10 +236,11 @@ mod tests {
     }
 
     fn reason(own: &str, answers: &[Answer]) -> String {
-        match step(own, answers) {
-            Step::Wait(reason) => reason,
-            other => panic!("no reason to wait: {other:?}"),
-        }
+        let step = step(own, answers);
+        let Step::Wait(reason) = step else {
+            panic!("no reason to wait: {step:?}");
+        };
+        reason
     }
 
     #[test]
