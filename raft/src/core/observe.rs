@@ -122,6 +122,15 @@ impl Core {
         (without > self.timing.leaderless_after()).then_some(without)
     }
 
+    /// Why nothing that needs a leader is tried: whoever asks is better off with another replica.
+    pub(crate) fn no_leader(&self) -> Option<String> {
+        let without = self.lacks_leader()?;
+        Some(format!(
+            "no leader for {:.1} s: too few replicas are there, or this one is cut off from them",
+            without.as_secs_f64()
+        ))
+    }
+
     fn last_leader_contact(&self, metrics: &Metrics) -> Instant {
         if metrics.state != ServerState::Leader {
             return self.contact.last();

@@ -87,12 +87,10 @@ impl Core {
             if self.stopping.is_cancelled() {
                 return Err(attempts.stopped());
             }
-            if let Some(without) = self.lacks_leader()
+            if let Some(reason) = self.no_leader()
                 && attempts.doubt.is_none()
             {
-                return Err(ProposeError::NotProposed {
-                    reason: format!("no leader for {:.1} s", without.as_secs_f64()),
-                });
+                return Err(ProposeError::NotProposed { reason });
             }
             proposal.lowest_unacked = ticket.lowest_unacked();
             let target = attempts.hint.take().or_else(|| self.leader());

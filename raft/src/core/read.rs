@@ -53,6 +53,9 @@ impl Core {
     }
 
     async fn confirmed_and_applied(&self) -> Result<u64, ReadError> {
+        if let Some(reason) = self.no_leader() {
+            return Err(ReadError::Unavailable { reason });
+        }
         let deadline = Instant::now() + self.config.request_timeout;
         let (answer, answered) = oneshot::channel();
         let queued = self.reads.try_send(ReadRequest { answer, deadline });
