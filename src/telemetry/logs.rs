@@ -1,5 +1,7 @@
 //! Sets up the process's subscriber: log lines, and spans to OTLP when configured.
 
+use std::io::IsTerminal as _;
+
 use opentelemetry_otlp::ExporterBuildError;
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use tracing_subscriber::filter::{EnvFilter, LevelFilter};
@@ -51,7 +53,11 @@ pub fn init(
             layer.with_filter(filter()).boxed()
         }
         LogFormat::Text => {
-            let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+            let mut layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+            // On a terminal, NO_COLOR decides.
+            if !std::io::stderr().is_terminal() {
+                layer = layer.with_ansi(false);
+            }
             layer.with_filter(filter()).boxed()
         }
     };

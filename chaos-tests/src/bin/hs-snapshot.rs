@@ -158,7 +158,6 @@ async fn restarted(context: &Context, cluster: &mut Cluster) -> Result<()> {
 
 /// The figures of a line such as `snapshot built bytes=123 took_ms=45`.
 fn figures(line: &str) -> Result<String> {
-    let line = plain(line);
     let field = |name: &str| {
         let value = line.split_whitespace().find_map(|word| {
             let value = word.strip_prefix(name)?.strip_prefix('=')?;
@@ -168,16 +167,6 @@ fn figures(line: &str) -> Result<String> {
     };
     let (kib, took) = (field("bytes")? / 1024.0, field("took_ms")?);
     Ok(format!("{took:.0} ms, {kib:.0} KiB"))
-}
-
-/// The line without the colours that a log may have.
-fn plain(line: &str) -> String {
-    let mut parts = line.split('\u{1b}');
-    let mut text = parts.next().unwrap_or_default().to_owned();
-    for part in parts {
-        text += part.split_once('m').map_or(part, |(_, rest)| rest);
-    }
-    text
 }
 
 /// The most memory that a process ever had.
