@@ -92,12 +92,13 @@ bench: setup-build
 	@$(STAGE) bench-build cargo build --locked --release --bin hydrascale -p hydrascale -p hydrascale-chaos-tests --bin hs-figures
 	@$(STAGE) bench $(CARGO_TARGET_DIR)/release/hs-figures
 
-# FILTER: words of the scenarios to run, such as "leader kills".
+# FILTER: words of the scenarios to run, such as "leader kills". DATA: the folder that the replicas'
+# data goes into; one in memory (/dev/shm) shows what faults cost without what the disk adds.
 bench-failover: setup-build
 	@.ci/packages test
 	@.ci/packages bench
 	@$(STAGE) bench-build cargo build --locked --release --bin hydrascale -p hydrascale -p hydrascale-chaos-tests --bin hs-failover
-	@$(STAGE) bench $(CARGO_TARGET_DIR)/release/hs-failover $(if $(FILTER),"$(FILTER)")
+	@$(if $(DATA),TMPDIR=$(DATA)) $(STAGE) bench $(CARGO_TARGET_DIR)/release/hs-failover $(if $(FILTER),"$(FILTER)")
 
 bench-snapshot: setup-build
 	@.ci/packages test

@@ -25,7 +25,7 @@ const EVERY: Duration = Duration::from_millis(10);
 /// Of load before a fault, and after it: longer than any of them is noticed.
 const BEFORE: Duration = Duration::from_millis(500);
 const AFTER: Duration = Duration::from_secs(4);
-const AFTER_FOLLOWER: Duration = Duration::from_secs(2);
+const AFTER_SMALL: Duration = Duration::from_secs(2);
 /// How long nothing happens.
 const STEADY: Duration = Duration::from_secs(600);
 /// The numbers of two writers differ by more than either writes.
@@ -101,49 +101,81 @@ async fn leader_kills_of_etcd(context: Context) -> Result<()> {
     Ok(())
 }
 
-/// The slowest write around each hand-over that was asked for.
 async fn transfers(context: Context) -> Result<()> {
     let cluster = Cluster::start_with(&context, 3, Options::PRODUCTION).await?;
-    let mut slowest = Vec::new();
-    for fault in 0..FAULTS {
+    let mut windows = Windows::default();
+    for _ in 0..FAULTS {
         let leader = cluster.leader().await?;
         let (asked, to) = ((leader + 1) % cluster.size(), (leader + 2) % cluster.size());
         let id = cluster.id_of(to).await?;
-        let load = Writer::start(local(&cluster, asked)?, USER, fault * NUMBERS, EVERY);
-        sleep(BEFORE).await;
+        let (load, asked) = (local(&cluster, asked)?, cluster.replica(asked)?);
         let words = ["cluster", "transfer-leader", &id];
-        cluster.replica(asked)?.command(&words).await?;
-        sleep(AFTER_FOLLOWER).await;
-        let writes = load.finish().await?;
-        ensure!(writes.failed() == 0, "{} writes failed", writes.failed());
-        slowest.push(writes.slowest()?);
+        let transfer = async { asked.command(&words).await.map(drop) };
+        windows.measure(&load, transfer).await?;
     }
-    report(&context, "slowest write around a planned transfer", slowest);
+    windows.report(&context, "a planned transfer");
     Ok(())
 }
 
-/// The slowest write around the death of a replica that does not lead.
 async fn follower_kills(context: Context) -> Result<()> {
     let mut cluster = Cluster::start_with(&context, 3, Options::PRODUCTION).await?;
-    let mut slowest = Vec::new();
-    for fault in 0..FAULTS {
+    let mut windows = Windows::default();
+    for _ in 0..FAULTS {
         let leader = cluster.leader().await?;
         let (asked, follower) = ((leader + 1) % cluster.size(), (leader + 2) % cluster.size());
-        let load = Writer::start(local(&cluster, asked)?, USER, fault * NUMBERS, EVERY);
-        sleep(BEFORE).await;
-        cluster.kill(follower).await?;
-        sleep(AFTER_FOLLOWER).await;
-        let writes = load.finish().await?;
-        ensure!(writes.failed() == 0, "{} writes failed", writes.failed());
-        slowest.push(writes.slowest()?);
+        let load = local(&cluster, asked)?;
+        windows.measure(&load, cluster.kill(follower)).await?;
         cluster.up(follower).await?;
     }
-    report(
-        &context,
-        "slowest write around the kill of a follower",
-        slowest,
-    );
+    windows.report(&context, "the kill of a follower");
     Ok(())
+}
+
+/// The slowest write around each fault, and in as much time without one: what the difference is, the
+/// fault did; the rest is the disk's.
+#[derive(Default)]
+struct Windows {
+    calm: Vec<Duration>,
+    faulty: Vec<Duration>,
+}
+
+impl Windows {
+    async fn measure(
+        &mut self,
+        to: &Endpoint,
+        fault: impl Future<Output = Result<()>>,
+    ) -> Result<()> {
+        let first = 2 * self.calm.len() * NUMBERS;
+        let calm = slowest_around(to, first, async { Ok(()) }).await?;
+        self.calm.push(calm);
+        let faulty = slowest_around(to, first + NUMBERS, fault).await?;
+        self.faulty.push(faulty);
+        Ok(())
+    }
+
+    fn report(self, context: &Context, fault: &str) {
+        let what = format!("slowest write around {fault}");
+        report(context, &what, self.faulty);
+        report(
+            context,
+            "slowest write in as much time without it",
+            self.calm,
+        );
+    }
+}
+
+async fn slowest_around(
+    to: &Endpoint,
+    first: usize,
+    fault: impl Future<Output = Result<()>>,
+) -> Result<Duration> {
+    let load = Writer::start(to.clone(), USER, first, EVERY);
+    sleep(BEFORE).await;
+    fault.await?;
+    sleep(AFTER_SMALL).await;
+    let writes = load.finish().await?;
+    ensure!(writes.failed() == 0, "{} writes failed", writes.failed());
+    writes.slowest()
 }
 
 async fn steady(context: Context) -> Result<()> {
