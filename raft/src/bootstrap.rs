@@ -15,14 +15,15 @@
 
 mod decide;
 mod door;
+mod formed;
 mod greeting;
-mod host;
 mod meeting;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-pub(crate) use self::host::{Host, formed};
+pub(crate) use self::formed::formed;
+pub(crate) use self::greeting::{WordError, open_greeting, seal_answer};
 pub(crate) use self::meeting::bootstrap;
 use crate::{InitError, JoinError, ReplicaId, SealingKeys};
 
@@ -79,6 +80,6 @@ const ROUND: Duration = Duration::from_millis(300);
 /// One greeting and its answer.
 const GREETING_LIMIT: Duration = Duration::from_secs(5);
 /// Tells tokens of the beginning from others, in their ids.
-const TOKEN_PREFIX: &str = "bootstrap-";
+pub(crate) const TOKEN_PREFIX: &str = "bootstrap-";
 /// Addresses greeted in a round: far more than a cluster has replicas.
 const ADDRESSES_MAX: usize = 64;

@@ -1,190 +1,170 @@
-//! Letting new replicas into the cluster: tokens, the one RPC that needs no certificate, and the
-//! joiner's side of it.
-//!
-//! A token is spent in the log, which also numbers the joiner: its id is the index of that entry, so
-//! that no id is ever given twice. Any replica can do it, because the authority's key is part of the
-//! replicated records. The certificate is made for a key that never leaves the joiner.
+//! The joiner's side: asking every address of the token until one answers.
 
-mod client;
-mod service;
-
+use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use hydrascale_proto::raft::v1::{Admin, CreateJoinToken, JoinTokenRow, RevokeJoinToken, admin};
-use rand::RngCore;
+use hydrascale_proto::raft::v1 as pb;
+use hydrascale_proto::raft::v1::join_client::JoinClient;
+use rustls::ClientConfig;
 use rustls_pki_types::CertificateDer;
+use subtle::ConstantTimeEq;
 use tokio::time::timeout;
+use tonic::transport::{Endpoint, Uri};
+use tower::service_fn;
 
-pub(crate) use self::client::join;
-pub(crate) use self::service::{JOIN_BYTES_MAX, JoinService};
-use crate::core::{AdminDenied, Core};
-use crate::tls::sha256;
-use crate::token::SECRET_BYTES;
-use crate::{AdminError, JoinToken, ReplicaId};
+use crate::fatal::chain;
+use crate::identity::{Folder, Identity, KnownPeer};
+use crate::network::connect;
+use crate::timing::Timing;
+use crate::tls::{PeerName, ReplicaKey, join_settings, sha256};
+use crate::{InitError, JoinError, JoinToken, ReplicaConfig, ReplicaId};
 
-/// A token that outlives this is a standing invitation.
-const TTL_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
+/// Largest join request: a token, a name and a public key.
+pub(crate) const JOIN_BYTES_MAX: usize = 16 << 10;
 
-/// Makes a token for one new replica, perhaps to take the place of another.
-pub(crate) async fn create_token(
-    core: &Core,
-    ttl: Duration,
-    replaces: Option<ReplicaId>,
-) -> Result<JoinToken, AdminError> {
-    if let Some(old) = replaces {
-        check_member(core, old)?;
-    }
-    if ttl.is_zero() || ttl > TTL_MAX {
-        let reason = format!(
-            "a join token lives up to {} days",
-            TTL_MAX.as_secs() / (24 * 3600)
-        );
-        return Err(AdminError::Refused { reason });
-    }
-    let mut secret = [0; SECRET_BYTES];
-    rand::rng().fill_bytes(&mut secret);
-    let token_id = uuid::Uuid::new_v4().simple().to_string();
-    let doors = cluster_doors(core).await?;
-    let secret_hash = JoinToken::secret_hash(&secret);
-    record_token(core, token_id.clone(), secret_hash, ttl, replaces).await?;
-    Ok(JoinToken {
-        cluster_id: doors.cluster_id,
-        token_id,
-        secret,
-        ca_sha256: doors.ca_sha256,
-        addrs: doors.addrs,
-    })
+/// A join waits for a log entry, perhaps through an election.
+const JOIN_PATIENCE: Duration = Duration::from_secs(15);
+
+/// Spends the token and makes the data folder the new replica's. `expect`: as in the identity.
+pub(crate) async fn join(
+    config: &ReplicaConfig,
+    token: &JoinToken,
+    expect: usize,
+) -> Result<ReplicaId, JoinError> {
+    let folder = Folder::new(&config.data_dir);
+    folder.claim()?;
+    let key = folder
+        .joining_key(&token.token_id)
+        .map_err(|error| folder_error(&folder, std::io::Error::other(error)))?;
+    let settings = join_settings(&token.cluster_id, token.ca_sha256)
+        .map_err(|error| JoinError::Local(InitError::Certificates(error.into())))?;
+    let granted = ask_all(config, token, &key, &settings).await?;
+    settle(&folder, token, &key, granted, expect)
 }
 
-/// What a token says of the cluster.
-pub(crate) struct ClusterDoors {
-    /// Its id (UUID).
-    pub(crate) cluster_id: String,
-    /// The hash of its authority's certificate.
-    pub(crate) ca_sha256: [u8; 32],
-    /// Where its replicas are.
-    pub(crate) addrs: Vec<String>,
-}
-
-/// What a token made now would say of the cluster.
-///
-/// # Errors
-/// The cluster is so new that its authority is not recorded yet, or the replica stops.
-pub(crate) async fn cluster_doors(core: &Core) -> Result<ClusterDoors, AdminError> {
-    let ca_sha256 = timeout(core.config.request_timeout, authority_hash(core)).await;
-    let ca_sha256 = ca_sha256.map_err(|_| AdminError::Unavailable {
-        reason: "the cluster has not recorded its authority yet".to_owned(),
-    })??;
-    let stored = core.effective_membership();
-    let addrs = stored
-        .membership()
-        .nodes()
-        .map(|(_, member)| member.addr.clone());
-    Ok(ClusterDoors {
-        cluster_id: core.identity.cluster_id.clone(),
-        ca_sha256,
-        addrs: addrs.collect(),
-    })
-}
-
-/// Records a token, so that whoever knows its secret can join with it.
-///
-/// # Errors
-/// It is refused, or there is no leader.
-pub(crate) async fn record_token(
-    core: &Core,
-    id: String,
-    secret_hash: Bytes,
-    ttl: Duration,
-    replaces: Option<ReplicaId>,
-) -> Result<(), AdminError> {
-    let ttl_ms = i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX);
-    let op = admin::Op::CreateJoinToken(CreateJoinToken {
-        id,
-        secret_hash,
-        expires_at_ms: core.config.clock.now_ms().saturating_add(ttl_ms),
-        replaces: replaces.map_or(0, |id| id.0),
-    });
-    let made = core.propose_admin(Admin { op: Some(op) }).await;
-    if matches!(made, Err(AdminDenied::Refused(_))) {
-        core.counters.join_tokens_refused.add_one();
-    }
-    made.map(drop).map_err(AdminError::from)
-}
-
-fn check_member(core: &Core, id: ReplicaId) -> Result<(), AdminError> {
-    let is_member = core.member(id.0).is_some();
-    let refused = |reason| Err(AdminError::Refused { reason });
-    match is_member {
-        true => Ok(()),
-        false if core.records.load().is_removed(id.0) => refused(format!(
-            "replica {id} was removed for good: make a token that replaces nobody"
-        )),
-        false => refused(format!(
-            "replica {id} is no member of the cluster; `cluster status` lists them"
-        )),
-    }
-}
-
-/// The tokens that are remembered, as of now.
-pub(crate) async fn list_tokens(core: &Core) -> Result<Vec<JoinTokenInfo>, AdminError> {
-    let read = core.read_index().await;
-    read.map_err(|error| AdminError::Unavailable {
-        reason: error.to_string(),
-    })?;
-    let records = core.records.load();
-    Ok(records.tokens().map(describe).collect())
-}
-
-fn describe(token: &JoinTokenRow) -> JoinTokenInfo {
-    JoinTokenInfo {
-        id: token.id.clone(),
-        expires_at_ms: token.expires_at_ms,
-        revoked: token.revoked,
-        used_by: token.r#use.as_ref().map(|used| ReplicaId(used.replica_id)),
-        used_at_ms: token.r#use.as_ref().map(|used| used.used_at_ms),
-        replaces: Some(ReplicaId(token.replaces)).filter(|id| id.0 != 0),
-    }
-}
-
-/// A join token as the cluster remembers it, without its secret.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct JoinTokenInfo {
-    /// Its name; not secret.
-    pub id: String,
-    /// When it expires, milliseconds since the Unix epoch.
-    pub expires_at_ms: i64,
-    /// Withdrawn before it was used.
-    pub revoked: bool,
-    /// The replica that joined with it.
-    pub used_by: Option<ReplicaId>,
-    /// When that was, milliseconds since the Unix epoch.
-    pub used_at_ms: Option<i64>,
-    /// The replica whose place the joiner takes.
-    pub replaces: Option<ReplicaId>,
-}
-
-/// The recorded authority's hash; a new cluster records it with its first entries.
-async fn authority_hash(core: &Core) -> Result<[u8; 32], AdminError> {
-    let mut applied = core.applied.clone();
-    loop {
-        if let Some(cluster) = core.records.load().cluster() {
-            return Ok(sha256(&CertificateDer::from(
-                cluster.ca_certificate.as_ref(),
-            )));
+async fn ask_all(
+    config: &ReplicaConfig,
+    token: &JoinToken,
+    key: &ReplicaKey,
+    settings: &Arc<ClientConfig>,
+) -> Result<pb::JoinGranted, JoinError> {
+    let mut answers = Vec::new();
+    for addr in &token.addrs {
+        match ask(config, addr, token, key, settings).await {
+            Ok(pb::join_reply::Result::Granted(granted)) => return Ok(granted),
+            Ok(pb::join_reply::Result::Refused(reason)) => {
+                return Err(JoinError::Refused { reason });
+            }
+            Ok(pb::join_reply::Result::Unavailable(reason)) | Err(reason) => {
+                answers.push(format!("{addr}: {reason}"));
+            }
         }
-        applied.changed().await.map_err(|_| AdminError::Stopped)?;
     }
+    if answers.is_empty() {
+        answers.push("the token names no address".to_owned());
+    }
+    Err(JoinError::Unavailable {
+        reason: answers.join("; "),
+    })
 }
 
-/// Withdraws an unused token.
-pub(crate) async fn revoke_token(core: &Core, token_id: &str) -> Result<(), AdminError> {
-    let op = admin::Op::RevokeJoinToken(RevokeJoinToken {
-        id: token_id.to_owned(),
+async fn ask(
+    config: &ReplicaConfig,
+    addr: &str,
+    token: &JoinToken,
+    key: &ReplicaKey,
+    settings: &Arc<ClientConfig>,
+) -> Result<pb::join_reply::Result, String> {
+    let patience = Timing::new(config.timing_multiplier).connect();
+    let dialled = config.dial_overrides.resolve(addr);
+    // No replica has id 0: the verifier accepts any replica of the cluster.
+    let name = PeerName::new(token.cluster_id.clone(), 0).to_string();
+    let settings = Arc::clone(settings);
+    let connector = service_fn(move |_: Uri| {
+        let (dialled, name, settings) = (dialled.clone(), name.clone(), Arc::clone(&settings));
+        async move { connect(&dialled, &name, settings, patience).await }
     });
-    core.propose_admin(Admin { op: Some(op) })
+    let joining = async {
+        let endpoint = Endpoint::from_static("http://replica");
+        let channel = endpoint
+            .connect_with_connector(connector)
+            .await
+            .map_err(|e| chain(&e))?;
+        let request = pb::JoinRequest {
+            cluster_id: token.cluster_id.clone(),
+            token_id: token.token_id.clone(),
+            secret: token.secret.to_vec().into(),
+            name: config.name.clone(),
+            public_key: key.public_key().into(),
+            proto_level: config.levels.min,
+            non_voting: config.non_voting,
+            sealing_key_ids: config.keyring.keys().wire_ids(),
+            level_max: config.levels.max,
+        };
+        let reply = JoinClient::new(channel).join(request).await;
+        let reply = reply.map_err(|status| status.message().to_owned())?;
+        reply
+            .into_inner()
+            .result
+            .ok_or_else(|| "the answer cannot be understood".to_owned())
+    };
+    timeout(JOIN_PATIENCE, joining)
         .await
-        .map(drop)
-        .map_err(AdminError::from)
+        .map_err(|_| "no answer in time".to_owned())?
+}
+
+fn settle(
+    folder: &Folder,
+    token: &JoinToken,
+    key: &ReplicaKey,
+    granted: pb::JoinGranted,
+    expect: usize,
+) -> Result<ReplicaId, JoinError> {
+    let untrusted = |reason: &str| JoinError::Untrusted {
+        reason: reason.to_owned(),
+    };
+    let authority = CertificateDer::from(granted.ca_certificate.to_vec());
+    if !bool::from(
+        sha256(&authority)
+            .as_slice()
+            .ct_eq(token.ca_sha256.as_slice()),
+    ) {
+        return Err(untrusted(
+            "it comes with another authority than the token names",
+        ));
+    }
+    let certificate = CertificateDer::from(granted.certificate.to_vec());
+    let expected = PeerName::new(token.cluster_id.clone(), granted.replica_id);
+    if PeerName::of(&certificate).as_ref() != Ok(&expected) {
+        return Err(untrusted("the certificate names somebody else"));
+    }
+    let carries_key = webpki::EndEntityCert::try_from(&certificate)
+        .is_ok_and(|parsed| parsed.subject_public_key_info().as_ref() == key.public_key());
+    if !carries_key {
+        return Err(untrusted("the certificate is for another key"));
+    }
+    let peers = granted.peers.into_iter();
+    let identity = Identity {
+        cluster_id: token.cluster_id.clone(),
+        replica_id: granted.replica_id,
+        peers: peers
+            .map(|peer| KnownPeer {
+                replica_id: peer.replica_id,
+                addr: peer.addr,
+            })
+            .collect(),
+        has_store: false,
+        removed: false,
+        expect,
+    };
+    let settled = folder.settle(&identity, &authority, &certificate);
+    settled.map_err(|source| folder_error(folder, source))?;
+    Ok(ReplicaId(identity.replica_id))
+}
+
+fn folder_error(folder: &Folder, source: std::io::Error) -> JoinError {
+    JoinError::Local(InitError::Folder {
+        path: folder.path().to_owned(),
+        source,
+    })
 }

@@ -16,6 +16,8 @@ mod engine;
 mod fatal;
 mod fatal_slot;
 mod identity;
+mod init;
+mod invite;
 mod join;
 mod levels;
 mod log_store;
@@ -46,7 +48,7 @@ pub use self::carry::{CarryError, Hold, Unloading};
 pub use self::core::{COMMAND_BYTES_MAX, CertificateState};
 pub use self::counters::ReplicaMetrics;
 pub use self::fatal::chain;
-pub use self::join::JoinTokenInfo;
+pub use self::invite::JoinTokenInfo;
 pub use self::levels::{FEATURE_LEVELS, LevelError, Levels};
 pub use self::machine::{
     ApplyContext, Effects, MachineError, ReplicaId, Row, RowWrite, StateMachine,

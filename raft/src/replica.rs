@@ -2,7 +2,6 @@
 
 mod config;
 mod error;
-mod init;
 mod open;
 mod start;
 mod status;
@@ -27,16 +26,17 @@ pub use self::config::{Clock, DialOverrides, DiskFailure, ReplicaConfig};
 pub use self::error::{
     AdminError, Cause, Fatal, InitError, JoinError, ProposeError, ReadError, StartError,
 };
-pub(crate) use self::init::init_cluster;
 pub use self::status::{AuthorityStatus, MemberStatus, QuorumHealth, Role, Status};
 use self::stop::Inner;
 use crate::bootstrap::{bootstrap, formed};
 use crate::carry::{CarryError, Hold, carry};
 use crate::counters::ReplicaMetrics;
+use crate::init::init_cluster;
+use crate::join::join;
 use crate::levels::FIRST;
 use crate::{
     BackupError, BackupStream, Begun, BootstrapError, JoinToken, JoinTokenInfo, KeyId, Keyring,
-    ReplicaId, StateMachine, join,
+    ReplicaId, StateMachine, invite,
 };
 
 /// A committed and locally applied command.
@@ -92,7 +92,7 @@ impl Replica {
         config: &ReplicaConfig,
         token: &JoinToken,
     ) -> Result<ReplicaId, JoinError> {
-        join::join(config, token, 0).await
+        join(config, token, 0).await
     }
 
     /// Forms a cluster with other replicas whose data folder is empty as well, as
@@ -239,7 +239,7 @@ impl Replica {
         ttl: Duration,
         replaces: Option<ReplicaId>,
     ) -> Result<JoinToken, AdminError> {
-        join::create_token(&self.inner.core, ttl, replaces).await
+        invite::create_token(&self.inner.core, ttl, replaces).await
     }
 
     /// The tokens that the cluster remembers, spent and expired ones for a month after their expiry.
@@ -247,7 +247,7 @@ impl Replica {
     /// # Errors
     /// No leader confirms that this replica is up to date.
     pub async fn join_tokens(&self) -> Result<Vec<JoinTokenInfo>, AdminError> {
-        join::list_tokens(&self.inner.core).await
+        invite::list_tokens(&self.inner.core).await
     }
 
     /// Withdraws an unused join token.
@@ -255,7 +255,7 @@ impl Replica {
     /// # Errors
     /// The token is unknown or used, or the cluster cannot be asked.
     pub async fn revoke_join_token(&self, token_id: &str) -> Result<(), AdminError> {
-        join::revoke_token(&self.inner.core, token_id).await
+        invite::revoke_token(&self.inner.core, token_id).await
     }
 
     /// The key under which the cluster's secrets are to be sealed from now on: the first in this

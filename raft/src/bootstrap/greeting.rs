@@ -47,7 +47,7 @@ pub(super) fn seal_greeting(
 ///
 /// # Errors
 /// It comes from somebody without the secret, or makes no sense.
-pub(super) fn open_greeting(
+pub(crate) fn open_greeting(
     secret: &SealingKeys,
     word: &pb::SealedWord,
 ) -> Result<pb::Greeting, WordError> {
@@ -59,7 +59,7 @@ pub(super) fn open_greeting(
 ///
 /// # Errors
 /// There is no key to seal with.
-pub(super) fn seal_answer(
+pub(crate) fn seal_answer(
     secret: &SealingKeys,
     greeting: &pb::Greeting,
     state: pb::greeting_answer::State,

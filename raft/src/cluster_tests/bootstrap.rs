@@ -7,7 +7,7 @@ use futures::future::join_all;
 use tokio::time::timeout;
 
 use super::harness::{PATIENCE, TestCluster, TestReplica, voters};
-use crate::{Begun, Bootstrap, BootstrapError, DialOverrides, SealingKeys};
+use crate::{Begun, Bootstrap, BootstrapError, DialOverrides, SealingKeys, Status};
 
 /// Long enough for many rounds of greetings.
 const SEVERAL_ROUNDS: Duration = Duration::from_secs(2);
@@ -75,6 +75,25 @@ async fn a_replica_that_comes_late_joins_the_cluster_of_the_others() {
     cluster
         .until_all("three voters", |now| voters(now) == 3 && !now.joint)
         .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_that_formed_itself_serves_again_after_most_were_demoted() {
+    let mut cluster = apart(&["a", "b"], 2);
+    let begun = begin(&mut cluster).await;
+    assert!(begun.iter().all(Result::is_ok), "{begun:?}");
+    let two = |now: &Status| voters(now) == 2 && !now.joint;
+    cluster.until_all("two voters", two).await;
+    let leader = cluster.leader().await;
+    let other = cluster.replicas[1 - leader].id();
+    let asked = cluster.replicas[leader].replica();
+    asked.set_voting(other, false, None).await.unwrap();
+    let one = |now: &Status| voters(now) == 1 && !now.joint;
+    cluster.until_all("one voter", one).await;
+    let voter = &mut cluster.replicas[leader];
+    voter.stop().await;
+    voter.start().await;
+    timeout(PATIENCE, voter.replica().formed()).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -33,9 +33,14 @@ pub(crate) async fn reconcile(core: Arc<Core>) {
     let mut clock_attempts = 0;
     let mut known_term = None;
     let mut ready = Ready::default();
+    let mut keeps_bootstrap = true;
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
+        if keeps_bootstrap && core.is_recorded() {
+            core.forget_bootstrap().await;
+            keeps_bootstrap = false;
+        }
         if core.leader() != Some(core.id()) {
             ready = Ready::default();
             continue;
@@ -142,8 +147,15 @@ impl Core {
         membership.learner_ids().filter(follows).collect()
     }
 
-    /// The first leader of a new cluster writes its identity and authority into the log; then the
-    /// key file that `init` made goes.
+    /// Whether the log holds this cluster's identity and authority. A restored state may hold those of
+    /// the cluster before.
+    fn is_recorded(&self) -> bool {
+        let records = self.records.load();
+        let recorded = records.cluster();
+        recorded.is_some_and(|cluster| cluster.cluster_id == self.identity.cluster_id)
+    }
+
+    /// The first leader of a new cluster writes its identity and authority into the log.
     async fn record_cluster(&self) {
         if self.records.load().cluster().is_some() {
             return;
@@ -169,14 +181,9 @@ impl Core {
             Ok(init) => init,
             Err(error) => return self.fatal.report(Fatal::Sealed(error)),
         };
-        match self
-            .propose_admin(Admin {
-                op: Some(admin::Op::Init(init)),
-            })
-            .await
-        {
-            Ok(_) => self.forget_bootstrap().await,
-            Err(denied) => tracing::warn!(?denied, "cluster is not recorded yet"),
+        let op = Some(admin::Op::Init(init));
+        if let Err(denied) = self.propose_admin(Admin { op }).await {
+            tracing::warn!(?denied, "cluster is not recorded yet");
         }
     }
 
@@ -189,7 +196,7 @@ impl Core {
     }
 
     /// Removes the local copy of the authority's key once the cluster holds it.
-    pub(crate) async fn forget_bootstrap(&self) {
+    async fn forget_bootstrap(&self) {
         let folder = self.folder.clone();
         let removed = blocking::run(move || folder.forget_bootstrap()).await;
         if let Ok(Err(error)) = removed {

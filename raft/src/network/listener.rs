@@ -27,7 +27,8 @@ use super::envelope::INCARNATION;
 use super::{MESSAGE_BYTES_MAX, PeerService, Refusal};
 use crate::core::IN_FLIGHT_MAX;
 use crate::counters::Counters;
-use crate::join::{JOIN_BYTES_MAX, JoinService};
+use crate::invite::JoinService;
+use crate::join::JOIN_BYTES_MAX;
 use crate::timing::Timing;
 use crate::tls::{PeerName, Tls};
 

@@ -19,7 +19,7 @@ use crate::core::{
 use crate::counters::Counters;
 use crate::fatal_slot::FatalSlot;
 use crate::identity::{Folder, Identity, IdentityError};
-use crate::join::JoinService;
+use crate::invite::JoinService;
 use crate::network::{
     AddressBook, Dialer, Ends, Guard, Incarnations, Lanes, LeaderContact, Listener, NetworkFactory,
     Opener, PeerService, Services,
@@ -331,9 +331,6 @@ async fn initialize_first(core: &Core) -> Result<(), StartError> {
     }
     let initialized = core.raft.is_initialized().await;
     if initialized.map_err(|fatal| failed(fatal.to_string()))? {
-        if core.records.load().cluster().is_some() {
-            core.forget_bootstrap().await;
-        }
         return Ok(());
     }
     let member = Member {

@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status};
 
-use crate::bootstrap::Host;
+use super::host::Host;
 use crate::core::{AdminDenied, AuthorityError, Core};
 use crate::records::{BEING_REPLACED, ClusterRecords, is_replaced};
 use crate::tls::{PeerName, sha256};
@@ -17,9 +17,6 @@ use crate::{JoinToken, KeyId, Levels};
 
 /// Joins answered at once: they are rare, and each costs a log entry and a signature.
 const JOINS_MAX: usize = 2;
-
-/// Largest join request: a token, a name and a public key.
-pub(crate) const JOIN_BYTES_MAX: usize = 16 << 10;
 
 /// A name is shown in tables and logs.
 const NAME_CHARS_MAX: usize = 64;

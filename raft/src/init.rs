@@ -3,9 +3,9 @@
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{InitError, ReplicaConfig};
 use crate::identity::{FIRST_REPLICA, Folder, Identity};
 use crate::tls::{Authority, PeerName, ReplicaKey};
+use crate::{InitError, ReplicaConfig};
 
 /// `expect`: as in the identity.
 pub(crate) fn init_cluster(config: &ReplicaConfig, expect: usize) -> Result<String, InitError> {

@@ -1,30 +1,28 @@
-//! A replica of the cluster that was made answers those that come later, and serves nobody before the
-//! cluster stands.
+//! Answering the greetings of replicas that were expected and have no cluster yet.
 
 use std::time::Duration;
 
 use hydrascale_proto::raft::v1 as pb;
 use hydrascale_proto::raft::v1::greeting_answer::State;
 
-use super::greeting::{WordError, open_greeting, seal_answer};
-use super::{Bootstrap, TOKEN_PREFIX};
-use crate::AdminError;
+use super::{cluster_doors, record_token};
+use crate::bootstrap::{TOKEN_PREFIX, WordError, open_greeting, seal_answer};
 use crate::core::Core;
-use crate::join::{cluster_doors, record_token};
+use crate::{AdminError, Bootstrap};
 
 /// The longest that a token may live: a replica that comes back before it has joined asks for the same
 /// one again.
 const TOKEN_LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// Answers greetings for a cluster.
-pub(crate) struct Host<'a> {
+pub(super) struct Host<'a> {
     core: &'a Core,
     bootstrap: &'a Bootstrap,
 }
 
 impl<'a> Host<'a> {
     /// Answers for the replica's cluster; `None` where it has no bootstrap secret.
-    pub(crate) fn of(core: &'a Core) -> Option<Self> {
+    pub(super) fn of(core: &'a Core) -> Option<Self> {
         let bootstrap = core.config.bootstrap.as_ref()?;
         Some(Self { core, bootstrap })
     }
@@ -33,7 +31,7 @@ impl<'a> Host<'a> {
     ///
     /// # Errors
     /// The greeting comes from somebody without the secret.
-    pub(crate) async fn answer(&self, word: &pb::SealedWord) -> Result<pb::SealedWord, WordError> {
+    pub(super) async fn answer(&self, word: &pb::SealedWord) -> Result<pb::SealedWord, WordError> {
         let secret = &self.bootstrap.secret;
         let greeting = open_greeting(secret, word)?;
         let state = match self.invite(&greeting).await {
@@ -101,32 +99,4 @@ impl<'a> Host<'a> {
 
 fn name_of(greeting: &pb::Greeting) -> &str {
     greeting.from.as_ref().map_or("", |from| from.name.as_str())
-}
-
-/// Waits until most of the replicas that were expected vote: before that, what is acknowledged would be
-/// on fewer disks than was asked for. At once where the cluster began otherwise, or was shrunk since.
-pub(crate) async fn formed(core: &Core) {
-    let expect = core.identity.expect;
-    if expect == 0 {
-        return;
-    }
-    let mut applied = core.applied.clone();
-    let mut told = false;
-    loop {
-        let voters = core.effective_membership().voter_ids().count();
-        let was_shrunk = core.records.load().removed().next().is_some();
-        if voters > expect / 2 || was_shrunk {
-            return;
-        }
-        if !std::mem::replace(&mut told, true) {
-            tracing::info!(
-                voters,
-                expect,
-                "waiting until most replicas of the new cluster vote"
-            );
-        }
-        if applied.changed().await.is_err() {
-            return;
-        }
-    }
 }
