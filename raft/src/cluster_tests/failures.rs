@@ -39,6 +39,37 @@ async fn a_leader_whose_process_is_gone_is_not_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_led_does_not_lack_a_leader_for_as_long_as_it_led() {
+    let cluster = TestCluster::three().await;
+    let leader = &cluster.replicas[cluster.leader().await];
+    let begin = Instant::now();
+    let answered = |now: &Status| now.is_leader() && now.last_leader_contact > begin;
+    leader.until("answers of a quorum", answered).await;
+    let contact = leader.replica().core().contact.last();
+    assert!(contact > begin, "it would count from before it led");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leadership_stays_when_it_is_to_go_to_a_replica_that_is_gone() {
+    let mut cluster = TestCluster::three().await;
+    let leader = cluster.leader().await;
+    let gone = (leader + 1) % 3;
+    let id = cluster.replicas[gone].id();
+    cluster.replicas[gone].kill().await;
+    let leading = &cluster.replicas[leader];
+    let is_gone = |now: &Status| {
+        let within = now.reachable_within;
+        let contact = now.member(id).and_then(|member| member.last_contact);
+        contact.is_some_and(|at| at.elapsed() > within)
+    };
+    leading.until("silence", is_gone).await;
+    let refused = leading.replica().transfer_leadership(Some(id), &[]).await;
+    let refused = refused.unwrap_err().to_string();
+    assert!(refused.contains("does not answer the leader"), "{refused}");
+    assert!(leading.replica().status().borrow().is_leader());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_too_far_behind_catches_up_from_a_snapshot() {
     let mut cluster = TestCluster::three_with(|config| {
         config.snapshot_every = 40;

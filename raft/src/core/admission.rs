@@ -12,8 +12,12 @@ use super::{Core, Managed};
 /// Asks until this replica is a member; the cluster's first replica is one from the start.
 pub(crate) async fn seek_admission(core: Arc<Core>) {
     let mut reported = String::new();
-    while core.member(core.id()).is_none() {
-        if let Err(reason) = core.ask_for_admission().await
+    let mut waited = false;
+    while !core.is_admitted() {
+        // The entry that lets it in is committed soon, or lost with the leader that made it.
+        let waits = core.member(core.id()).is_some() && !std::mem::replace(&mut waited, true);
+        if !waits
+            && let Err(reason) = core.ask_for_admission().await
             && reason != reported
         {
             tracing::warn!(reason, "not a member of the cluster yet");
@@ -24,10 +28,21 @@ pub(crate) async fn seek_admission(core: Arc<Core>) {
 }
 
 impl Core {
+    /// Whether the membership that nothing can undo lists this replica.
+    fn is_admitted(&self) -> bool {
+        let metrics = self.metrics();
+        let committed = metrics.committed_membership_config.membership();
+        committed.get_node(&self.id()).is_some()
+    }
+
     /// Asks everybody known, following hints to the leader.
     async fn ask_for_admission(&self) -> Result<(), String> {
         let mut asked = BTreeSet::new();
         let mut queue = self.others();
+        if self.effective_membership().membership().nodes().count() == 1 {
+            // The first replica lets itself in.
+            return Ok(());
+        }
         let mut last = "no other replica is known".to_owned();
         while let Some(target) = queue.pop() {
             if target == self.id() || !asked.insert(target) {

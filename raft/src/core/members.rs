@@ -293,12 +293,7 @@ impl Core {
             return Ok(self.id());
         }
         let to = match to {
-            Some(to) if voters.contains(&to) => to,
-            Some(to) => {
-                return Err(Managed::Refused(format!(
-                    "replica {to} does not vote: only a voter can lead"
-                )));
-            }
+            Some(to) => self.check_successor(to, &voters)?,
             None => self.best_successor(&voters, avoid).ok_or_else(|| {
                 Managed::Unavailable("no other voter is up to date and reachable".to_owned())
             })?,
@@ -313,6 +308,27 @@ impl Core {
                 "replica {to} did not take over"
             ))),
         }
+    }
+
+    /// A leader that has begun to hand over takes no more changes until somebody else leads.
+    fn check_successor(&self, to: u64, voters: &BTreeSet<u64>) -> Result<u64, Managed> {
+        if !voters.contains(&to) {
+            return Err(Managed::Refused(format!(
+                "replica {to} does not vote: only a voter can lead"
+            )));
+        }
+        if self.records.load().is_ending(to) {
+            return Err(Managed::Refused(format!(
+                "replica {to} is about to lose its vote: it would hand leadership on at once"
+            )));
+        }
+        if !self.heard().contains(&to) {
+            return Err(Managed::Refused(format!(
+                "replica {to} does not answer the leader: leadership stays where it is; start it, or \
+                 name another replica"
+            )));
+        }
+        Ok(to)
     }
 
     /// Whom this leader has heard of lately.

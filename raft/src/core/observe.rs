@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::Core;
+use super::probe::ProbeAnswer;
 use crate::identity::Identity;
 use crate::timing::now;
 use crate::type_config::TypeConfig;
@@ -59,6 +60,8 @@ impl Core {
         self.barred.store(Arc::new(self.barred_now(&metrics)));
         self.lanes.forget(&self.barred.load());
         let status = self.build_status(&metrics);
+        // Who stops leading has not been without a leader for as long as it led.
+        self.contact.renew_at(status.last_leader_contact);
         let before = self.status.send_replace(status.clone());
         self.note_change(&before, &status);
     }
@@ -154,7 +157,12 @@ impl Core {
         let is_member = |id: u64| stored.membership().get_node(&id).is_some();
         let members = stored.membership().nodes().map(|(id, member)| {
             let own = *id == self.id();
-            let answer = self.probes.last(*id).filter(|_| !own);
+            let told = match own {
+                true => Some(self.own_answer(applied)),
+                false => self.probes.last(*id),
+            };
+            let told = told.as_ref();
+            let other = told.filter(|_| !own);
             let contact = heartbeat.and_then(|heartbeat| heartbeat.get(id).copied().flatten());
             let matched =
                 replication.and_then(|replication| replication.get(id).copied().flatten());
@@ -170,45 +178,33 @@ impl Core {
                     .find(|old| is_member(*old))
                     .map(ReplicaId),
                 last_contact: contact.filter(|_| !own).map(|at| std_instant(*at)),
-                last_answer: answer.as_ref().map(|answer| answer.at),
+                last_answer: other.map(|answer| answer.at),
+                clock_ahead_ms: other.map(|answer| answer.clock_ahead_ms),
                 matched_index: matched.map(|log| log.index()),
-                applied_index: if own {
-                    Some(applied)
-                } else {
-                    answer.as_ref().map(|answer| answer.applied_index)
-                },
-                incarnation: if own {
-                    Some(self.incarnation)
-                } else {
-                    answer.as_ref().map(|answer| answer.incarnation)
-                },
-                clock_ahead_ms: answer.as_ref().map(|answer| answer.clock_ahead_ms),
-                certificate: if own {
-                    Some(Arc::new(self.certificate_state()))
-                } else {
-                    answer
-                        .as_ref()
-                        .map(|answer| Arc::clone(&answer.certificate))
-                },
+                applied_index: told.map(|answer| answer.applied_index),
+                incarnation: told.map(|answer| answer.incarnation),
+                certificate: told.map(|answer| Arc::clone(&answer.certificate)),
                 renewal_asked_at: records.renewal_of(*id),
-                sealing_keys: if own {
-                    Some(self.sealing_keys())
-                } else {
-                    answer
-                        .as_ref()
-                        .map(|answer| Arc::clone(&answer.sealing_keys))
-                },
-                levels: match own {
-                    true => Some(self.config.levels),
-                    false => answer.as_ref().map(|answer| answer.levels),
-                },
-                holds_level: match own {
-                    true => !self.config.auto_upgrade,
-                    false => answer.is_some_and(|answer| answer.holds_level),
-                },
+                sealing_keys: told.map(|answer| Arc::clone(&answer.sealing_keys)),
+                levels: told.map(|answer| answer.levels),
+                holds_level: told.is_some_and(|answer| answer.holds_level),
             }
         });
         members.collect()
+    }
+
+    /// What this replica would answer to a probe.
+    fn own_answer(&self, applied: u64) -> ProbeAnswer {
+        ProbeAnswer {
+            at: now(),
+            incarnation: self.incarnation,
+            clock_ahead_ms: 0,
+            applied_index: applied,
+            sealing_keys: self.sealing_keys(),
+            certificate: Arc::new(self.certificate_state()),
+            levels: self.config.levels,
+            holds_level: !self.config.auto_upgrade,
+        }
     }
 }
 

@@ -23,8 +23,13 @@ impl LeaderContact {
 
     /// A leader was heard of.
     pub(crate) fn renew(&self) {
-        let after = u64::try_from(now().saturating_duration_since(self.start).as_millis())
-            .unwrap_or(u64::MAX);
+        self.renew_at(now());
+    }
+
+    /// A leader was heard of at that time.
+    pub(crate) fn renew_at(&self, at: Instant) {
+        let after =
+            u64::try_from(at.saturating_duration_since(self.start).as_millis()).unwrap_or(u64::MAX);
         self.after_ms.fetch_max(after, Ordering::Relaxed);
     }
 
