@@ -16,6 +16,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Silence after which a replica counts as dead, times the timing multiplier. Its nodes keep their
 /// online state for the rest of the grace time (DESIGN 4.4).
 const DOWN_AFTER: Duration = Duration::from_secs(10);
+/// However slow the machine is: before the grace of a replica's nodes is over (25 s), so that they never
+/// stay online for longer than it.
+const DOWN_AFTER_MAX: Duration = Duration::from_secs(20);
 
 /// Starts the watch; it acts only while this replica leads.
 pub fn spawn_presence(
@@ -25,7 +28,8 @@ pub fn spawn_presence(
     tasks: &mut JoinSet<()>,
 ) {
     tasks.spawn(async move {
-        let mut watch = Watch::new(DOWN_AFTER * timing_multiplier);
+        let down_after = (DOWN_AFTER * timing_multiplier).min(DOWN_AFTER_MAX);
+        let mut watch = Watch::new(down_after);
         let mut ticks = tokio::time::interval(LOOK_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {

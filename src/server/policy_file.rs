@@ -54,6 +54,8 @@ enum Plan {
     Keep,
     /// It was in force once, and nobody asks for it now.
     Outdated(u64),
+    /// Nobody asks for it now, and it may have been in force in a version that is forgotten.
+    Doubtful,
     /// It is to replace this version, 0 = none.
     Replace(u64),
 }
@@ -126,6 +128,14 @@ impl PolicyFile {
                         path = %self.path.display(),
                         version,
                         "policy file is older than the policy in force; update it and send SIGHUP"
+                    );
+                    return Ok(());
+                }
+                Plan::Doubtful => {
+                    tracing::warn!(
+                        path = %self.path.display(),
+                        "policy file is not the policy in force, and may be older: old versions are \
+                         forgotten; send SIGHUP if it is the one that you want"
                     );
                     return Ok(());
                 }
@@ -233,11 +243,16 @@ fn plan(state: &State, text: &str, asked: bool) -> Plan {
     if state.policy().is_some_and(|policy| policy.text == text) {
         return Plan::Keep;
     }
+    if asked {
+        return Plan::Replace(version);
+    }
     let mut versions = state.policy_versions().rev();
     let seen = versions.find(|policy| policy.text == text);
+    let forgets = version > 0 && state.policy_version(1).is_none();
     match seen {
-        Some(old) if !asked => Plan::Outdated(old.version),
-        Some(_) | None => Plan::Replace(version),
+        Some(old) => Plan::Outdated(old.version),
+        None if forgets => Plan::Doubtful,
+        None => Plan::Replace(version),
     }
 }
 
@@ -268,6 +283,16 @@ mod tests {
         assert_eq!(plan(&state, "{}", false), Plan::Outdated(1));
         assert_eq!(plan(&state, "{}", true), Plan::Replace(2));
         assert_eq!(plan(&state, "{  }", false), Plan::Replace(2));
+    }
+
+    #[tokio::test]
+    async fn a_restart_with_a_file_from_before_the_kept_versions_puts_nothing_back() {
+        let texts: Vec<String> = (0..102).map(|number| format!("{{}} // {number}")).collect();
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        let state = cluster_with(&texts).await.state();
+        assert!(state.policy_version(1).is_none(), "all versions are kept");
+        assert_eq!(plan(&state, "{} // 0", false), Plan::Doubtful);
+        assert_eq!(plan(&state, "{} // 0", true), Plan::Replace(102));
     }
 
     /// A file of this text that has been read, in a folder that lives as long as the second value.
