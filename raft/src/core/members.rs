@@ -257,17 +257,8 @@ impl Core {
     async fn check_learner(&self, replica_id: u64, addr: &str) -> Result<(), Managed> {
         self.lanes.list(replica_id, addr);
         let patience = self.timing.connect();
-        let identified = self
-            .lanes
-            .call(
-                replica_id,
-                Lane::Control,
-                patience,
-                IdentifyRequest::default(),
-                |mut client, request| async move { client.identify(request).await },
-            )
-            .await;
-        match identified {
+        let asked = IdentifyRequest::default();
+        match self.lanes.identify(replica_id, patience, asked).await {
             Ok(reply) => self.check_levels(&reply).map_err(|error| {
                 Managed::Refused(format!("replica {replica_id} is refused: {error}"))
             }),
@@ -293,7 +284,7 @@ impl Core {
             return Ok(self.id());
         }
         let to = match to {
-            Some(to) => self.check_successor(to, &voters)?,
+            Some(to) => self.check_successor(to, &voters).await?,
             None => self.best_successor(&voters, avoid).ok_or_else(|| {
                 Managed::Unavailable("no other voter is up to date and reachable".to_owned())
             })?,
@@ -311,7 +302,7 @@ impl Core {
     }
 
     /// A leader that has begun to hand over takes no more changes until somebody else leads.
-    fn check_successor(&self, to: u64, voters: &BTreeSet<u64>) -> Result<u64, Managed> {
+    async fn check_successor(&self, to: u64, voters: &BTreeSet<u64>) -> Result<u64, Managed> {
         if !voters.contains(&to) {
             return Err(Managed::Refused(format!(
                 "replica {to} does not vote: only a voter can lead"
@@ -322,7 +313,7 @@ impl Core {
                 "replica {to} is about to lose its vote: it would hand leadership on at once"
             )));
         }
-        if !self.heard().contains(&to) {
+        if !self.answers(to).await {
             return Err(Managed::Refused(format!(
                 "replica {to} does not answer the leader: leadership stays where it is; start it, or \
                  name another replica"

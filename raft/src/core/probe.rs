@@ -12,7 +12,6 @@ use parking_lot::Mutex;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::{CertificateState, Core};
-use crate::network::Lane;
 use crate::timing::now;
 use crate::{Fatal, KeyId, Levels};
 
@@ -107,17 +106,8 @@ impl Core {
 
     async fn probe_one(&self, replica: u64, patience: Duration) {
         let asked = self.config.clock.now_ms();
-        let reply = self
-            .lanes
-            .call(
-                replica,
-                Lane::Control,
-                patience,
-                IdentifyRequest::default(),
-                |mut client, request| async move { client.identify(request).await },
-            )
-            .await;
-        match reply {
+        let request = IdentifyRequest::default();
+        match self.lanes.identify(replica, patience, request).await {
             Ok(reply) => {
                 let answered = self.config.clock.now_ms();
                 self.probes.note(replica, answer(&reply, asked, answered));

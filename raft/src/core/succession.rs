@@ -15,7 +15,6 @@ use openraft::raft::TransferLeaderRequest;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::Core;
-use crate::network::Lane;
 use crate::timing::{Timing, now};
 
 /// Watches the leader until the replica stops.
@@ -109,15 +108,10 @@ impl Core {
 
     /// Whether `voter` finds that `suspect` is gone, too.
     async fn sees_gone(&self, voter: u64, suspect: u64) -> bool {
+        let request = IdentifyRequest { suspect };
         let reply = self
             .lanes
-            .call(
-                voter,
-                Lane::Control,
-                self.timing.probe(),
-                IdentifyRequest { suspect },
-                |mut client, request| async move { client.identify(request).await },
-            )
+            .identify(voter, self.timing.probe(), request)
             .await;
         reply.is_ok_and(|reply| reply.suspect_is_gone)
     }

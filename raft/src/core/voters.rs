@@ -15,7 +15,6 @@ use openraft::errors::{ClientWriteError, RaftError};
 use openraft::{ChangeMembers, Precondition};
 
 use super::{AdminDenied, Core, Managed};
-use crate::network::Lane;
 use crate::records::gone;
 use crate::type_config::{Member, TypeConfig};
 
@@ -170,17 +169,10 @@ impl Core {
         judged.map_err(Managed::Refused)
     }
 
-    async fn answers(&self, id: u64) -> bool {
-        let identified = self
-            .lanes
-            .call(
-                id,
-                Lane::Control,
-                self.timing.probe(),
-                IdentifyRequest::default(),
-                |mut client, request| async move { client.identify(request).await },
-            )
-            .await;
+    /// Whether a replica answers this one now.
+    pub(super) async fn answers(&self, id: u64) -> bool {
+        let asked = IdentifyRequest::default();
+        let identified = self.lanes.identify(id, self.timing.probe(), asked).await;
         identified.is_ok()
     }
 

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use futures::future::BoxFuture;
-use hydrascale_proto::raft::v1::IdentifyRequest;
 use hydrascale_proto::raft::v1::peer_client::PeerClient;
+use hydrascale_proto::raft::v1::{IdentifyReply, IdentifyRequest};
 use parking_lot::Mutex;
 use tokio::time::timeout;
 use tonic::body::Body;
@@ -180,6 +180,23 @@ impl Lanes {
             Ok(Err(status)) => Err(self.judge(&status)),
             Err(_) => Err(CallError::TimedOut { patience }),
         }
+    }
+
+    /// Asks `target` who it is and how it does, urgently.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub(crate) async fn identify(
+        &self,
+        target: u64,
+        patience: Duration,
+        request: IdentifyRequest,
+    ) -> Result<IdentifyReply, CallError> {
+        let method = |mut client: PeerClient<PeerChannel>, request| async move {
+            client.identify(request).await
+        };
+        self.call(target, Lane::Control, patience, request, method)
+            .await
     }
 
     /// The answer of the latest start of `target`.
