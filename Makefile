@@ -69,7 +69,8 @@ chaos: setup-build
 	@$(STAGE) chaos-build cargo build --locked --workspace --bins --tests
 	@$(STAGE) chaos .ci/chaos $(CARGO_TARGET_DIR)/debug/chaos $(SEED)
 
-# Optional: RUNS=N SEED=N; what is done, and histories that are not green, are in the cache.
+# Optional: RUNS=N SEED=N; what each commit has done, and histories that are not green, are in the
+# cache: runs of another commit are made again.
 chaos-long: setup-build
 	@.ci/packages test
 	@$(STAGE) chaos-build cargo build --locked --workspace --bins --tests

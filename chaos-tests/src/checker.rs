@@ -3,18 +3,27 @@
 //! [`register`] says whether reads, writes and swaps look as if each had happened at one moment,
 //! by the search of [`linear`]; the other checkers each look for one thing that must never be.
 
+pub mod caught_up;
 pub mod linear;
 pub mod listing;
 pub mod preauth;
 pub mod progress;
 pub mod register;
+pub mod removed;
 pub mod sessions;
 pub mod versions;
 pub mod watch;
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
-use crate::history::History;
+use crate::{
+    cluster::TIMING_MULTIPLIER,
+    history::{History, Leadership},
+};
+
+/// After the last fault, and after a change, every open map stream shows it within this: 5 s on
+/// replicas whose timers are not stretched.
+pub const SHOWN: Duration = Duration::from_secs(5).saturating_mul(TIMING_MULTIPLIER);
 
 /// What a checker says of a history.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,17 +81,19 @@ impl fmt::Display for Verdict {
 type Checker = (&'static str, fn(&History) -> Verdict);
 
 /// All of them.
-const CHECKERS: [Checker; 13] = [
+const CHECKERS: [Checker; 15] = [
     ("linearizable", register::check),
     ("single-use", preauth::check),
     ("addresses", listing::addresses),
     ("exactly-once", listing::once),
     ("kept", listing::kept),
     ("deleted", listing::deleted),
+    ("removed", removed::check),
     ("one-primary", listing::primaries),
     ("sessions", sessions::check),
     ("versions", versions::check),
     ("monotonic", watch::check),
+    ("caught-up", caught_up::check),
     ("one-leader", one_leader),
     ("progress", progress::check),
     ("replicas-equal", replicas_equal),
@@ -100,7 +111,7 @@ pub fn judge(history: &History) -> Vec<(&'static str, Verdict)> {
 /// candidate's id, so that a term may have a second leader, and never the first one again.
 fn one_leader(history: &History) -> Verdict {
     let mut leaders = BTreeMap::new();
-    for (term, replica) in &history.leaders {
+    for Leadership { term, replica, .. } in &history.leaders {
         let before = leaders.insert(*term, *replica);
         if let Some(before) = before.filter(|before| before >= replica) {
             let what = format!("replica {replica} led term {term} after replica {before}");
@@ -116,6 +127,11 @@ fn replicas_equal(history: &History) -> Verdict {
         Some(None) => Verdict::Holds(history.run.voters),
         Some(Some(difference)) => Verdict::Violated(difference.clone()),
     }
+}
+
+/// A time as histories count it.
+pub(crate) fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -142,8 +158,13 @@ mod tests {
     #[test]
     fn leadership_that_goes_back_within_a_term_is_found() {
         let led = |leaders: &[(u64, usize)]| {
+            let seen = leaders.iter().map(|(term, replica)| Leadership {
+                at: 0,
+                term: *term,
+                replica: *replica,
+            });
             one_leader(&History {
-                leaders: leaders.to_vec(),
+                leaders: seen.collect(),
                 ..History::default()
             })
         };

@@ -10,7 +10,7 @@ use std::{env, fs, path::PathBuf, time::Duration};
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
-pub use config::{Options, Tls};
+pub use config::{Options, TIMING_MULTIPLIER, Tls};
 pub use replica::{Replica, sum_of};
 pub use state::{Node, check_addresses, nodes_of};
 
@@ -28,7 +28,7 @@ const READY_LIMIT: Duration = Duration::from_secs(60);
 const LEADER_LIMIT: Duration = Duration::from_secs(30);
 
 /// The path of the executable under test, when it is not the one of this build.
-const SERVER: &str = "HYDRASCALE_BIN";
+pub(crate) const SERVER: &str = "HYDRASCALE_BIN";
 
 /// Where the executable under test is.
 pub fn server_program() -> PathBuf {

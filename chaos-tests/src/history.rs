@@ -9,5 +9,8 @@ mod reader;
 mod recorder;
 
 pub use event::{Answer, Event, Listed, Op, OpId, Run, Version};
-pub use reader::{History, Operation, ReadError, Sighting, read, read_lines};
+pub use reader::{
+    History, Installation, Leadership, Operation, PeerChange, ReadError, Sighting, Spell, read,
+    read_lines,
+};
 pub use recorder::Recorder;

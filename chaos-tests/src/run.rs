@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::{
     Context,
+    checker::progress::BRIDGED_MAX,
     cluster::{Cluster, Options, Replica},
     history::{Recorder, Run},
     links::{Links, door_address},
@@ -30,6 +31,8 @@ const CALM: Duration = Duration::from_secs(3);
 /// How long a fault lasts: some elections with timers stretched by three.
 const FAULT_MIN: Duration = Duration::from_secs(4);
 const FAULT_MAX: Duration = Duration::from_secs(6);
+/// How long a bridge lasts: some more than those beside it may take to choose another leader.
+const BRIDGE_LASTS: Duration = BRIDGED_MAX.saturating_add(Duration::from_secs(5));
 /// Between two faults.
 const REST_MAX: Duration = Duration::from_secs(2);
 /// Until all replicas are equal after the last fault.
@@ -141,23 +144,29 @@ impl Faulty<'_> {
         let Plan { nemeses, time, .. } = self.plan;
         let mut waiting: Vec<Nemesis> = Vec::new();
         for turn in 0.. {
+            // Each once, in another order each time, which the seed alone decides.
+            if waiting.is_empty() {
+                waiting.clone_from(nemeses);
+                waiting.sort_unstable();
+                waiting.shuffle(random);
+            }
+            let Some(nemesis) = waiting.pop() else {
+                break;
+            };
             // On a slow machine, too, each gets its turn.
             let limit = if turn < nemeses.len() {
                 *time * 2
             } else {
                 *time
             };
-            if begin.elapsed() + FAULT_MIN > limit {
-                break;
-            }
-            // Each once, in another order each time.
-            if waiting.is_empty() {
-                waiting.clone_from(nemeses);
-                waiting.shuffle(random);
-            }
-            let Some(nemesis) = waiting.pop() else {
-                break;
+            let at_least = if nemesis == Nemesis::Bridge {
+                BRIDGE_LASTS
+            } else {
+                FAULT_MIN
             };
+            if begin.elapsed() + at_least > limit {
+                break;
+            }
             clients.check()?;
             if let Some(trouble) = self.one(nemesis, random).await? {
                 return Ok(Some(trouble));
@@ -170,7 +179,11 @@ impl Faulty<'_> {
 
     async fn one(&mut self, nemesis: Nemesis, random: &mut StdRng) -> Result<Option<String>> {
         let fault = nemesis.draw(random, self.plan.voters, self.leaders.current());
-        let lasts = random.random_range(FAULT_MIN..FAULT_MAX);
+        let lasts = if nemesis == Nemesis::Bridge {
+            BRIDGE_LASTS
+        } else {
+            random.random_range(FAULT_MIN..FAULT_MAX)
+        };
         let what = fault.to_string();
         self.context
             .step(&format!("{}: {what}, {lasts:.1?}", nemesis.name()));

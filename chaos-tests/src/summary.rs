@@ -7,14 +7,21 @@ use std::{
 };
 
 use crate::{
-    checker::{Verdict, judge, progress},
-    history::{History, Run},
+    checker::{Verdict, judge, nanos, progress},
+    history::{History, Run, Spell},
     nemesis::Nemesis,
     outcome::Outcome,
+    workload::Workload,
 };
 
 /// Operations per second of faults that must have succeeded: less is no progress.
 const OK_PER_SECOND_MIN: u64 = 2;
+/// So long after a fault a new leader may be seen that it made: replicas are asked again and again.
+const LEADER_LATE: Duration = Duration::from_millis(1500);
+/// And a snapshot that it made necessary: a replica that was cut off must be reached again.
+const SNAPSHOT_LATE: Duration = Duration::from_secs(10);
+/// The checkers that see something in every run.
+const ALWAYS: [&str; 2] = ["one-leader", "replicas-equal"];
 
 /// What a run comes to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +47,8 @@ pub struct Summary {
     gap: Option<Duration>,
     verdicts: Vec<(&'static str, Verdict)>,
     complete: bool,
+    /// What a nemesis should have brought about and did not.
+    vain: Option<String>,
 }
 
 impl Summary {
@@ -50,18 +59,19 @@ impl Summary {
             *outcomes.entry(one.outcome).or_default() += 1;
         }
         let mut faults = BTreeMap::new();
-        for (nemesis, _) in &history.faults {
-            *faults.entry(nemesis.clone()).or_default() += 1;
+        for fault in &history.faults {
+            *faults.entry(fault.nemesis.clone()).or_default() += 1;
         }
         Self {
             run: history.run.clone(),
             outcomes,
             faults,
-            terms: history.leaders.iter().map(|(term, _)| *term).collect(),
-            snapshots: history.snapshots,
+            terms: history.leaders.iter().map(|one| one.term).collect(),
+            snapshots: history.snapshots.iter().map(|one| one.count).sum(),
             gap: progress::longest_gap(history),
             verdicts: judge(history),
             complete: history.ended && history.compared.is_some(),
+            vain: vain(history),
         }
     }
 
@@ -100,22 +110,25 @@ impl Summary {
                 "no progress: {ok} operations succeeded, {needed} are needed"
             ));
         }
-        let aimed = |at: fn(Nemesis) -> bool| {
-            let nemeses = self.run.nemeses.iter();
-            nemeses.filter_map(|name| Nemesis::named(name)).any(at)
-        };
-        if aimed(Nemesis::changes_leader) && self.leader_changes() == 0 {
-            return Some("the leader never changed".to_owned());
+        if let Some(vain) = &self.vain {
+            return Some(vain.clone());
         }
-        if aimed(Nemesis::installs_snapshots) && self.snapshots == 0 {
-            return Some("no replica installed a snapshot".to_owned());
-        }
-        let is_seen = |one: &&(_, Verdict)| one.1 != Verdict::NothingSeen;
-        // In every run there are leaders, and replicas are compared.
-        if self.verdicts.iter().filter(is_seen).count() < 3 {
-            return Some("no checker had anything to look at".to_owned());
-        }
-        None
+        let asked: Vec<Workload> = self
+            .run
+            .workload
+            .split('+')
+            .filter_map(Workload::named)
+            .collect();
+        let unseen = self
+            .verdicts
+            .iter()
+            .filter(|(_, verdict)| *verdict == Verdict::NothingSeen);
+        let mut checkers = Workload::checkers(&asked);
+        checkers.extend(ALWAYS);
+        let blind = unseen
+            .map(|(name, _)| *name)
+            .find(|name| checkers.contains(name));
+        blind.map(|name| format!("the checker {name} had nothing to look at"))
     }
 
     /// What every checker says.
@@ -142,6 +155,47 @@ impl Summary {
     pub fn leader_changes(&self) -> usize {
         self.terms.len().saturating_sub(1)
     }
+}
+
+/// What a nemesis of the run should have brought about by one of its faults, and did not.
+fn vain(history: &History) -> Option<String> {
+    let Run {
+        nemeses, voters, ..
+    } = &history.run;
+    for nemesis in nemeses.iter().filter_map(|name| Nemesis::named(name)) {
+        let name = nemesis.name();
+        let mut faults = history.faults.iter().filter(|one| one.nemesis == name);
+        if nemesis.changes_leader(*voters) && !faults.clone().any(|one| led_anew(history, one)) {
+            return Some(format!("the leader never changed by {name}"));
+        }
+        if nemesis.installs_snapshots() && !faults.any(|one| installed(history, one)) {
+            return Some(format!("no replica installed a snapshot after {name}"));
+        }
+    }
+    None
+}
+
+/// Whether somebody led a newer term from the fault on.
+fn led_anew(history: &History, fault: &Spell) -> bool {
+    let before = history.leaders.iter().filter(|one| one.at < fault.from);
+    let known = before.map(|one| one.term).max();
+    let mut after = history
+        .leaders
+        .iter()
+        .filter(|one| is_of(fault, one.at, LEADER_LATE));
+    after.any(|one| Some(one.term) > known)
+}
+
+fn installed(history: &History, fault: &Spell) -> bool {
+    let mut all = history.snapshots.iter();
+    all.any(|one| is_of(fault, one.at, SNAPSHOT_LATE))
+}
+
+/// Whether a moment is within a fault, or not so long after it.
+fn is_of(fault: &Spell, at: u64, late: Duration) -> bool {
+    let until = fault.until.unwrap_or(u64::MAX);
+    let until = until.saturating_add(nanos(late));
+    (fault.from..=until).contains(&at)
 }
 
 impl fmt::Display for Summary {
@@ -189,7 +243,28 @@ impl fmt::Display for Summary {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::history::{Answer, Op, Operation};
+    use crate::history::{Answer, Installation, Leadership, Op, Operation};
+
+    const SECOND: u64 = 1_000_000_000;
+
+    /// A fault from and to these seconds.
+    fn fault(nemesis: &str, (from, to): (u64, u64)) -> Spell {
+        Spell {
+            nemesis: nemesis.to_owned(),
+            what: "kill [0]".to_owned(),
+            from: from * SECOND,
+            until: Some(to * SECOND),
+        }
+    }
+
+    /// Who leads from some second on.
+    fn led(second: u64, term: u64, replica: usize) -> Leadership {
+        Leadership {
+            at: second * SECOND,
+            term,
+            replica,
+        }
+    }
 
     /// A good run of ten seconds under one nemesis.
     fn good() -> History {
@@ -213,8 +288,8 @@ mod tests {
                 seconds: 10,
             },
             operations: (0..30).map(read).collect(),
-            faults: vec![("kill-leader".to_owned(), "kill [0]".to_owned())],
-            leaders: vec![(1, 0), (2, 1)],
+            faults: vec![fault("kill-leader", (2, 6))],
+            leaders: vec![led(0, 1, 0), led(4, 2, 1)],
             compared: Some(None),
             ended: true,
             ..History::default()
@@ -255,13 +330,13 @@ mod tests {
         };
         assert!(void(&idle).contains("no progress"));
         let calm = History {
-            leaders: vec![(1, 0)],
+            leaders: vec![led(0, 1, 0)],
             ..good()
         };
         assert!(void(&calm).contains("leader never changed"));
         let mut without_snapshots = good();
         without_snapshots.run.nemeses = ["snapshot".to_owned()].into();
-        without_snapshots.faults = vec![("snapshot".to_owned(), "kill [0]".to_owned())];
+        without_snapshots.faults = vec![fault("snapshot", (2, 6))];
         assert!(void(&without_snapshots).contains("no replica installed"));
         let interrupted = History {
             ended: false,
@@ -273,6 +348,54 @@ mod tests {
             ..good()
         };
         assert!(void(&alone).contains("end"));
+        let blind = History {
+            leaders: Vec::new(),
+            run: Run {
+                nemeses: ["kill".to_owned()].into(),
+                ..good().run
+            },
+            faults: vec![fault("kill", (2, 6))],
+            ..good()
+        };
+        assert!(void(&blind).contains("one-leader"));
+        let mut elsewhere = good();
+        elsewhere.run.workload = "users+nodes".to_owned();
+        assert!(void(&elsewhere).contains("had nothing to look at"));
+    }
+
+    #[test]
+    fn what_one_nemesis_brings_about_is_no_effect_of_another() {
+        let mut two = good();
+        two.run.nemeses.insert("transfer".to_owned());
+        two.faults.push(fault("transfer", (8, 9)));
+        assert!(void(&two).contains("never changed by transfer"));
+        // One of its faults is enough.
+        two.faults.push(fault("transfer", (12, 15)));
+        two.leaders.push(led(16, 3, 0));
+        assert_eq!(Summary::of(&two).conclusion(), Conclusion::Green);
+        two.run.nemeses.insert("snapshot".to_owned());
+        two.faults.push(fault("snapshot", (17, 20)));
+        let mut before = two.clone();
+        before.snapshots = vec![Installation {
+            at: 5 * SECOND,
+            count: 1,
+        }];
+        assert!(void(&before).contains("after snapshot"));
+        two.snapshots = vec![Installation {
+            at: 22 * SECOND,
+            count: 1,
+        }];
+        assert_eq!(Summary::of(&two).conclusion(), Conclusion::Green);
+    }
+
+    #[test]
+    fn every_checker_that_a_workload_needs_exists() {
+        let known = judge(&History::default());
+        let known: BTreeSet<&str> = known.into_iter().map(|(name, _)| name).collect();
+        let mut needed = Workload::checkers(&[Workload::All]);
+        needed.extend(ALWAYS);
+        needed.retain(|name| !known.contains(name));
+        assert!(needed.is_empty(), "{needed:?}");
     }
 
     #[test]

@@ -20,6 +20,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use clap::ValueEnum as _;
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use tokio::task::JoinSet;
 
@@ -66,6 +67,39 @@ impl Workload {
             Self::Sessions => "sessions",
             Self::Routes => "routes",
             Self::All => "all",
+        }
+    }
+
+    /// The workload of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        let mut all = Self::value_variants().iter().copied();
+        all.find(|one| one.name() == name)
+    }
+
+    /// The checkers that must have something to look at where clients do all of these.
+    pub fn checkers(asked: &[Self]) -> Vec<&'static str> {
+        let mut names: Vec<&'static str> = Vec::new();
+        for one in Self::value_variants() {
+            if one.is_in(asked) {
+                names.extend(one.own_checkers());
+            }
+        }
+        // The map streams of the one show what the other deletes.
+        if Self::Nodes.is_in(asked) && Self::Netmap.is_in(asked) {
+            names.push("removed");
+        }
+        names
+    }
+
+    const fn own_checkers(self) -> &'static [&'static str] {
+        match self {
+            Self::Users | Self::UsersStale => &["linearizable"],
+            Self::Policy => &["linearizable", "versions"],
+            Self::Nodes => &["single-use", "exactly-once", "kept", "deleted"],
+            Self::Netmap => &["linearizable", "monotonic", "caught-up"],
+            Self::Sessions => &["sessions"],
+            Self::Routes => &["sessions", "one-primary"],
+            Self::All => &[],
         }
     }
 

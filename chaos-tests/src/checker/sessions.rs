@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Verdict, listing::lists};
+use super::{Verdict, listing::lists, nanos};
 use crate::history::{History, Op, Operation};
 
 /// After the last fault everybody is known to be there or gone within this: 25 s after a dead
@@ -74,8 +74,8 @@ pub fn check(history: &History) -> Verdict {
 /// How far a clock was set ahead. What a leader with such a clock stamped stays: the time by which nodes
 /// are forgotten stands still until the others' clocks have come as far.
 fn furthest_ahead(history: &History) -> Duration {
-    let ahead = history.faults.iter().filter_map(|(_, what)| {
-        let (_, clock) = what.split_once("clock of ")?;
+    let ahead = history.faults.iter().filter_map(|fault| {
+        let (_, clock) = fault.what.split_once("clock of ")?;
         let (_, offset) = clock.split_once(": +")?;
         let (millis, _) = offset.split_once(" ms")?;
         millis.parse().ok()
@@ -83,15 +83,11 @@ fn furthest_ahead(history: &History) -> Duration {
     Duration::from_millis(ahead.max().unwrap_or(0))
 }
 
-fn nanos(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::testing::{done, history};
     use super::*;
-    use crate::history::{Answer, Listed, Sighting};
+    use crate::history::{Answer, Listed, Sighting, Spell};
 
     const SECOND: u64 = 1_000_000_000;
 
@@ -102,7 +98,7 @@ mod tests {
     }
 
     fn judged_with(
-        faults: &[(String, String)],
+        faults: &[Spell],
         held: (u64, Option<u64>),
         listed_at: u64,
         online: bool,
@@ -168,7 +164,14 @@ mod tests {
 
     #[test]
     fn who_has_left_is_forgotten_later_where_a_clock_was_ahead() {
-        let clock = |what: &str| [("clock".to_owned(), what.to_owned())];
+        let clock = |what: &str| {
+            [Spell {
+                nemesis: "clock".to_owned(),
+                what: what.to_owned(),
+                from: 0,
+                until: None,
+            }]
+        };
         let ahead = clock("clock of 0: +86679 ms, at 102 %");
         assert_eq!(
             judged_with(&ahead, (10, Some(50)), 150, true),

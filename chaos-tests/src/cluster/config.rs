@@ -42,6 +42,9 @@ impl Tls {
     }
 }
 
+/// How far the timers of replicas under test are stretched, unless a test says otherwise.
+pub const TIMING_MULTIPLIER: u32 = 3;
+
 /// What differs between clusters under test.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
@@ -84,7 +87,7 @@ impl Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            timing_multiplier: 3,
+            timing_multiplier: TIMING_MULTIPLIER,
             snapshot_every: None,
             log_level: "debug",
             tls: Tls::Nowhere,

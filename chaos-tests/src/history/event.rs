@@ -46,6 +46,17 @@ pub enum Event {
         /// What was shown.
         value: u64,
     },
+    /// An open map stream showed peers, or that some are gone.
+    Peers {
+        /// When.
+        at: u64,
+        /// The [`Op::Watch`] that it belongs to.
+        id: OpId,
+        /// The ids of the nodes that it shows from now on.
+        came: Vec<String>,
+        /// The ids of the nodes that it shows no more.
+        left: Vec<String>,
+    },
     /// A fault was installed, or healed.
     Fault {
         /// When.

@@ -19,12 +19,14 @@ pub struct History {
     pub operations: Vec<Operation>,
     /// What open map streams showed, in order.
     pub sightings: Vec<Sighting>,
-    /// Faults that were installed: nemesis and what it did.
-    pub faults: Vec<(String, String)>,
+    /// Which peers open map streams showed, in order.
+    pub peers: Vec<PeerChange>,
+    /// Faults that were installed, one after another.
+    pub faults: Vec<Spell>,
     /// Terms with their leaders, in the order in which they were seen.
-    pub leaders: Vec<(u64, usize)>,
-    /// How many snapshots replicas installed.
-    pub snapshots: u64,
+    pub leaders: Vec<Leadership>,
+    /// Snapshots that replicas were seen to have installed.
+    pub snapshots: Vec<Installation>,
     /// When the last fault was healed.
     pub healed_at: u64,
     /// In what replicas differed at the end; `None` when they were not compared.
@@ -61,6 +63,52 @@ pub struct Sighting {
     pub id: OpId,
     /// The value.
     pub value: u64,
+}
+
+/// A change of the peers that an open map stream shows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerChange {
+    /// When.
+    pub at: u64,
+    /// The [`Op::Watch`] that it belongs to.
+    pub id: OpId,
+    /// The ids of the nodes that it shows from now on.
+    pub came: Vec<String>,
+    /// The ids of the nodes that it shows no more.
+    pub left: Vec<String>,
+}
+
+/// A fault from its installation to its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Spell {
+    /// Which nemesis did it.
+    pub nemesis: String,
+    /// What it did, to whom.
+    pub what: String,
+    /// When it was installed.
+    pub from: u64,
+    /// When it was healed; `None` when the run was interrupted before.
+    pub until: Option<u64>,
+}
+
+/// A replica that leads a term.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leadership {
+    /// When it was first seen.
+    pub at: u64,
+    /// The term.
+    pub term: u64,
+    /// The replica's id in the cluster.
+    pub replica: usize,
+}
+
+/// Snapshots that a replica was seen to have installed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Installation {
+    /// When.
+    pub at: u64,
+    /// How many more than before.
+    pub count: u64,
 }
 
 /// Why a file is no history.
@@ -163,6 +211,10 @@ impl Assembly {
                 self.pass(at)?;
                 self.history.sightings.push(Sighting { at, id, value });
             }
+            Event::Peers { at, id, came, left } => {
+                self.pass(at)?;
+                self.history.peers.push(PeerChange { at, id, came, left });
+            }
             Event::Fault {
                 at,
                 nemesis,
@@ -170,19 +222,16 @@ impl Assembly {
                 heals,
             } => {
                 self.pass(at)?;
-                if heals {
-                    self.history.healed_at = at;
-                } else {
-                    self.history.faults.push((nemesis, what));
-                }
+                self.fault(at, nemesis, what, heals);
             }
             Event::Installed { at, count, .. } => {
                 self.pass(at)?;
-                self.history.snapshots += count;
+                self.history.snapshots.push(Installation { at, count });
             }
             Event::Leader { at, replica, term } => {
                 self.pass(at)?;
-                self.history.leaders.push((term, replica));
+                let leadership = Leadership { at, term, replica };
+                self.history.leaders.push(leadership);
             }
             Event::Compared { at, difference } => {
                 self.pass(at)?;
@@ -202,6 +251,24 @@ impl Assembly {
         }
         self.now = at;
         Ok(())
+    }
+
+    /// One fault is healed before the next one is installed.
+    fn fault(&mut self, at: u64, nemesis: String, what: String, heals: bool) {
+        let faults = &mut self.history.faults;
+        if !heals {
+            faults.push(Spell {
+                nemesis,
+                what,
+                from: at,
+                until: None,
+            });
+            return;
+        }
+        self.history.healed_at = at;
+        if let Some(last) = faults.last_mut() {
+            last.until = Some(at);
+        }
     }
 
     fn invoke(&mut self, call: u64, id: OpId, process: u32, op: Op) -> Result<(), &'static str> {

@@ -80,6 +80,11 @@ impl Recorder {
         self.record(|at, _| Event::Sighting { at, id, value });
     }
 
+    /// Notes which peers an open map stream shows from now on, and which no more.
+    pub fn peers(&self, id: OpId, came: Vec<String>, left: Vec<String>) {
+        self.record(|at, _| Event::Peers { at, id, came, left });
+    }
+
     /// Notes that a fault was installed or healed.
     pub fn fault(&self, nemesis: &str, what: String, heals: bool) {
         self.record(|at, _| Event::Fault {

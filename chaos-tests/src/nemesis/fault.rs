@@ -117,7 +117,7 @@ impl Nemesis {
             Self::OneWay if random.random() => Fault::Part(topology::deaf(&order)),
             Self::OneWay => Fault::Part(topology::mute(&order)),
             Self::Ring => Fault::Part(topology::ring(&order)),
-            Self::Bridge => Fault::Part(topology::bridge(&order)),
+            Self::Bridge => Fault::Part(topology::bridge(&leader_first)),
             Self::Slow => Fault::Link(one, slow(random)),
             Self::Cut => Fault::Link(one, cut(random)),
             Self::Reset => Fault::Link(one, RESET),
@@ -358,6 +358,10 @@ mod tests {
             };
             assert!(cuts.iter().all(|(one, two)| [*one, *two].contains(&3)));
             assert_eq!(cuts.len(), 8);
+            let Fault::Part(cuts) = Nemesis::Bridge.draw(&mut random, 5, 3) else {
+                panic!("no partition");
+            };
+            assert_eq!(cuts.iter().filter(|(from, _)| *from == 3).count(), 3);
         }
     }
 }

@@ -19,7 +19,7 @@ pub enum Nemesis {
     OneWay,
     /// Each replica reaches its two neighbours only.
     Ring,
-    /// Two halves that reach each other through one replica only.
+    /// The leader reaches one replica only, without which the others are no majority.
     Bridge,
     /// Delays or throttles all links of a replica.
     Slow,
@@ -109,16 +109,34 @@ impl Nemesis {
         Self::ALL.into_iter().find(|one| one.name() == name)
     }
 
-    /// Whether another replica must lead after it: a run without such a change has shown nothing.
-    pub const fn changes_leader(self) -> bool {
-        matches!(
-            self,
+    /// Whether another replica must lead after it, of so many voters: a run in which none of its
+    /// faults has changed that has shown nothing.
+    pub const fn changes_leader(self, voters: usize) -> bool {
+        match self {
             Self::KillLeader
-                | Self::PauseLeader
-                | Self::IsolateLeader
-                | Self::Transfer
-                | Self::Restart
-        )
+            | Self::PauseLeader
+            | Self::IsolateLeader
+            | Self::Transfer
+            | Self::Restart => true,
+            // With the bridge the leader of three has a majority.
+            Self::Bridge => voters > 3,
+            Self::Kill
+            | Self::Pause
+            | Self::Halves
+            | Self::OneWay
+            | Self::Ring
+            | Self::Slow
+            | Self::Cut
+            | Self::Reset
+            | Self::Clients
+            | Self::Clock
+            | Self::Churn
+            | Self::Snapshot
+            | Self::Combined
+            | Self::DiskFull
+            | Self::BitFlip
+            | Self::Torn => false,
+        }
     }
 
     /// Whether a replica must have installed a snapshot after it.

@@ -62,6 +62,8 @@ fn what_was_recorded_is_read_back_in_pairs() {
     recorder.complete(two, Outcome::Ok, Answer::Value { value: 1 });
     recorder.complete(one, Outcome::Unknown, Answer::Nothing);
     recorder.sight(two, 9);
+    recorder.peers(two, vec!["3".to_owned()], Vec::new());
+    recorder.installed(1, 2);
     recorder.compared(None);
     recorder.finish().unwrap();
 
@@ -73,9 +75,18 @@ fn what_was_recorded_is_read_back_in_pairs() {
     assert_eq!((&first.op, first.process, first.end), (&write, 1, None));
     assert_eq!(second.answer, Answer::Value { value: 1 });
     assert!(second.end.is_some_and(|end| end >= second.call));
-    assert_eq!(history.faults.len(), 1);
-    assert_eq!(history.leaders, [(4, 1)]);
+    let [fault] = history.faults.as_slice() else {
+        panic!("{history:?}");
+    };
+    assert!(fault.until.is_some_and(|until| until >= fault.from));
+    assert_eq!(fault.until, Some(history.healed_at));
+    let [led] = history.leaders.as_slice() else {
+        panic!("{history:?}");
+    };
+    assert_eq!((led.term, led.replica), (4, 1));
     assert_eq!(history.sightings.len(), 1);
+    assert_eq!(history.peers[0].came, ["3"]);
+    assert_eq!(history.snapshots[0].count, 2);
     assert_eq!(history.compared, Some(None));
     assert!(history.ended);
 }

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path};
 use anyhow::Result;
 
 use super::Done;
+use crate::cluster::TIMING_MULTIPLIER;
 
 const TITLE: &str = "## Long runs\n";
 
@@ -32,8 +33,8 @@ fn section(done: &[Done]) -> Result<String> {
     write!(
         text,
         "\nMade by `make chaos-long`: {} runs, {green} of them green. Each has all workloads and 60 s \
-         of faults, `timing_multiplier` 3; one again: `chaos run --seed SEED --voters VOTERS \
-         --nemesis A,B,C,D`.\n\n",
+         of faults, `timing_multiplier` {TIMING_MULTIPLIER}; one again: `chaos run --seed SEED \
+         --voters VOTERS --nemesis A,B,C,D`, in any order.\n\n",
         done.len()
     )?;
     text.push_str(
