@@ -208,6 +208,13 @@ impl EngineError {
     }
 }
 
+/// Whether an error of RocksDB, or of the mark beside it, says that files are damaged.
+pub(crate) fn is_damage(error: &(dyn Error + 'static)) -> bool {
+    let native = error.downcast_ref::<rocksdb::Error>();
+    let is_corruption = |error: &rocksdb::Error| error.kind() == rocksdb::ErrorKind::Corruption;
+    error.is::<synced::Damage>() || native.is_some_and(is_corruption)
+}
+
 impl From<EngineError> for io::Error {
     fn from(error: EngineError) -> Self {
         Self::other(error)

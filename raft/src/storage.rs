@@ -13,6 +13,7 @@ mod power_loss;
 #[cfg(test)]
 mod tests;
 
+use std::error::Error;
 use std::fmt;
 use std::fs;
 use std::io;
@@ -28,7 +29,7 @@ use crate::blocking;
 use crate::codec::{self, CodecError, Entry, LogId};
 use crate::counters::Counters;
 use crate::engine::rocks::RocksEngine;
-use crate::engine::{Engine, EngineError, KeyRange, KeyValue, Read, Table, WriteBatch};
+use crate::engine::{self, Engine, EngineError, KeyRange, KeyValue, Read, Table, WriteBatch};
 use crate::fatal::{Fatal, FatalHook};
 use crate::levels::{FEATURE_LEVELS, LevelError, Levels};
 use crate::log_store::LogStore;
@@ -389,6 +390,26 @@ pub(crate) enum OpenError {
     /// A thread cannot be started or joined.
     #[error("storage thread")]
     Thread(#[source] io::Error),
+}
+
+impl OpenError {
+    /// Whether files are damaged, as every further start would find them.
+    pub(crate) fn is_damage(&self) -> bool {
+        let mut cause: Option<&(dyn Error + 'static)> = Some(self);
+        while let Some(error) = cause {
+            let log = error.downcast_ref::<Self>();
+            let row = error.downcast_ref::<CodecError>();
+            if matches!(log, Some(Self::LogGap { .. } | Self::LogShort { .. }))
+                // An unknown payload is a newer version's.
+                || row.is_some_and(|row| !matches!(row, CodecError::UnknownPayload { .. }))
+                || engine::is_damage(error)
+            {
+                return true;
+            }
+            cause = error.source();
+        }
+        false
+    }
 }
 
 pub(crate) const DATABASE_FOLDER: &str = "db";

@@ -32,7 +32,7 @@ pub(crate) struct SyncedMark {
 
 /// What must not be opened.
 #[derive(Debug, thiserror::Error)]
-enum Damage {
+pub(crate) enum Damage {
     /// Less is left than was synced.
     #[error(
         "the database ends at write {found}, but write {synced} was synced: its write-ahead log is \
@@ -115,6 +115,7 @@ fn decode(bytes: [u8; BYTES]) -> Result<u64, EngineError> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::is_damage;
     use super::*;
 
     #[test]
@@ -127,6 +128,7 @@ mod tests {
         mark.check(17).unwrap();
         mark.check(18).unwrap();
         let refused = mark.check(16).unwrap_err();
+        assert!(is_damage(&*refused.source));
         assert!(refused.source.to_string().contains("replace this replica"));
     }
 

@@ -158,12 +158,44 @@ pub enum StartError {
         #[source]
         source: Cause,
     },
+    /// Files of the store are damaged.
+    #[error(
+        "the store in {} is damaged: let a new replica take its place (`cluster replace` on another \
+         one)",
+        path.display()
+    )]
+    Damaged {
+        /// The folder.
+        path: PathBuf,
+        /// What was found.
+        #[source]
+        source: Cause,
+    },
     /// The program is too old or too new for the cluster.
     #[error(transparent)]
     Level(LevelError),
     /// The consensus core did not start on what the store holds.
     #[error("consensus did not start")]
     Consensus(#[source] Cause),
+}
+
+impl StartError {
+    /// Whether every further start fails the same way until somebody has acted. A folder that a
+    /// command may be filling at this moment is not such a case.
+    pub fn outlasts_restart(&self) -> bool {
+        match self {
+            Self::Removed { .. }
+            | Self::ForeignFolder { .. }
+            | Self::Damaged { .. }
+            | Self::Level(_) => true,
+            Self::NoIdentity { .. }
+            | Self::HalfRestored(_)
+            | Self::Config { .. }
+            | Self::Identity { .. }
+            | Self::Storage { .. }
+            | Self::Consensus(_) => false,
+        }
+    }
 }
 
 /// Why a command was not answered. [`Self::is_outcome_unknown`] tells whether it may still apply.
@@ -325,4 +357,14 @@ pub enum Fatal {
     /// A later start of this replica is running: its data folder is in use twice.
     #[error("another process runs with a copy of this replica's data folder")]
     Replaced,
+}
+
+impl Fatal {
+    /// Whether the next start would end the same way until somebody has acted, or do harm.
+    pub fn outlasts_restart(&self) -> bool {
+        match self {
+            Self::Removed | Self::Sealed(_) | Self::Level(_) | Self::Replaced => true,
+            Self::Storage { .. } | Self::Consensus { .. } => false,
+        }
+    }
 }

@@ -98,6 +98,10 @@ pub(super) async fn open_storage(
             reason: error.to_string(),
         },
         Opening::Failed(OpenError::Level(error)) => StartError::Level(error),
+        Opening::Failed(error) if error.is_damage() => StartError::Damaged {
+            path: config.data_dir.clone(),
+            source: error.into(),
+        },
         Opening::Failed(error) => StartError::Storage {
             path: config.data_dir.clone(),
             source: error.into(),

@@ -1,4 +1,5 @@
 use std::fs;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,9 +12,10 @@ use tempfile::TempDir;
 use super::{OpenError, Storage, StorageConfig, check, meta};
 use crate::codec;
 use crate::engine::sim::SimEngine;
-use crate::engine::{Engine, KeyRange, Read, Table, WriteBatch};
+use crate::engine::{Engine, EngineError, KeyRange, Read, Table, WriteBatch};
 use crate::log_store::LogStore;
 use crate::machine_store::MachineStore;
+use crate::machine_store::load::LoadError;
 use crate::testing::{Counter, Kind, blank, count, log_id, membership, open, signal, vote};
 use crate::type_config::TypeConfig;
 
@@ -51,6 +53,24 @@ fn a_damaged_start_counter_does_not_begin_anew() {
         engine.write(batch).unwrap();
         let refused = check::count_start(&engine);
         assert!(matches!(refused, Err(OpenError::Codec(_))), "{refused:?}");
+    }
+}
+
+#[test]
+fn damage_is_told_from_what_the_next_start_may_find_otherwise() {
+    let row = || codec::CodecError::ShortRow(1);
+    let gap = OpenError::LogGap {
+        expected: 4,
+        found: 7,
+    };
+    let position = OpenError::from(LoadError::Position(row()));
+    for damage in [OpenError::from(row()), gap, position] {
+        assert!(damage.is_damage(), "{damage}");
+    }
+    let newer = OpenError::from(codec::CodecError::UnknownPayload { index: 4 });
+    let locked = EngineError::new("open the database", io::Error::other("held by a process"));
+    for other in [newer, OpenError::from(locked)] {
+        assert!(!other.is_damage(), "{other}");
     }
 }
 
