@@ -6,9 +6,9 @@ mod file;
 #[cfg(test)]
 mod tests;
 
-use std::io::Read;
+use std::io::{self, Read};
 
-use hydrascale_raft::{BackupError, BackupInfo, read_backup};
+use hydrascale_raft::{BackupError, BackupInfo, KeyId, MachineError, read_backup};
 use serde::Serialize;
 
 pub use self::file::NewFile;
@@ -37,6 +37,8 @@ pub struct Contents {
     pub created_by: String,
     /// The replicas then.
     pub replicas: Vec<String>,
+    /// Id of the key that the secrets in it are sealed under; nothing when they are not sealed.
+    pub sealing_key: Option<String>,
     /// How many users.
     pub users: usize,
     /// How many nodes.
@@ -65,6 +67,7 @@ impl Contents {
             replicas: replicas
                 .map(|(id, name)| format!("{name} ({id})"))
                 .collect(),
+            sealing_key: sealed_under(state).map(|key| key.to_string()),
             users: state.users().count(),
             nodes: state.node_count(),
             pre_auth_keys: state.pre_auth_keys().count(),
@@ -82,4 +85,52 @@ pub fn check(input: impl Read) -> Result<Contents, BackupError> {
     let mut loader = Loader::default();
     let info = read_backup(input, |row| Ok(loader.push(&row)?))?;
     Ok(Contents::new(info, &loader.finish()))
+}
+
+/// The key that the secrets in a backup are sealed under, if they are, and all bytes of the backup
+/// once more. Reads and checks no more of it than that takes.
+///
+/// # Errors
+/// As [`check`], as far as it was read.
+pub fn sealing_key<R: Read>(input: R) -> Result<(Option<KeyId>, impl Read), BackupError> {
+    let mut taken = Taken {
+        input,
+        bytes: Vec::new(),
+    };
+    let mut loader = Loader::default();
+    let mut loaded = false;
+    let read = read_backup(&mut taken, |row| {
+        loader.push(&row)?;
+        loaded = true;
+        // The tailnet's row, which has the secrets, comes before all others.
+        Err(MachineError {
+            message: "the first row is enough".to_owned(),
+            source: None,
+        })
+    });
+    match read {
+        Err(error) if !loaded => return Err(error),
+        Ok(_) | Err(_) => {}
+    }
+    let key = sealed_under(&loader.finish());
+    Ok((key, io::Cursor::new(taken.bytes).chain(taken.input)))
+}
+
+fn sealed_under(state: &State) -> Option<KeyId> {
+    state.noise_private_key().and_then(KeyId::sealing)
+}
+
+/// Keeps what is read from `input`.
+struct Taken<R> {
+    input: R,
+    bytes: Vec<u8>,
+}
+
+impl<R: Read> Read for Taken<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let bytes = self.input.read(buffer)?;
+        self.bytes
+            .extend_from_slice(buffer.get(..bytes).unwrap_or_default());
+        Ok(bytes)
+    }
 }

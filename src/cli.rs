@@ -3,7 +3,7 @@
 //! Commands speak REST v1 to a replica: over the local socket, or to a list of addresses of which
 //! the first that answers counts. `cluster init`, `cluster join`, `cluster recover` and `backup restore` work on the data folder of a
 //! replica that does not run. What is printed goes through [`Output`]; the result through the exit
-//! code: 0, or 1 for every error.
+//! code: 0, 78 for a replica that ended and that no restart helps, or 1 for every other error.
 
 mod apikeys;
 mod args;
@@ -19,6 +19,7 @@ mod nodes;
 mod output;
 mod policy;
 mod preauthkeys;
+mod progress;
 mod table;
 mod time;
 mod users;
@@ -34,6 +35,7 @@ use clap::{Command, CommandFactory, FromArgMatches};
 
 use crate::config::{Config, Environment};
 use crate::control::VersionInfo;
+use crate::server::ServeError;
 
 pub use self::args::DemoArgs;
 use self::args::{Cli, Noun};
@@ -107,8 +109,16 @@ fn finish(result: anyhow::Result<()>, out: &mut Output<'_>) -> u8 {
         Ok(()) => 0,
         Err(error) => {
             out.error(&format!("{error:#}"));
-            1
+            exit_code(&error)
         }
+    }
+}
+
+/// Tells service managers whether to start the replica again.
+fn exit_code(error: &anyhow::Error) -> u8 {
+    match error.downcast_ref::<ServeError>() {
+        Some(error) if error.outlasts_restart() => EXIT_FOR_GOOD,
+        Some(_) | None => 1,
     }
 }
 
@@ -167,3 +177,7 @@ async fn talk(noun: Noun, context: &mut Context<'_, '_>) -> anyhow::Result<()> {
         | Noun::Generate(_) => anyhow::bail!("this command runs without a runtime"),
     }
 }
+
+/// Exit code of a replica that must not be started again before somebody has acted (`EX_CONFIG` of
+/// sysexits). A failed disk has its own, 74, after which a start is right.
+const EXIT_FOR_GOOD: u8 = 78;

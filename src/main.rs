@@ -1,7 +1,7 @@
 //! The `hydrascale` executable, which also answers to the name `headscale`.
 
 use std::env;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, BufReader, IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,9 +28,11 @@ fn main() -> ExitCode {
         version: server::version(),
     };
     let (mut stdout, mut stderr) = (io::stdout(), io::stderr());
-    let mut stdin = io::stdin().lock();
-    let color = stdout.is_terminal();
+    // Not locked: a command that reads a backup from there does so on another thread.
+    let mut stdin = BufReader::new(io::stdin());
+    let (color, watched) = (stdout.is_terminal(), stderr.is_terminal());
     let mut out = Output::new(&mut stdout, &mut stderr, &mut stdin, color);
+    out.set_watched(watched);
     ExitCode::from(cli::run(&argv, &environment, &hooks, &mut out))
 }
 

@@ -23,7 +23,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use hydrascale_raft::Replica;
+use hydrascale_raft::{Fatal, Replica};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -82,7 +82,28 @@ pub enum ServeError {
     RelayTls(#[from] TlsError),
     /// The consensus layer or the store gave up.
     #[error("this replica cannot go on: {0}")]
+    Ended(Fatal),
+    /// A part of the replica ended, or the cluster does not want it.
+    #[error("this replica cannot go on: {0}")]
     Fatal(String),
+}
+
+impl ServeError {
+    /// Whether starting the replica again is of no use, or does harm, until somebody has done what the
+    /// error says.
+    pub fn outlasts_restart(&self) -> bool {
+        match self {
+            Self::Ended(fatal) => fatal.outlasts_restart(),
+            Self::Boot(error) => error.outlasts_restart(),
+            Self::Listen { .. }
+            | Self::Socket { .. }
+            | Self::Tls(_)
+            | Self::PolicyFile(_)
+            | Self::RelayKey(_)
+            | Self::RelayTls(_)
+            | Self::Fatal(_) => false,
+        }
+    }
 }
 
 /// Runs a replica until `stop` is cancelled, then drains it. `reload` makes it read its sealing keys
@@ -143,7 +164,7 @@ async fn begin(
     let replica = boot::start_replica(&config.cluster, peer, machine).await?;
     tokio::select! {
         biased;
-        fatal = replica.fatal() => return Err(ServeError::Fatal(fatal.to_string())),
+        fatal = replica.fatal() => return Err(ServeError::Ended(fatal)),
         () = replica.formed() => return Ok(Some(replica)),
         () = stop.cancelled() => {}
     }

@@ -210,18 +210,17 @@ async fn replace(context: &Context, cluster: &mut Cluster) -> Result<()> {
     Ok(())
 }
 
-/// Five become three: one leaves by itself, one is removed; a third is not let go while another is
-/// dead.
+/// Five become three: one leaves by itself, and nobody else when it is asked again; one is removed; a
+/// third is not let go while another is dead.
 async fn shrink(context: &Context, cluster: &mut Cluster) -> Result<()> {
-    let leaves = cluster.replica(3)?;
-    leaves
-        .command(&["cluster", "leave", "--wait", "20s"])
-        .await?;
+    let words = ["cluster", "leave", "--wait", "20s"];
+    cluster.replica(3)?.command(&words).await?;
     cluster.wait_removed(3).await?;
+    cluster.replica(3)?.command(&words).await?;
     cluster.wait_voters(0, 4, SETTLE_LIMIT).await?;
     let removed = cluster.id_of(4).await?;
     for _ in 0..2 {
-        let words = ["cluster", "remove", &removed];
+        let words = ["cluster", "remove", &removed, "--wait", "20s"];
         cluster.replica(0)?.command(&words).await?;
     }
     cluster.wait_removed(4).await?;

@@ -1,24 +1,29 @@
 //! A backup of a replica with a store of its own, and what begins with it.
 
 use std::fs;
+use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
 use futures::StreamExt;
-use hydrascale_proto::state::v1::{CreateUser, command::Op};
-use hydrascale_raft::{BackupError, Replica, ReplicaConfig};
+use hydrascale_proto::state::v1::{CreateUser, InitTailnet, command::Op};
+use hydrascale_raft::{BackupError, Replica, ReplicaConfig, SealingKeys};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 
-use super::check;
+use super::{check, sealing_key};
 use crate::cli::{Hooks, Output, run};
-use crate::cluster::{Cluster, Machine, plain_tailnet};
+use crate::cluster::{Cluster, Machine, plain_tailnet, seal_noise_key};
 use crate::config::Environment;
 use crate::control::VersionInfo;
-use crate::types::ReplicaId;
+use crate::types::{MachinePrivateKey, ReplicaId};
 
 /// The backup of a cluster of one with a tailnet and a user, and the state that it is of.
 async fn backup(folder: &TempDir) -> (Vec<u8>, Arc<Machine>) {
+    backup_of(folder, plain_tailnet()).await
+}
+
+async fn backup_of(folder: &TempDir, tailnet: InitTailnet) -> (Vec<u8>, Arc<Machine>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap().to_string();
     let config = ReplicaConfig::new(folder.path().join("old"), "old", addr);
@@ -29,10 +34,7 @@ async fn backup(folder: &TempDir) -> (Vec<u8>, Arc<Machine>) {
         .unwrap();
     let id = ReplicaId(replica.id().0);
     let cluster = Cluster::new(Arc::new(replica.clone()), machine.clone(), id, 1);
-    cluster
-        .propose(Op::InitTailnet(plain_tailnet()))
-        .await
-        .unwrap();
+    cluster.propose(Op::InitTailnet(tailnet)).await.unwrap();
     let user = CreateUser {
         name: "alice".to_owned(),
         ..CreateUser::default()
@@ -53,7 +55,12 @@ fn call(folder: &Path, words: &[&str]) -> (u8, String, String) {
     let config = folder.join("config.yaml");
     let text = "server_url: http://x.test\nprefixes:\n  v4: 100.64.0.0/10\ndns:\n  base_domain: tail.test\n  override_local_dns: false\n\
                 cluster:\n  data_dir: new\n  replica_name: new\n";
-    fs::write(&config, text).unwrap();
+    // Its key, where the folder holds one.
+    let keys = match folder.join(KEY_FILE).exists() {
+        true => format!("  sealing_key_file: {KEY_FILE}\n"),
+        false => String::new(),
+    };
+    fs::write(&config, format!("{text}{keys}")).unwrap();
     let config = config.display().to_string();
     let argv = ["hydrascale", "-c", &config]
         .into_iter()
@@ -70,6 +77,11 @@ fn call(folder: &Path, words: &[&str]) -> (u8, String, String) {
     let code = run(&argv, &Environment::default(), &hooks, &mut output);
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (code, text(out), text(err))
+}
+
+/// The same from within a runtime: commands make one of their own.
+fn call_apart(folder: &Path, words: &[&str]) -> (u8, String, String) {
+    std::thread::scope(|scope| scope.spawn(|| call(folder, words)).join()).unwrap()
 }
 
 #[tokio::test]
@@ -96,32 +108,20 @@ async fn a_restored_folder_has_the_state_and_is_restored_once() {
     let file = folder.path().join("b.backup");
     let name = file.display().to_string();
     fs::write(&file, &bytes[..bytes.len() - 3]).unwrap();
-    let (path, words) = (
-        folder.path().to_owned(),
-        ["backup", "restore", &name].map(str::to_owned),
-    );
-    let call = move |words: &[String]| {
-        let (path, words) = (path.clone(), words.to_vec());
-        // Commands make a runtime of their own.
-        std::thread::spawn(move || {
-            let words: Vec<&str> = words.iter().map(String::as_str).collect();
-            call(&path, &words)
-        })
-        .join()
-        .unwrap()
-    };
-    let (code, _, err) = call(&words);
+    let words = ["backup", "restore", &name];
+    let (code, _, err) = call_apart(folder.path(), &words);
     assert!(code == 1 && err.contains("cut short"), "{err}");
 
     fs::write(&file, &bytes).unwrap();
-    let (code, out, err) = call(&["backup", "verify", &name].map(str::to_owned));
+    let (code, out, err) = call_apart(folder.path(), &["backup", "verify", &name]);
     assert!(code == 0 && out.contains("1 users, 0 nodes"), "{out}{err}");
-    let (code, out, err) = call(&words);
+    assert!(out.contains("secrets not sealed"), "{out}");
+    let (code, out, err) = call_apart(folder.path(), &words);
     assert!(
         code == 0 && out.contains("start it with `serve`"),
         "{out}{err}"
     );
-    let (code, _, err) = call(&words);
+    let (code, _, err) = call_apart(folder.path(), &words);
     assert!(code == 1 && err.contains("choose an empty folder"), "{err}");
 
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -134,3 +134,40 @@ async fn a_restored_folder_has_the_state_and_is_restored_once() {
     assert_eq!(restored.state().digest(), machine.state().digest());
     replica.shutdown().await;
 }
+
+#[tokio::test]
+async fn a_sealed_backup_names_its_key_and_is_not_restored_without_it() {
+    let folder = TempDir::new().unwrap();
+    let made = folder.path().join("made.key");
+    let key = SealingKeys::add_to_file(&made).unwrap();
+    let keys = SealingKeys::read(&made).unwrap();
+    let noise_key = MachinePrivateKey::from_bytes([7; 32]);
+    let sealed = InitTailnet {
+        noise_private_key: seal_noise_key(&keys, &noise_key).unwrap().into(),
+        ..plain_tailnet()
+    };
+    let (bytes, _) = backup_of(&folder, sealed).await;
+    let (found, mut again) = sealing_key(bytes.as_slice()).unwrap();
+    assert_eq!(found, Some(key));
+    let mut whole = Vec::new();
+    again.read_to_end(&mut whole).unwrap();
+    assert!(whole == bytes, "what was looked at is read again");
+
+    let file = folder.path().join("b.backup");
+    fs::write(&file, &bytes).unwrap();
+    let name = file.display().to_string();
+    let (code, out, err) = call_apart(folder.path(), &["backup", "verify", &name]);
+    let named = format!("secrets sealed under key {key}");
+    assert!(code == 0 && out.contains(&named), "{out}{err}");
+    let restore = ["backup", "restore", &name];
+    let (code, _, err) = call_apart(folder.path(), &restore);
+    let refused = format!("sealed under key {key}, and no key is configured");
+    assert!(code == 1 && err.contains(&refused), "{err}");
+    assert!(!folder.path().join("new").exists(), "nothing was begun");
+
+    fs::rename(&made, folder.path().join(KEY_FILE)).unwrap();
+    let (code, out, err) = call_apart(folder.path(), &restore);
+    assert_eq!(code, 0, "{out}{err}");
+}
+
+const KEY_FILE: &str = "sealing.key";

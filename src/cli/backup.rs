@@ -3,17 +3,20 @@
 use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
+use hydrascale_raft::{KeyId, Restored, SealingKeys};
 use serde::Serialize;
 
-use crate::backup::{Contents, NewFile, check};
+use crate::backup::{Contents, NewFile, check, sealing_key};
 use crate::cluster::Machine;
 use crate::server::raft_config;
 
 use super::client::ClientError;
 use super::context::Context;
+use super::progress::{Count, Progress};
 use super::value::Value;
 
 #[derive(Debug, Subcommand)]
@@ -54,10 +57,12 @@ pub(super) async fn run(
     match command {
         BackupCommand::Create(args) => create(args, context).await,
         BackupCommand::Verify { file } => {
-            let contents = read(&file, |input| check(input))?.with_context(|| shown(&file))?;
+            let progress = context.out.progress();
+            let checked = read(&file, "checking", progress, |input| check(input)).await?;
+            let contents = checked.with_context(|| shown(&file))?;
             tell(context, &shown(&file), &contents)
         }
-        BackupCommand::Restore(args) => restore(args, context),
+        BackupCommand::Restore(args) => restore(args, context).await,
     }
 }
 
@@ -67,9 +72,7 @@ async fn create(args: Create, context: &mut Context<'_, '_>) -> anyhow::Result<(
         false => "/cluster/backup",
     };
     if is_standard(&args.file) {
-        let (api, out) = context.api_and_output()?;
-        api.download(path, out).await?;
-        return Ok(out.flush()?);
+        return print(path, context).await;
     }
     if args.file.exists() {
         let question = format!("{} exists; replace it?", args.file.display());
@@ -79,26 +82,53 @@ async fn create(args: Create, context: &mut Context<'_, '_>) -> anyhow::Result<(
     }
     let unwritable = || format!("{} cannot be written", args.file.display());
     let mut file = NewFile::create(&args.file).with_context(unwritable)?;
-    match context.api()?.download(path, &mut file).await {
+    let count = Count::default();
+    let mut counted = count.of(&mut file);
+    let (api, _, progress) = context.api_and_output()?;
+    let download = Box::pin(api.download(path, &mut counted));
+    match progress.of("backup", &count, download).await {
         Err(ClientError::Output(error)) => return Err(error).with_context(unwritable),
         received => received?,
     };
     // What the disk has, not what came.
     let written = file.reopen().with_context(unwritable)?;
-    let contents = check(BufReader::new(written)).context("what came is not whole")?;
+    let progress = context.out.progress();
+    let input = BufReader::new(written);
+    let checking = progress.of_blocking("checking", move |count| check(count.of(input)));
+    let contents = checking.await?.context("what came is not whole")?;
     file.finish().with_context(unwritable)?;
     tell(context, &shown(&args.file), &contents)
 }
 
-fn restore(args: Restore, context: &mut Context<'_, '_>) -> anyhow::Result<()> {
+/// To standard output, where nobody can look at it again.
+async fn print(path: &str, context: &mut Context<'_, '_>) -> anyhow::Result<()> {
+    let count = Count::default();
+    let (api, out, progress) = context.api_and_output()?;
+    let mut counted = count.of(&mut *out);
+    let download = Box::pin(api.download(path, &mut counted));
+    let bytes = progress.of("backup", &count, download).await?;
+    out.flush()?;
+    context.out.note(&format!(
+        "the backup has {bytes} bytes; `backup verify` checks what arrived of it"
+    ));
+    Ok(())
+}
+
+async fn restore(args: Restore, context: &mut Context<'_, '_>) -> anyhow::Result<()> {
     let mut config = context.config()?.cluster;
     if let Some(folder) = args.data_dir {
         config.data_dir = folder;
     }
-    let machine = Machine::new();
+    let machine = Arc::new(Machine::new());
     let raft = raft_config(&config)?;
-    let fill = |input: &mut dyn Read| hydrascale_raft::restore(&raft, input, &machine);
-    let restored = read(&args.file, fill)?.with_context(|| shown(&args.file))?;
+    let filled = Arc::clone(&machine);
+    let fill = move |input: &mut dyn Read| -> anyhow::Result<Restored> {
+        let (key, input) = sealing_key(input)?;
+        refuse_without(key, &raft.keyring.keys())?;
+        Ok(hydrascale_raft::restore(&raft, input, &*filled)?)
+    };
+    let restored = read(&args.file, "restoring", context.out.progress(), fill).await?;
+    let restored = restored.with_context(|| shown(&args.file))?;
     let folder = config.data_dir.display().to_string();
     let contents = Contents::new(restored.backup, &machine.state());
     let sentence = format!(
@@ -121,8 +151,37 @@ fn restore(args: Restore, context: &mut Context<'_, '_>) -> anyhow::Result<()> {
     context.out.result(&sentence, &value)
 }
 
-/// Opens the file, or takes standard input, and reads it.
-fn read<T>(path: &Path, read: impl FnOnce(&mut dyn Read) -> T) -> anyhow::Result<T> {
+/// A replica without the key would not start on what was restored.
+fn refuse_without(key: Option<KeyId>, held: &SealingKeys) -> anyhow::Result<()> {
+    let Some(key) = key.filter(|key| !held.ids().any(|held| held == *key)) else {
+        return Ok(());
+    };
+    let held: Vec<String> = held.ids().map(|id| id.to_string()).collect();
+    let held = match held.is_empty() {
+        true => "and no key is configured".to_owned(),
+        false => format!("and the configured keys are {}", held.join(", ")),
+    };
+    bail!(
+        "the secrets in it are sealed under key {key}, {held}: put that key into the file that \
+         cluster.sealing_key_file names, then restore again"
+    )
+}
+
+/// Reads the file, or standard input, on a thread of its own.
+async fn read<T: Send + 'static>(
+    path: &Path,
+    what: &str,
+    progress: Progress<'_>,
+    read: impl FnOnce(&mut dyn Read) -> T + Send + 'static,
+) -> anyhow::Result<T> {
+    let path = path.to_owned();
+    let reading = progress.of_blocking(what, move |count| {
+        open(&path, |input| read(&mut count.of(input)))
+    });
+    reading.await?
+}
+
+fn open<T>(path: &Path, read: impl FnOnce(&mut dyn Read) -> T) -> anyhow::Result<T> {
     if is_standard(path) {
         return Ok(read(&mut io::stdin().lock()));
     }
@@ -148,7 +207,7 @@ fn tell(context: &mut Context<'_, '_>, name: &str, contents: &Contents) -> anyho
     let taken = contents.taken_at.unwrap_or(contents.changed_at);
     let sentence = format!(
         "{name}: whole backup of cluster {}\ntaken {taken}, last change {} at log index {} (term {}), \
-         replicas {}\nformat {}, feature level {}, written by {}\n{}",
+         replicas {}\nformat {}, feature level {}, written by {}\n{}\n{}",
         contents.cluster_id,
         contents.changed_at,
         contents.index,
@@ -158,8 +217,16 @@ fn tell(context: &mut Context<'_, '_>, name: &str, contents: &Contents) -> anyho
         contents.feature_level,
         contents.created_by,
         summary(contents),
+        seal(contents),
     );
     context.out.result(&sentence, &value_of(contents)?)
+}
+
+fn seal(contents: &Contents) -> String {
+    match &contents.sealing_key {
+        Some(key) => format!("secrets sealed under key {key}, which restoring needs"),
+        None => "secrets not sealed: keep it like a private key".to_owned(),
+    }
 }
 
 fn summary(contents: &Contents) -> String {
@@ -176,4 +243,35 @@ fn summary(contents: &Contents) -> String {
 /// As the command line prints values.
 fn value_of(contents: &impl Serialize) -> anyhow::Result<Value> {
     Ok(serde_json::from_str(&serde_json::to_string(contents)?)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backup_whose_key_is_not_configured_is_refused_by_name() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("sealing.key");
+        let old = SealingKeys::add_to_file(&path).unwrap();
+        let held = SealingKeys::read(&path).unwrap();
+        refuse_without(Some(old), &held).unwrap();
+        refuse_without(None, &SealingKeys::default()).unwrap();
+        let refusal = |held: &SealingKeys| {
+            let refused = refuse_without(Some(old), held);
+            refused.unwrap_err().to_string()
+        };
+        let none = refusal(&SealingKeys::default());
+        assert!(
+            none.contains(&format!("under key {old}, and no key is configured")),
+            "{none}"
+        );
+        let other = temp.path().join("other.key");
+        let id = SealingKeys::add_to_file(&other).unwrap();
+        let another = refusal(&SealingKeys::read(&other).unwrap());
+        assert!(
+            another.contains(&format!("the configured keys are {id}: put that key")),
+            "{another}"
+        );
+    }
 }

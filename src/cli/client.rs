@@ -124,6 +124,11 @@ impl ApiClient {
         })
     }
 
+    /// Whether nobody answers but the replica of this machine.
+    pub(super) fn is_local(&self) -> bool {
+        matches!(self.addresses.as_slice(), [Address::Socket(_)])
+    }
+
     pub(super) async fn get(&self, path: &str) -> Result<Value, ClientError> {
         self.request(Method::GET, path, None, None).await
     }

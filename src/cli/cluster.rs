@@ -1,29 +1,28 @@
 //! `cluster`: make one, grow it, shrink it, look at it.
 
 mod keys;
+mod leaving;
 mod members;
 mod recover;
+mod tokens;
 mod upgrade;
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use hydrascale_raft::{JoinToken, Replica};
-use serde_json::json;
 
 use crate::config::ClusterConfig;
 use crate::server::raft_config;
 
-use self::members::{Follow, Replace, Transfer, Which};
+use self::leaving::{Patience, Remove, Replace};
+use self::members::{Follow, Transfer, Which};
 use self::recover::Recover;
+use self::tokens::JoinTokenCommand;
 use self::upgrade::UpgradeCommand;
-use super::args::parse_life;
-use super::client::escape;
 use super::context::Context;
 use super::table::{Cell, Table};
-use super::time;
 use super::value::Value;
 
 #[derive(Debug, Subcommand)]
@@ -41,10 +40,10 @@ pub(super) enum ClusterCommand {
     Demote(Which),
     /// Let another replica take the place of one that is dead or shall go
     Replace(Replace),
-    /// Remove a replica for good
-    Remove(Which),
-    /// Drain the replica that answers and remove it for good
-    Leave(Follow),
+    /// Remove a replica for good; one that answers is drained first
+    Remove(Remove),
+    /// Drain the replica of this machine and remove it for good
+    Leave(Patience),
     /// Send a replica's clients elsewhere and keep them away
     Drain(Which),
     /// Let a drained replica have clients again
@@ -85,25 +84,6 @@ pub(super) struct Join {
     non_voting: bool,
 }
 
-#[derive(Debug, Subcommand)]
-pub(super) enum JoinTokenCommand {
-    /// Make a token that admits one new replica; this is the only time that it is shown
-    #[command(visible_aliases = ["c", "new"])]
-    Create {
-        /// Life of the token, 7d at most
-        #[arg(short, long, default_value = "1h", value_parser = parse_life)]
-        expiration: Duration,
-    },
-    /// List the tokens that were made
-    #[command(visible_alias = "ls")]
-    List,
-    /// Withdraw a token that was not used yet
-    Revoke {
-        /// Id of the token, as the list shows it
-        id: String,
-    },
-}
-
 pub(super) async fn run(
     command: ClusterCommand,
     context: &mut Context<'_, '_>,
@@ -111,23 +91,13 @@ pub(super) async fn run(
     match command {
         ClusterCommand::Init => init(context),
         ClusterCommand::Join(args) => join(args, context).await,
-        ClusterCommand::JoinToken(JoinTokenCommand::Create { expiration }) => {
-            let body = json!({ "expiration": time::after(expiration) });
-            let made = context.api()?.post("/cluster/join-token", body).await?;
-            context.out.result(&made.text("joinToken"), &made)
-        }
-        ClusterCommand::JoinToken(JoinTokenCommand::List) => list_tokens(context).await,
-        ClusterCommand::JoinToken(JoinTokenCommand::Revoke { id }) => {
-            let path = format!("/cluster/join-token/{}", escape(&id));
-            let answer = context.api()?.delete(&path).await?;
-            context.out.result("Join token revoked", &answer)
-        }
+        ClusterCommand::JoinToken(command) => tokens::run(command, context).await,
         ClusterCommand::Promote(which) => members::promote(which, context).await,
         ClusterCommand::Demote(which) => members::demote(which, context).await,
-        ClusterCommand::Replace(args) => members::replace(args, context).await,
-        ClusterCommand::Remove(which) => members::remove(which, context).await,
-        ClusterCommand::Leave(wait) => members::leave(wait, context).await,
-        ClusterCommand::Drain(which) => members::drain(which, context).await,
+        ClusterCommand::Replace(args) => leaving::replace(args, context).await,
+        ClusterCommand::Remove(args) => leaving::remove(args, context).await,
+        ClusterCommand::Leave(patience) => leaving::leave(patience, context).await,
+        ClusterCommand::Drain(which) => leaving::drain(which, context).await,
         ClusterCommand::Undrain(which) => members::undrain(which, context).await,
         ClusterCommand::TransferLeader(args) => members::transfer(args, context).await,
         ClusterCommand::RotateSealingKey { unseal } => keys::rotate_sealing(unseal, context).await,
@@ -172,30 +142,6 @@ async fn join(args: Join, context: &mut Context<'_, '_>) -> anyhow::Result<()> {
         &replica.to_string(),
         "Joined",
     )
-}
-
-async fn list_tokens(context: &mut Context<'_, '_>) -> anyhow::Result<()> {
-    let answer = context.api()?.get("/cluster/join-token").await?;
-    let tokens = answer.get("joinTokens");
-    let mut table = Table::new(&["ID", "Expiration", "State", "Replaces"]);
-    for token in tokens.items() {
-        let used_by = token.text("usedBy");
-        let state = if !used_by.is_empty() {
-            format!("used by replica {used_by}")
-        } else if token.flag("revoked") {
-            "revoked".to_owned()
-        } else {
-            "open".to_owned()
-        };
-        let replaces = token.text("replaces");
-        table.row([
-            token.text("id").into(),
-            time::expiry(token, "expiration", "-"),
-            state.into(),
-            replaces.into(),
-        ]);
-    }
-    context.out.list(&table, tokens)
 }
 
 fn read_token(path: &Path) -> anyhow::Result<String> {

@@ -1,6 +1,7 @@
 //! What a command works with: the configuration's client part, a connection, the output.
 
 use std::io::Write;
+use std::path::PathBuf;
 
 use anyhow::Context as _;
 
@@ -9,6 +10,7 @@ use crate::config::{ClientConfig, Config, Environment};
 use super::args::Global;
 use super::client::ApiClient;
 use super::output::Output;
+use super::progress::Progress;
 use super::value::Value;
 
 pub(super) struct Context<'a, 'b> {
@@ -41,6 +43,12 @@ impl<'a, 'b> Context<'a, 'b> {
         Ok(config)
     }
 
+    /// The data folder of this machine's replica, if the configuration is one of a replica.
+    pub(super) fn data_dir(&self) -> Option<PathBuf> {
+        let config = Config::load(self.environment, self.global.config.as_deref()).ok()?;
+        Some(config.cluster.data_dir)
+    }
+
     /// Who runs the command, for the records; nothing when the environment does not say.
     pub(super) fn user_name(&self) -> Option<String> {
         let name = ["SUDO_USER", "USER", "LOGNAME"]
@@ -59,11 +67,14 @@ impl<'a, 'b> Context<'a, 'b> {
         self.client.as_ref().context("there is no client")
     }
 
-    /// The way to a replica, and where its answer goes as it comes.
-    pub(super) fn api_and_output(&mut self) -> anyhow::Result<(&ApiClient, &mut dyn Write)> {
+    /// The way to a replica, where its answer goes as it comes, and where its progress is told.
+    pub(super) fn api_and_output(
+        &mut self,
+    ) -> anyhow::Result<(&ApiClient, &mut dyn Write, Progress<'_>)> {
         self.api()?;
         let client = self.client.as_ref().context("there is no client")?;
-        Ok((client, self.out.raw()))
+        let (out, progress) = self.out.raw();
+        Ok((client, out, progress))
     }
 
     /// Tells the warnings of an answer, if it has any.
@@ -73,9 +84,14 @@ impl<'a, 'b> Context<'a, 'b> {
         }
     }
 
+    /// Whether `--force` was given.
+    pub(super) const fn is_forced(&self) -> bool {
+        self.global.force
+    }
+
     /// Asks, unless `--force` says that nobody wants to be asked; says so when declined.
     pub(super) fn confirm(&mut self, question: &str, declined: &str) -> anyhow::Result<bool> {
-        if self.global.force || self.out.confirm(question)? {
+        if self.is_forced() || self.out.confirm(question)? {
             return Ok(true);
         }
         self.out

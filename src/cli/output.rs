@@ -8,6 +8,7 @@ use anyhow::{Context as _, bail};
 use serde::Serialize;
 use serde_json::ser::PrettyFormatter;
 
+use super::progress::Progress;
 use super::table::Table;
 use super::value::Value;
 
@@ -43,6 +44,7 @@ pub struct Output<'a> {
     err: &'a mut dyn Write,
     input: &'a mut dyn BufRead,
     color: bool,
+    watched: bool,
     format: Format,
 }
 
@@ -59,8 +61,14 @@ impl<'a> Output<'a> {
             err,
             input,
             color,
+            watched: false,
             format: Format::Human,
         }
+    }
+
+    /// Whether somebody watches the error stream, a terminal: progress is told there then.
+    pub const fn set_watched(&mut self, watched: bool) {
+        self.watched = watched;
     }
 
     pub(super) const fn set_format(&mut self, format: Format) {
@@ -77,9 +85,17 @@ impl<'a> Output<'a> {
         write!(self.out, "{text}").context("standard output is closed")
     }
 
-    /// Where results go, for what is too long to be held.
-    pub(super) fn raw(&mut self) -> &mut dyn Write {
-        self.out
+    /// Where results go, for what is too long to be held, and where its progress is told.
+    pub(super) fn raw(&mut self) -> (&mut dyn Write, Progress<'_>) {
+        let out: &mut dyn Write = self.out;
+        let err: &mut dyn Write = self.err;
+        (out, Progress::new(self.watched.then_some(err)))
+    }
+
+    /// Where the progress of what takes its time is told.
+    pub(super) fn progress(&mut self) -> Progress<'_> {
+        let (_, progress) = self.raw();
+        progress
     }
 
     /// Prints bytes as they are.

@@ -5,18 +5,22 @@
 //! the error stream. `UPDATE_GOLDENS=1 cargo test cli::` writes the file anew; the
 //! difference is reviewed.
 
+mod leaving;
+
 use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use hydrascale_proto::state::v1::{SetPolicy, command::Op};
+use hydrascale_raft::Fatal;
 use tokio::net::UnixListener;
 
-use super::{DemoArgs, Hooks, Output, run};
+use super::{DemoArgs, EXIT_FOR_GOOD, Hooks, Output, exit_code, run};
 use crate::api::Access;
 use crate::api::testing::World;
 use crate::config::{Config, Environment};
 use crate::control::{ToolchainInfo, VersionInfo};
+use crate::server::ServeError;
 use crate::types::ReplicaId;
 
 /// A day of the in-memory log's clock; other times come from the machine's and are masked.
@@ -375,4 +379,17 @@ fn a_replica_that_is_not_there_is_named() {
         err.contains("/nonexistent/x.sock") && err.contains("does a replica run here"),
         "{err}"
     );
+}
+
+#[test]
+fn a_replica_that_was_removed_is_not_started_again_for_ever() {
+    let code = |fatal| exit_code(&ServeError::Ended(fatal).into());
+    assert_eq!(code(Fatal::Removed), EXIT_FOR_GOOD);
+    assert_eq!(code(Fatal::Replaced), EXIT_FOR_GOOD);
+    let reason = "no memory".to_owned();
+    assert_eq!(code(Fatal::Consensus { reason }), 1);
+    assert_eq!(exit_code(&anyhow::anyhow!("no such user")), 1);
+    let unit = include_str!("../../deploy/hydrascale.service");
+    let prevents = format!("\nRestartPreventExitStatus={EXIT_FOR_GOOD}\n");
+    assert!(unit.contains(&prevents), "{unit}");
 }

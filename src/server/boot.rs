@@ -78,6 +78,24 @@ pub enum BootError {
     Start(#[from] StartError),
 }
 
+impl BootError {
+    /// Whether starting the replica again is of no use until somebody has done what the error says.
+    pub fn outlasts_restart(&self) -> bool {
+        match self {
+            Self::Start(error) => error.outlasts_restart(),
+            Self::Sealed(_) => true,
+            // Tokens, folders and files may come while it tries.
+            Self::Init { .. }
+            | Self::Join { .. }
+            | Self::Bootstrap(_)
+            | Self::Read { .. }
+            | Self::Token(_)
+            | Self::NoiseKey { .. }
+            | Self::Sealing(_) => false,
+        }
+    }
+}
+
 /// What the consensus layer needs to know of the configuration.
 ///
 /// # Errors

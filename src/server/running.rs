@@ -150,7 +150,7 @@ impl Running {
             // Tells more than the end of the task does that found out.
             biased;
             () = stop.cancelled() => Ok(()),
-            fatal = self.replica.fatal() => Err(ServeError::Fatal(fatal.to_string())),
+            fatal = self.replica.fatal() => Err(ServeError::Ended(fatal)),
             Ok(fatal) = &mut self.unwelcome => Err(ServeError::Fatal(fatal.to_string())),
             Ok(refused) = &mut self.policy_refused => Err(refused.into()),
             Ok(sealed) = &mut self.unreadable => Err(BootError::from(sealed).into()),

@@ -1,7 +1,8 @@
-//! `cluster promote`, `demote`, `remove`, `leave`, `replace`, `drain`, `undrain`,
-//! `transfer-leader`: against any replica, as often as one likes. What takes its time is followed
-//! until it is done.
+//! `cluster promote`, `demote`, `undrain`, `transfer-leader`, and what all changes of members
+//! share: against any replica, as often as one likes. What takes its time is followed until it is
+//! done.
 
+use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
@@ -11,13 +12,12 @@ use serde_json::json;
 use super::super::args::parse_life;
 use super::super::client::ClientError;
 use super::super::context::Context;
-use super::super::time;
 use super::super::value::Value;
 
 /// Between looks at what is followed.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// What is recorded is not always made at once.
-const WAITS: &str = "it is made once enough of the other voters answer";
+pub(super) const WAITS: &str = "it is made once enough of the other voters answer";
 /// Attempts at a change whose answer is lost: asking again is safe.
 const ATTEMPTS: usize = 3;
 
@@ -25,9 +25,9 @@ const ATTEMPTS: usize = 3;
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Which {
     /// Id or name of the replica
-    replica: String,
+    pub(super) replica: String,
     #[command(flatten)]
-    follow: Follow,
+    pub(super) follow: Follow,
 }
 
 #[derive(Debug, Args)]
@@ -35,20 +35,6 @@ pub(in crate::cli) struct Follow {
     /// Follow the change for so long; it goes on by itself afterwards. 0s: do not follow
     #[arg(long, default_value = "2m", value_parser = parse_wait)]
     pub(super) wait: Duration,
-}
-
-#[derive(Debug, Args)]
-pub(in crate::cli) struct Replace {
-    /// Id or name of the replica that leaves for good
-    replica: String,
-    /// A member without a vote that takes its place [default: a new replica, by the token printed]
-    #[arg(long, value_name = "REPLICA")]
-    with: Option<String>,
-    /// Life of the token for a new replica, 7d at most
-    #[arg(short, long, default_value = "1h", value_parser = parse_life)]
-    expiration: Duration,
-    #[command(flatten)]
-    follow: Follow,
 }
 
 #[derive(Debug, Args)]
@@ -68,32 +54,63 @@ pub(super) fn parse_wait(text: &str) -> Result<Duration, String> {
 pub(super) struct Found {
     pub(super) id: u64,
     pub(super) label: String,
-    membership: Value,
+    pub(super) membership: Value,
+    /// Whether it is the one that was asked.
+    pub(super) asked: bool,
+    /// Whether the one that was asked hears of it.
+    pub(super) answers: bool,
 }
 
 impl Found {
-    fn of(status: &Value, member: &Value) -> Self {
+    pub(super) fn of(status: &Value, member: &Value) -> Self {
         let id = member.text("id");
         Self {
             label: format!("replica {id} ({})", member.text("name")),
+            asked: status.text("replicaId") == id,
+            answers: member.flag("reachable"),
             id: id.parse().unwrap_or_default(),
             membership: status.get("membershipIndex").clone(),
         }
     }
 
-    fn path(&self, change: &str) -> String {
+    pub(super) fn path(&self, change: &str) -> String {
         format!("/cluster/replica/{}/{change}", self.id)
     }
 
     /// The newest status's member, if it still is one.
-    fn member<'a>(&self, status: &'a Value) -> Option<&'a Value> {
+    pub(super) fn member<'a>(&self, status: &'a Value) -> Option<&'a Value> {
         member(status, self.id)
+    }
+
+    /// How far it is, which `progress` tells of a member.
+    fn seen(&self, status: &Value, progress: &impl Fn(&Value, &Value) -> Option<String>) -> Seen {
+        let waits = match self.member(status) {
+            Some(member) => progress(status, member),
+            None if is_removed(status, self.id) => return Seen::Removed,
+            // The one that is asked now may be behind the one that was asked before.
+            None => Some(format!("{} is not seen among the members", self.label)),
+        };
+        waits.map_or(Seen::Done, Seen::Waits)
     }
 }
 
-fn member(status: &Value, id: u64) -> Option<&Value> {
+/// How far a member is that is followed.
+#[derive(Debug, PartialEq)]
+enum Seen {
+    Done,
+    Removed,
+    Waits(String),
+}
+
+pub(super) fn member(status: &Value, id: u64) -> Option<&Value> {
     let mut members = status.get("members").items().iter();
     members.find(|member| member.text("id") == id.to_string())
+}
+
+/// Whether a replica has left for good.
+pub(super) fn is_removed(status: &Value, id: u64) -> bool {
+    let removed = status.get("removed").items();
+    removed.contains(&Value::Number(id.into()))
 }
 
 pub(super) async fn status(context: &mut Context<'_, '_>) -> anyhow::Result<Value> {
@@ -121,6 +138,8 @@ pub(super) async fn find(context: &mut Context<'_, '_>, wanted: &str) -> anyhow:
         id,
         label: format!("replica {id}"),
         membership: Value::Null,
+        asked: false,
+        answers: false,
     })
 }
 
@@ -168,6 +187,37 @@ pub(super) async fn follow(
     }
 }
 
+/// Follows a member as [`follow`] does.
+///
+/// # Errors
+/// It is removed meanwhile.
+pub(super) async fn follow_member(
+    context: &mut Context<'_, '_>,
+    found: &Found,
+    wait: Duration,
+    progress: impl Fn(&Value, &Value) -> Option<String>,
+) -> anyhow::Result<bool> {
+    let removed = Cell::new(false);
+    let finished = follow(context, wait, |status| {
+        match found.seen(status, &progress) {
+            Seen::Waits(line) => Some(line),
+            Seen::Done => None,
+            Seen::Removed => {
+                removed.set(true);
+                None
+            }
+        }
+    });
+    let finished = finished.await?;
+    if removed.get() {
+        bail!(
+            "{} was removed from the cluster meanwhile: see `cluster status`",
+            found.label
+        );
+    }
+    Ok(finished)
+}
+
 /// Tells the end of a change: `done`, or that it goes on.
 pub(super) fn tell(
     context: &mut Context<'_, '_>,
@@ -181,7 +231,7 @@ pub(super) fn tell(
         .result(if finished { done } else { going_on }, answer)
 }
 
-fn capital(label: &str) -> String {
+pub(super) fn capital(label: &str) -> String {
     label.replacen("replica", "Replica", 1)
 }
 
@@ -189,8 +239,7 @@ pub(super) async fn promote(which: Which, context: &mut Context<'_, '_>) -> anyh
     let found = find(context, &which.replica).await?;
     let body = json!({ "expectedMembership": found.membership });
     let answer = change(context, &found.path("promote"), body).await?;
-    let finished = follow(context, which.follow.wait, |status| {
-        let member = found.member(status)?;
+    let finished = follow_member(context, &found, which.follow.wait, |status, member| {
         (!member.flag("voter")).then(|| catching_up(status, member, &found.label))
     });
     let finished = finished.await?;
@@ -206,7 +255,7 @@ pub(super) async fn promote(which: Which, context: &mut Context<'_, '_>) -> anyh
 }
 
 /// How far a learner is.
-fn catching_up(status: &Value, member: &Value, label: &str) -> String {
+pub(super) fn catching_up(status: &Value, member: &Value, label: &str) -> String {
     if !member.flag("reachable") {
         return format!("{label} does not answer: is it running?");
     }
@@ -228,8 +277,7 @@ pub(super) async fn demote(which: Which, context: &mut Context<'_, '_>) -> anyho
     let found = find(context, &which.replica).await?;
     let body = json!({ "expectedMembership": found.membership });
     let answer = change(context, &found.path("demote"), body).await?;
-    let finished = follow(context, which.follow.wait, |status| {
-        let member = found.member(status)?;
+    let finished = follow_member(context, &found, which.follow.wait, |_, member| {
         let waits = || {
             format!(
                 "the end of the vote of {} is recorded; {WAITS}",
@@ -246,158 +294,6 @@ pub(super) async fn demote(which: Which, context: &mut Context<'_, '_>) -> anyho
         found.label
     );
     tell(context, finished, &done, &going_on, &answer)
-}
-
-pub(super) async fn remove(which: Which, context: &mut Context<'_, '_>) -> anyhow::Result<()> {
-    let found = find(context, &which.replica).await?;
-    let question = format!("Remove {} from the cluster for good?", found.label);
-    if !context.confirm(&question, "Replica not removed")? {
-        return Ok(());
-    }
-    remove_found(&found, which.follow.wait, context).await
-}
-
-async fn remove_found(
-    found: &Found,
-    wait: Duration,
-    context: &mut Context<'_, '_>,
-) -> anyhow::Result<()> {
-    let body = json!({ "expectedMembership": found.membership });
-    let answer = change(context, &found.path("remove"), body).await?;
-    let finished = follow(context, wait, |status| {
-        let gone = found.member(status).is_none();
-        (!gone).then(|| format!("the removal of {} is recorded; {WAITS}", found.label))
-    });
-    let finished = finished.await?;
-    let label = capital(&found.label);
-    let done = format!(
-        "{label} is removed: it ends by itself if it still runs; delete its data folder. Its id is \
-         not given again"
-    );
-    tell(
-        context,
-        finished,
-        &done,
-        &format!("The removal of {} is recorded; {WAITS}", found.label),
-        &answer,
-    )
-}
-
-/// The replica that answers drains, then leaves for good.
-pub(super) async fn leave(wait: Follow, context: &mut Context<'_, '_>) -> anyhow::Result<()> {
-    let status = status(context).await?;
-    let own = status.text("replicaId");
-    let me = status.get("members").items().iter();
-    let me = me.into_iter().find(|member| member.text("id") == own);
-    let found = me.map(|member| Found::of(&status, member));
-    let found = found.with_context(|| format!("replica {own} is no member of the cluster"))?;
-    let question = format!(
-        "Drain {} and remove it from the cluster for good?",
-        found.label
-    );
-    if !context.confirm(&question, "Replica stays")? {
-        return Ok(());
-    }
-    // What will be refused moves nobody's clients.
-    let drained = found
-        .member(&status)
-        .is_some_and(|member| member.get("announced").flag("drained"));
-    let drains = !drained && goes_on_without(&status, found.id);
-    if drains {
-        drain_found(&found, wait.wait, context).await?;
-    }
-    let body = json!({ "expectedMembership": found.membership });
-    let answer = match change(context, &found.path("remove"), body).await {
-        Ok(answer) => answer,
-        Err(error) if drains && is_refusal(&error) => {
-            change(context, &found.path("undrain"), json!({})).await?;
-            return Err(error.context(format!("{} stays and is undrained", found.label)));
-        }
-        Err(error) => return Err(error),
-    };
-    let done = format!(
-        "{} leaves and then ends by itself; delete its data folder. Its id is not given again",
-        capital(&found.label)
-    );
-    context.out.result(&done, &answer)
-}
-
-fn is_refusal(error: &anyhow::Error) -> bool {
-    matches!(error.downcast_ref(), Some(ClientError::Refused(_)))
-}
-
-/// Whether enough of the other voters answer, as far as this status tells.
-fn goes_on_without(status: &Value, id: u64) -> bool {
-    let others = status.get("members").items().iter();
-    let others =
-        others.filter(|member| member.flag("voter") && member.text("id") != id.to_string());
-    let answering = others.clone().filter(|member| member.flag("reachable"));
-    answering.count() > others.count() / 2
-}
-
-pub(super) async fn replace(args: Replace, context: &mut Context<'_, '_>) -> anyhow::Result<()> {
-    let found = find(context, &args.replica).await?;
-    let question = format!("Replace {}, which then is removed for good?", found.label);
-    if !context.confirm(&question, "Replica not replaced")? {
-        return Ok(());
-    }
-    let Some(with) = args.with else {
-        let body = json!({ "expiration": time::after(args.expiration), "replaces": found.id });
-        let made = context.api()?.post("/cluster/join-token", body).await?;
-        context.out.note(&format!(
-            "on the new machine run `cluster join` with this token and start it with `serve`; it \
-             takes the place of {} once it has caught up",
-            found.label
-        ));
-        return context.out.result(&made.text("joinToken"), &made);
-    };
-    let with = find(context, &with).await?;
-    let body = json!({ "with": with.id, "expectedMembership": found.membership });
-    let answer = change(context, &found.path("replace"), body).await?;
-    let finished = follow(context, args.follow.wait, |status| {
-        found.member(status)?;
-        let with_member = with.member(status);
-        Some(with_member.map_or_else(
-            || format!("{} is no member", with.label),
-            |member| catching_up(status, member, &with.label),
-        ))
-    });
-    let finished = finished.await?;
-    let (old, new) = (&found.label, capital(&with.label));
-    let done = format!("{new} has taken the place of {old}");
-    let going_on = format!("{new} takes the place of {old} once it has caught up");
-    tell(context, finished, &done, &going_on, &answer)
-}
-
-pub(super) async fn drain(which: Which, context: &mut Context<'_, '_>) -> anyhow::Result<()> {
-    let found = find(context, &which.replica).await?;
-    let (finished, answer) = drain_found(&found, which.follow.wait, context).await?;
-    let label = capital(&found.label);
-    let done = format!("{label} is drained: no client streams from it, until `cluster undrain`");
-    let going_on = format!("{label} is drained; some clients are still on their way");
-    tell(context, finished, &done, &going_on, &answer)
-}
-
-async fn drain_found(
-    found: &Found,
-    wait: Duration,
-    context: &mut Context<'_, '_>,
-) -> anyhow::Result<(bool, Value)> {
-    let answer = change(context, &found.path("drain"), json!({})).await?;
-    let finished = follow(context, wait, |status| {
-        let announced = found.member(status)?.get("announced");
-        let (streams, homes) = (announced.text("streams"), announced.text("homes"));
-        let leads = status.text("leader") == found.id.to_string();
-        let left = leads || streams != "0" || homes != "0";
-        left.then(|| {
-            format!(
-                "{}: {streams} streams and {homes} relay homes left{}",
-                found.label,
-                if leads { ", still leads" } else { "" }
-            )
-        })
-    });
-    Ok((finished.await?, answer))
 }
 
 pub(super) async fn undrain(which: Which, context: &mut Context<'_, '_>) -> anyhow::Result<()> {
@@ -420,4 +316,36 @@ pub(super) async fn transfer(args: Transfer, context: &mut Context<'_, '_>) -> a
     context
         .out
         .result(&format!("Replica {leader} leads"), &answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(text: &str) -> Value {
+        serde_json::from_str(text).unwrap()
+    }
+
+    fn seen(now: &str) -> Seen {
+        let before = status(r#"{"replicaId":1,"members":[{"id":2,"name":"b"}]}"#);
+        let found = Found::of(&before, member(&before, 2).unwrap());
+        found.seen(&status(now), &|_: &Value, member: &Value| {
+            (!member.flag("voter")).then(|| "behind".to_owned())
+        })
+    }
+
+    #[test]
+    fn a_member_that_disappears_is_not_reported_as_done() {
+        assert_eq!(seen(r#"{"members":[],"removed":[7,2]}"#), Seen::Removed);
+        let unseen = Seen::Waits("replica 2 (b) is not seen among the members".to_owned());
+        assert_eq!(seen(r#"{"members":[],"removed":[7]}"#), unseen);
+    }
+
+    #[test]
+    fn a_member_is_followed_until_it_is_as_wanted() {
+        let behind = r#"{"members":[{"id":2,"voter":false}],"removed":[]}"#;
+        assert_eq!(seen(behind), Seen::Waits("behind".to_owned()));
+        let votes = r#"{"members":[{"id":2,"voter":true}],"removed":[]}"#;
+        assert_eq!(seen(votes), Seen::Done);
+    }
 }

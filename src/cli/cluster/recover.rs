@@ -11,6 +11,7 @@ use crate::server::raft_config;
 use crate::types::Timestamp;
 
 use super::super::context::Context;
+use super::super::progress::Count;
 use super::super::value::Value;
 
 #[derive(Debug, Args)]
@@ -31,7 +32,11 @@ pub(super) async fn recover(args: Recover, context: &mut Context<'_, '_>) -> any
             .out
             .note("a recovery was broken off here and is finished now");
     } else {
-        let loss = hydrascale_raft::examine(&raft).await?;
+        let progress = context.out.progress();
+        let asking = Box::pin(hydrascale_raft::examine(&raft));
+        let loss = progress
+            .of("asking the others", &Count::default(), asking)
+            .await?;
         context.out.note(&report(&loss));
         refuse_company(&loss.others)?;
         let question = "Give up the replicas that do not answer, and all that only they have?";
@@ -40,17 +45,21 @@ pub(super) async fn recover(args: Recover, context: &mut Context<'_, '_>) -> any
             return Ok(());
         }
     }
-    finish(&raft, context)
+    finish(raft, context).await
 }
 
-fn finish(raft: &ReplicaConfig, context: &mut Context<'_, '_>) -> anyhow::Result<()> {
+async fn finish(raft: ReplicaConfig, context: &mut Context<'_, '_>) -> anyhow::Result<()> {
     let machine: Arc<dyn StateMachine> = Arc::new(Machine::new());
+    let folder = raft.data_dir.display().to_string();
+    let progress = context.out.progress();
+    let recovering = progress.of_blocking("recovering", move |_| {
+        hydrascale_raft::recover(&raft, &machine)
+    });
     let Recovered {
         cluster_id,
         replica,
         kept,
-    } = hydrascale_raft::recover(raft, &machine)?;
-    let folder = raft.data_dir.display().to_string();
+    } = recovering.await??;
     let (replica, kept) = (replica.to_string(), kept.display().to_string());
     let sentence = format!(
         "Made cluster {cluster_id} as replica {replica}, in {folder}, with all that was in the log; \
