@@ -5,7 +5,7 @@ mod leaders;
 pub mod series;
 mod snapshots;
 
-use std::{env, fs, path::Path, time::Duration};
+use std::{env, fs, ops::Range, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::SliceRandom as _};
@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::{
     Context,
-    checker::progress::BRIDGED_MAX,
+    checker::progress::GAP_MAX,
     cluster::{Cluster, Options, Replica},
     history::{Recorder, Run},
     links::{Links, door_address},
@@ -32,7 +32,8 @@ const CALM: Duration = Duration::from_secs(3);
 const FAULT_MIN: Duration = Duration::from_secs(4);
 const FAULT_MAX: Duration = Duration::from_secs(6);
 /// How long a bridge lasts: some more than those beside it may take to choose another leader.
-const BRIDGE_LASTS: Duration = BRIDGED_MAX.saturating_add(Duration::from_secs(5));
+const BRIDGE_MIN: Duration = GAP_MAX.saturating_add(Duration::from_secs(10));
+const BRIDGE_MAX: Duration = BRIDGE_MIN.saturating_add(Duration::from_secs(1));
 /// Between two faults.
 const REST_MAX: Duration = Duration::from_secs(2);
 /// Until all replicas are equal after the last fault.
@@ -159,12 +160,7 @@ impl Faulty<'_> {
             } else {
                 *time
             };
-            let at_least = if nemesis == Nemesis::Bridge {
-                BRIDGE_LASTS
-            } else {
-                FAULT_MIN
-            };
-            if begin.elapsed() + at_least > limit {
+            if begin.elapsed() + length(nemesis).start > limit {
                 break;
             }
             clients.check()?;
@@ -178,12 +174,9 @@ impl Faulty<'_> {
     }
 
     async fn one(&mut self, nemesis: Nemesis, random: &mut StdRng) -> Result<Option<String>> {
-        let fault = nemesis.draw(random, self.plan.voters, self.leaders.current());
-        let lasts = if nemesis == Nemesis::Bridge {
-            BRIDGE_LASTS
-        } else {
-            random.random_range(FAULT_MIN..FAULT_MAX)
-        };
+        let leader = self.leaders.current().await;
+        let fault = nemesis.draw(random, self.plan.voters, leader);
+        let lasts = random.random_range(length(nemesis));
         let what = fault.to_string();
         self.context
             .step(&format!("{}: {what}, {lasts:.1?}", nemesis.name()));
@@ -205,6 +198,15 @@ impl Faulty<'_> {
         }
         self.recorder.fault(nemesis.name(), notes.join(": "), true);
         Ok(trouble)
+    }
+}
+
+/// How long a fault of this nemesis lasts.
+fn length(nemesis: Nemesis) -> Range<Duration> {
+    if nemesis == Nemesis::Bridge {
+        BRIDGE_MIN..BRIDGE_MAX
+    } else {
+        FAULT_MIN..FAULT_MAX
     }
 }
 

@@ -175,15 +175,17 @@ fn vain(history: &History) -> Option<String> {
     None
 }
 
-/// Whether somebody led a newer term from the fault on.
+/// Whether somebody else led a newer term from the fault on.
 fn led_anew(history: &History, fault: &Spell) -> bool {
     let before = history.leaders.iter().filter(|one| one.at < fault.from);
-    let known = before.map(|one| one.term).max();
+    let Some(known) = before.max_by_key(|one| one.term) else {
+        return false;
+    };
     let mut after = history
         .leaders
         .iter()
         .filter(|one| is_of(fault, one.at, LEADER_LATE));
-    after.any(|one| Some(one.term) > known)
+    after.any(|one| one.term > known.term && one.replica != known.replica)
 }
 
 fn installed(history: &History, fault: &Spell) -> bool {

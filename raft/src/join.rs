@@ -19,9 +19,6 @@ use crate::timing::Timing;
 use crate::tls::{PeerName, ReplicaKey, join_settings, sha256};
 use crate::{InitError, JoinError, JoinToken, ReplicaConfig, ReplicaId};
 
-/// Largest join request: a token, a name and a public key.
-pub(crate) const JOIN_BYTES_MAX: usize = 16 << 10;
-
 /// A join waits for a log entry, perhaps through an election.
 const JOIN_PATIENCE: Duration = Duration::from_secs(15);
 

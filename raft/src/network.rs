@@ -33,5 +33,8 @@ pub(crate) use self::service::PeerService;
 /// Largest message either way. Entries are batched up to about 1 MiB and one may have 1 MiB itself.
 pub(crate) const MESSAGE_BYTES_MAX: usize = 4 << 20;
 
+/// Largest request of somebody without a certificate: a token, a name and a public key, or a greeting.
+pub(crate) const JOIN_BYTES_MAX: usize = 16 << 10;
+
 /// Bytes of a snapshot per message: large enough to amortise framing, small enough to cancel soon.
 pub(crate) const SNAPSHOT_CHUNK_BYTES: usize = 256 << 10;

@@ -35,10 +35,11 @@ use crate::levels::{FEATURE_LEVELS, LevelError, Levels};
 use crate::log_store::LogStore;
 use crate::log_store::sync::SyncThread;
 use crate::machine::StateMachine;
+use crate::machine_store::dedup::DedupError;
 use crate::machine_store::install::{self, InstallError};
 use crate::machine_store::load::{self, LoadError};
 use crate::machine_store::{MachineStore, Published};
-use crate::records::{ClusterRecords, LevelRowError};
+use crate::records::{ClusterRecords, LevelRowError, RecordsError};
 use crate::snapshot::{SnapshotError, SnapshotStore};
 use crate::storage::meta::MetaError;
 
@@ -399,9 +400,12 @@ impl OpenError {
         while let Some(error) = cause {
             let log = error.downcast_ref::<Self>();
             let row = error.downcast_ref::<CodecError>();
+            let record = error.downcast_ref::<RecordsError>();
             if matches!(log, Some(Self::LogGap { .. } | Self::LogShort { .. }))
-                // An unknown payload is a newer version's.
+                // What is unknown is a newer version's.
                 || row.is_some_and(|row| !matches!(row, CodecError::UnknownPayload { .. }))
+                || matches!(record, Some(RecordsError::Unreadable { .. }))
+                || error.is::<DedupError>()
                 || engine::is_damage(error)
             {
                 return true;

@@ -185,9 +185,10 @@ impl<'a> Output<'a> {
         write!(self.err, "{question} [y/n] ")?;
         self.err.flush()?;
         let mut answer = String::new();
-        self.input
-            .read_line(&mut answer)
-            .context("no answer could be read")?;
+        let read = self.input.read_line(&mut answer);
+        if read.context("no answer could be read")? == 0 {
+            bail!("nobody answers: where nobody can be asked, --force says yes");
+        }
         Ok(matches!(
             answer.trim().to_lowercase().as_str(),
             "y" | "yes" | "sure"
@@ -265,10 +266,8 @@ mod tests {
     fn a_question_takes_yes_in_any_case() {
         let (out, err) = printed(Format::Human, |output| {
             assert!(output.confirm("Remove it?").unwrap());
-            assert!(
-                !output.confirm("Again?").unwrap(),
-                "an ended input is no yes"
-            );
+            let unanswered = output.confirm("Again?").unwrap_err();
+            assert!(unanswered.to_string().contains("--force"), "{unanswered}");
         });
         assert_eq!(
             (out.as_str(), err.as_str()),

@@ -290,20 +290,24 @@ fn serve_and_configtest_read_the_same_configuration() {
     assert_eq!(shown, "Error: shows 5 replicas\n");
 }
 
-#[test]
-fn a_cluster_is_made_once_and_only_in_an_empty_folder() {
-    let folder = tempfile::tempdir().unwrap();
-    let data = folder.path().join("data");
-    let pairs = [
-        ("HYDRASCALE_CLUSTER_DATA_DIR", data.to_str().unwrap()),
+/// The least that configures a replica.
+fn replica_variables(data_dir: &str) -> Vec<(&'static str, &str)> {
+    vec![
+        ("HYDRASCALE_CLUSTER_DATA_DIR", data_dir),
         ("HYDRASCALE_CLUSTER_REPLICA_NAME", "one"),
         ("HYDRASCALE_CLUSTER_PEER_ADVERTISE_ADDR", "127.0.0.1:7443"),
         ("HYDRASCALE_SERVER_URL", "http://127.0.0.1:8080"),
         ("HYDRASCALE_PREFIXES_V4", "100.64.0.0/10"),
         ("HYDRASCALE_DNS_MAGIC_DNS", "false"),
         ("HYDRASCALE_DNS_OVERRIDE_LOCAL_DNS", "false"),
-    ];
-    let environment = environment(&pairs);
+    ]
+}
+
+#[test]
+fn a_cluster_is_made_once_and_only_in_an_empty_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let environment = environment(&replica_variables(data.to_str().unwrap()));
     let (code, out, err) = call(&environment, "h cluster init -o json-line", "");
     assert_eq!(code, 0, "{err}");
     assert!(

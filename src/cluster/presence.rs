@@ -28,8 +28,7 @@ pub fn spawn_presence(
     tasks: &mut JoinSet<()>,
 ) {
     tasks.spawn(async move {
-        let down_after = (DOWN_AFTER * timing_multiplier).min(DOWN_AFTER_MAX);
-        let mut watch = Watch::new(down_after);
+        let mut watch = Watch::new(down_after(timing_multiplier));
         let mut ticks = tokio::time::interval(LOOK_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -54,6 +53,10 @@ pub fn spawn_presence(
             }
         }
     });
+}
+
+fn down_after(timing_multiplier: u32) -> Duration {
+    (DOWN_AFTER * timing_multiplier).min(DOWN_AFTER_MAX)
 }
 
 async fn declare_down(cluster: &Cluster, id: ReplicaId, silence: Duration) {
@@ -136,6 +139,12 @@ impl Watch {
 mod tests {
     use super::super::MemberStatus;
     use super::*;
+
+    #[test]
+    fn a_replica_on_slow_machines_counts_as_dead_before_its_nodes_grace_is_over() {
+        assert_eq!(down_after(1), Duration::from_secs(10));
+        assert_eq!(down_after(10), Duration::from_secs(20));
+    }
 
     fn leader_of(last_contact_ms: Option<u64>) -> ClusterStatus {
         let other = MemberStatus {

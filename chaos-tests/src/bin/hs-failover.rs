@@ -126,6 +126,8 @@ async fn follower_kills(context: Context) -> Result<()> {
         let load = local(&cluster, asked)?;
         windows.measure(&load, cluster.kill(follower)).await?;
         cluster.up(follower).await?;
+        // What it has to catch up with is none of the next window.
+        sleep(AFTER).await;
     }
     windows.report(&context, "the kill of a follower");
     Ok(())

@@ -3,9 +3,10 @@
 use std::{
     collections::BTreeSet,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
+use futures::future::join_all;
 use tokio::{task::JoinSet, time::sleep};
 
 use crate::{history::Recorder, http, workload::Target};
@@ -17,8 +18,12 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(1);
 /// Terms with those who said that they led them.
 type Known = Arc<Mutex<BTreeSet<(u64, usize)>>>;
 
+/// A fault that aims at the leader waits so long for one.
+const LEADER_LIMIT: Duration = Duration::from_secs(5);
+
 /// Asks every replica, until dropped.
 pub(super) struct Leaders {
+    targets: Vec<Target>,
     known: Known,
     _tasks: JoinSet<()>,
 }
@@ -43,13 +48,24 @@ impl Leaders {
             });
         }
         Self {
+            targets: targets.to_vec(),
             known,
             _tasks: tasks,
         }
     }
 
-    /// The one with the newest term.
-    pub(super) fn current(&self) -> usize {
+    /// Who leads now; the last one that is known, when nobody does for long.
+    pub(super) async fn current(&self) -> usize {
+        let begin = Instant::now();
+        while begin.elapsed() < LEADER_LIMIT {
+            let answers = join_all(self.targets.iter().map(leads)).await;
+            let leading = answers.iter().enumerate();
+            let newest = leading.filter_map(|(replica, led)| Some((led.as_ref()?.0, replica)));
+            if let Some((_, replica)) = newest.max() {
+                return replica;
+            }
+            sleep(ASK_EVERY).await;
+        }
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.last().map_or(0, |(_, replica)| *replica)
     }

@@ -26,7 +26,7 @@ use tonic::{Request, Response, Status};
 use super::decide::Yielding;
 use super::greeting::{WordError, open_greeting, random, seal_answer};
 use crate::SealingKeys;
-use crate::join::JOIN_BYTES_MAX;
+use crate::network::JOIN_BYTES_MAX;
 
 /// Connections at once: each other replica opens one at a time.
 const CONNECTIONS_MAX: usize = 64;

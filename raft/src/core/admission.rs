@@ -35,11 +35,17 @@ impl Core {
         committed.get_node(&self.id()).is_some()
     }
 
+    fn is_alone(&self) -> bool {
+        let stored = self.effective_membership();
+        let mut members = stored.membership().nodes().map(|(id, _)| *id);
+        members.all(|id| id == self.id()) && self.member(self.id()).is_some()
+    }
+
     /// Asks everybody known, following hints to the leader.
     async fn ask_for_admission(&self) -> Result<(), String> {
         let mut asked = BTreeSet::new();
         let mut queue = self.others();
-        if self.effective_membership().membership().nodes().count() == 1 {
+        if self.is_alone() {
             // The first replica lets itself in.
             return Ok(());
         }

@@ -24,11 +24,10 @@ use tonic::codegen::http::{HeaderValue, Request, Response};
 use tonic::codegen::{Body, Service, StdError};
 
 use super::envelope::INCARNATION;
-use super::{MESSAGE_BYTES_MAX, PeerService, Refusal};
+use super::{JOIN_BYTES_MAX, MESSAGE_BYTES_MAX, PeerService, Refusal};
 use crate::core::IN_FLIGHT_MAX;
 use crate::counters::Counters;
 use crate::invite::JoinService;
-use crate::join::JOIN_BYTES_MAX;
 use crate::timing::Timing;
 use crate::tls::{PeerName, Tls};
 

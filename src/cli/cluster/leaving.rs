@@ -238,8 +238,12 @@ async fn let_go(
     };
     match change(context, &found.path(path), body).await {
         Err(error) if drained && is_refusal(&error) => {
-            change(context, &found.path("undrain"), json!({})).await?;
-            Err(error.context(format!("{} stays and is undrained", found.label)))
+            let undrained = change(context, &found.path("undrain"), json!({})).await;
+            let stays = match undrained {
+                Ok(_) => "and is undrained".to_owned(),
+                Err(_) => format!("drained: `cluster undrain {}` ends that", found.id),
+            };
+            Err(error.context(format!("{} stays {stays}", found.label)))
         }
         changed => changed,
     }
@@ -258,9 +262,10 @@ async fn send_away(
 ) -> anyhow::Result<bool> {
     let before = status(context).await?;
     let at_once = wait.is_zero() && context.is_forced();
-    let host = host(&before, found, with).filter(|_| !at_once);
-    let Some(host) = host else { return Ok(false) };
-    if left(&before, host).is_some() {
+    let Some(member) = serving(&before, found, with).filter(|_| !at_once) else {
+        return Ok(false);
+    };
+    if left(&before, member).is_some() {
         context.out.note(&format!(
             "{} is drained before it goes. Interrupted now, it stays drained: the same command \
              goes on, `cluster undrain {}` keeps it",
@@ -276,16 +281,21 @@ async fn send_away(
     if !emptied.await? {
         check_left(found, context).await?;
     }
-    Ok(!host.get("announced").flag("drained"))
+    Ok(!member.get("announced").flag("drained"))
 }
 
-/// The member that is to go, where it answers and may have clients. What will be refused moves
-/// nobody.
-fn host<'a>(status: &'a Value, found: &Found, with: Option<&Found>) -> Option<&'a Value> {
+/// The member that is to go, where it may have clients. What will be refused moves nobody.
+fn serving<'a>(status: &'a Value, found: &Found, with: Option<&Found>) -> Option<&'a Value> {
     let member = found.member(status)?;
-    let serves = member.flag("reachable") && *member.get("announced") != Value::Null;
+    let serves = !is_dead(member) && *member.get("announced") != Value::Null;
     let stays = !member.flag("leaving") && goes_on_without(status, found, with);
     (serves && stays && with.is_none_or(|with| is_learner(status, with))).then_some(member)
+}
+
+/// Whether the cluster counts it as dead. That the replica which is asked does not hear it is not
+/// enough: clients may.
+fn is_dead(member: &Value) -> bool {
+    member.get("announced").flag("dead")
 }
 
 fn is_learner(status: &Value, found: &Found) -> bool {
@@ -293,7 +303,7 @@ fn is_learner(status: &Value, found: &Found) -> bool {
     member.is_some_and(|member| !member.flag("voter"))
 }
 
-/// Whether enough of the other voters answer, as far as this status tells; `with` votes instead.
+/// Whether enough of the other voters live, as far as this status tells; `with` votes instead.
 fn goes_on_without(status: &Value, found: &Found, with: Option<&Found>) -> bool {
     let (old, new) = (found.id.to_string(), with.map(|with| with.id.to_string()));
     let votes = |member: &&Value| {
@@ -301,8 +311,8 @@ fn goes_on_without(status: &Value, found: &Found, with: Option<&Found>) -> bool 
         id != old && (member.flag("voter") || new.as_ref() == Some(&id))
     };
     let voters = status.get("members").items().iter().filter(votes);
-    let answering = voters.clone().filter(|member| member.flag("reachable"));
-    answering.count() > voters.count() / 2
+    let living = voters.clone().filter(|member| !is_dead(member));
+    living.count() > voters.count() / 2
 }
 
 /// Whether the replica is drained now; by force it goes without where nobody would take its
@@ -348,8 +358,7 @@ async fn check_left(found: &Found, context: &mut Context<'_, '_>) -> anyhow::Res
 /// Who is left on a replica that is to go; nobody once it counts as dead.
 fn still_there(status: &Value, found: &Found) -> Option<String> {
     let member = found.member(status)?;
-    let dead = member.get("announced").flag("dead");
-    left(status, member).filter(|_| !dead)
+    left(status, member).filter(|_| !is_dead(member))
 }
 
 /// Who is left on a drained replica.
@@ -391,22 +400,24 @@ mod tests {
 
     #[test]
     fn a_dead_replica_is_not_drained_and_one_that_answers_is() {
-        let all = status(&STATUS.replace("false,\"ann", "true,\"ann"));
+        let all = status(&STATUS.replace(",\"dead\":true", ""));
         let now = status(STATUS);
-        assert!(host(&now, &found(&now, 3), None).is_none());
-        assert!(host(&all, &found(&all, 2), None).is_some());
-        assert!(host(&all, &found(&all, 4), None).is_some());
+        assert!(serving(&now, &found(&now, 3), None).is_none());
+        assert!(serving(&all, &found(&all, 2), None).is_some());
+        assert!(serving(&all, &found(&all, 4), None).is_some());
+        // The replica that is asked does not hear it.
+        assert!(serving(&all, &found(&all, 3), None).is_some());
     }
 
     #[test]
     fn what_will_be_refused_moves_nobodys_clients() {
         let now = status(STATUS);
         // Of 1 and 3 only one would answer.
-        assert!(host(&now, &found(&now, 2), None).is_none());
+        assert!(serving(&now, &found(&now, 2), None).is_none());
         let (two, four) = (found(&now, 2), found(&now, 4));
-        assert!(host(&now, &two, Some(&four)).is_some());
+        assert!(serving(&now, &two, Some(&four)).is_some());
         let one = found(&now, 1);
-        assert!(host(&now, &two, Some(&one)).is_none());
+        assert!(serving(&now, &two, Some(&one)).is_none());
     }
 
     #[test]

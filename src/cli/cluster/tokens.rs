@@ -15,8 +15,6 @@ use super::members::Found;
 use crate::types::Timestamp;
 
 const TOKENS: &str = "/cluster/join-token";
-/// The state of a token that still admits somebody.
-const OPEN: &str = "open";
 
 #[derive(Debug, Subcommand)]
 pub(in crate::cli) enum JoinTokenCommand {
@@ -65,17 +63,25 @@ pub(super) async fn create_for(
     let before = context.api()?.get(TOKENS).await?;
     let body = json!({ "expiration": time::after(life), "replaces": found.id });
     let made = context.api()?.post(TOKENS, body).await?;
-    let (place, now) = (found.id.to_string(), time::now());
-    let open = |token: &&Value| token.text("replaces") == place && state(token, now) == OPEN;
+    let place = found.id.to_string();
+    // Whether one has expired is for the cluster's clock to say.
+    let open = |token: &&Value| {
+        token.text("replaces") == place && token.text("usedBy").is_empty() && !token.flag("revoked")
+    };
     let tokens = before.get("joinTokens").items().iter();
     for older in tokens.filter(open) {
         let id = older.text("id");
-        revoke(&id, context).await?;
-        context.out.note(&format!(
-            "join token {id} for the place of {}, open until {}, is revoked: use this one instead",
-            found.label,
-            time::shown(older, "expiration")
-        ));
+        let until = time::shown(older, "expiration");
+        let note = match revoke(&id, context).await {
+            Ok(_) => format!(
+                "join token {id} for the place of {}, made until {until}, is revoked: use this one \
+                 instead",
+                found.label
+            ),
+            // This token is shown once: nothing may come between.
+            Err(error) => format!("join token {id} is not revoked: {error:#}"),
+        };
+        context.out.note(&note);
     }
     Ok(made)
 }
@@ -111,7 +117,7 @@ fn state(token: &Value, now: Timestamp) -> String {
     } else if expired {
         "expired".to_owned()
     } else {
-        OPEN.to_owned()
+        "open".to_owned()
     }
 }
 
