@@ -116,6 +116,12 @@ pub(super) fn run_ordered() {
     let (seed, planted) = order.split_once(' ').expect("a seed and a bug");
     let seed = seed.parse().expect("a seed");
     begin(seed, Bug::named(planted));
+    // In any case: whether somebody looks must change nothing.
+    tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_writer(std::io::stderr)
+        .with_env_filter(std::env::var("RUST_LOG").unwrap_or_else(|_| "off".to_owned()))
+        .init();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
@@ -199,9 +205,22 @@ async fn settle(cluster: &Cluster) {
         }
     };
     if timeout(RECOVERY, equal).await.is_err() {
+        let running = cluster.all_running();
+        let states = running.iter().map(|one| {
+            let status = one.replica.status().borrow().clone();
+            let (id, role, applied) = (status.replica_id, status.role, status.applied_index);
+            let (leader, term, last) = (status.leader, status.term, status.last_log_index);
+            let member = status.member(id).map(|member| member.voter);
+            format!(
+                "{id}: {role:?} of {leader:?} in term {term}, log to {last}, applied to {applied}, \
+                 vote {member:?}"
+            )
+        });
+        let states: Vec<String> = states.collect();
         violation(format!(
-            "equal replicas: they differ {RECOVERY:?} after the last operation; {:?} do not run",
-            cluster.down()
+            "equal replicas: they differ {RECOVERY:?} after the last operation; {:?} do not run; {}",
+            cluster.down(),
+            states.join("; ")
         ));
     }
 }
