@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 
 use crate::core::Core;
 
-/// Waits until most of the replicas that were expected vote: before that, what is acknowledged would be
-/// on fewer disks than was asked for. At once where the cluster began otherwise, or was shrunk since.
+/// Waits until most of the replicas that were expected are there with the vote, or as the non-voters, that
+/// they are to be: before that, what is acknowledged would be on fewer disks than was asked for. At once
+/// where the cluster began otherwise, or was shrunk since.
 pub(crate) async fn formed(core: &Core) {
     let expect = core.identity.expect;
     if expect == 0 {
