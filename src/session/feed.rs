@@ -212,7 +212,8 @@ fn report_fault(basis: &Basis) {
 
 async fn judge(cluster: Cluster, service: watch::Sender<Service>) {
     loop {
-        let judged = Service::of(&cluster.status(), cluster.is_drained());
+        let lacks_leader = cluster.lacks_leader();
+        let judged = Service::of(&cluster.status(), lacks_leader, cluster.is_drained());
         service.send_if_modified(|current| {
             let changed = *current != judged;
             if changed {

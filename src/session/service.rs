@@ -1,14 +1,13 @@
 //! How well this replica can serve, as clients are told.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use crate::cluster::ClusterStatus;
 use crate::tailcfg::{DisplayMessage, MapResponse, Severity};
 
-/// Without a leader for this long a replica says so: elections take less.
-const DEGRADED_AFTER_MS: u64 = 3_000;
 /// A replica that alone is cut off for this long sends its clients elsewhere.
-const HAND_OFF_AFTER_MS: u64 = 30_000;
+const HAND_OFF_AFTER: Duration = Duration::from_secs(30);
 /// From this capability version on clients understand display messages (`tailcfg.DisplayMessages`).
 const DISPLAY_MESSAGES_SINCE: u16 = 117;
 /// Name of the warning in `tailcfg.MapResponse.DisplayMessages`.
@@ -26,24 +25,22 @@ pub enum Service {
     /// There is no leader: what is shown may be old.
     Degraded,
     /// No other replica answers this one, and has not for a while: clients are better off elsewhere.
-    /// When the whole cluster has lost its quorum, this is not it: clients then stay.
+    /// Without a quorum, but with another replica that answers, this is not it: clients then stay.
     CutOff,
     /// Clients shall go to other replicas, which are there.
     Drained,
 }
 
 impl Service {
-    /// Judges by how the cluster looks from here; `drained` is whether clients shall go elsewhere.
-    pub fn of(status: &ClusterStatus, drained: bool) -> Self {
-        if status.cut_off && status.leaderless_ms >= HAND_OFF_AFTER_MS {
-            Self::CutOff
-        } else if status.leaderless_ms >= DEGRADED_AFTER_MS {
+    /// Judges by how the cluster looks from here; `lacks_leader` is for how long, once that is longer
+    /// than an election takes, `drained` whether clients shall go elsewhere.
+    pub fn of(status: &ClusterStatus, lacks_leader: Option<Duration>, drained: bool) -> Self {
+        match lacks_leader {
+            Some(without) if status.cut_off && without >= HAND_OFF_AFTER => Self::CutOff,
             // Also when drained: the others have no leader either.
-            Self::Degraded
-        } else if drained {
-            Self::Drained
-        } else {
-            Self::Normal
+            Some(_) => Self::Degraded,
+            None if drained => Self::Drained,
+            None => Self::Normal,
         }
     }
 
@@ -91,23 +88,18 @@ mod tests {
 
     #[test]
     fn only_a_replica_that_alone_is_cut_off_sends_its_clients_away() {
+        let long = Some(Duration::from_secs(40));
         let alone = ClusterStatus {
             cut_off: true,
-            leaderless_ms: 40_000,
             ..Default::default()
         };
-        assert_eq!(Service::of(&alone, false), Service::CutOff);
-        let no_quorum = ClusterStatus {
-            cut_off: false,
-            ..alone.clone()
-        };
-        assert_eq!(Service::of(&no_quorum, true), Service::Degraded);
-        let election = ClusterStatus {
-            leaderless_ms: 2_000,
-            ..alone
-        };
-        assert_eq!(Service::of(&election, false), Service::Normal);
-        assert_eq!(Service::of(&election, true), Service::Drained);
+        assert_eq!(Service::of(&alone, long, false), Service::CutOff);
+        let soon = Some(Duration::from_secs(4));
+        assert_eq!(Service::of(&alone, soon, false), Service::Degraded);
+        let no_quorum = ClusterStatus::default();
+        assert_eq!(Service::of(&no_quorum, long, true), Service::Degraded);
+        assert_eq!(Service::of(&alone, None, false), Service::Normal);
+        assert_eq!(Service::of(&alone, None, true), Service::Drained);
     }
 
     #[test]
