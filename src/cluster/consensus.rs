@@ -57,6 +57,8 @@ pub struct ClusterStatus {
     pub leader: Option<u64>,
     /// Its term.
     pub term: u64,
+    /// Last entry that left its log for a snapshot.
+    pub purged_index: u64,
     /// Last entry in its log.
     pub last_log_index: u64,
     /// Last entry that it knows to be committed, though it may not have it yet.

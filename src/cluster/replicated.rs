@@ -220,6 +220,7 @@ fn describe(status: &Status, now: Instant) -> ClusterStatus {
         },
         leader: status.leader.map(|id| id.0),
         term: status.term,
+        purged_index: status.purged_index,
         last_log_index: status.last_log_index,
         committed_index: status.committed_index,
         applied_index: status.applied_index,

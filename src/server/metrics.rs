@@ -137,6 +137,11 @@ fn cluster_samples(cluster: &Cluster, streams: &MapStreams) -> Vec<Sample> {
             status.committed_index,
         ),
         gauge(
+            "raft_purged_index",
+            "Last log entry that only a snapshot holds",
+            status.purged_index,
+        ),
+        gauge(
             "raft_last_log_index",
             "Last log entry",
             status.last_log_index,

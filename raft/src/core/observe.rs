@@ -87,6 +87,7 @@ impl Core {
             role,
             leader: metrics.current_leader.map(ReplicaId),
             term: metrics.current_term,
+            purged_index: metrics.purged.as_ref().map_or(0, |log| log.index()),
             last_log_index: metrics.last_log_index.unwrap_or(0),
             committed_index: metrics
                 .cluster_committed
@@ -221,6 +222,7 @@ pub(crate) fn initial_status(
         role: Role::Follower,
         leader: None,
         term: 0,
+        purged_index: 0,
         last_log_index: 0,
         committed_index: 0,
         applied_index: 0,

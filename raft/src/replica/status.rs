@@ -20,6 +20,8 @@ pub struct Status {
     pub leader: Option<ReplicaId>,
     /// Consensus term.
     pub term: u64,
+    /// Newest entry that left the local log for a snapshot; 0 while none did.
+    pub purged_index: u64,
     /// Newest entry in the local log; 0 while empty.
     pub last_log_index: u64,
     /// Newest entry known here to be committed, be it in the local log or not; 0 while none.
@@ -223,6 +225,7 @@ mod tests {
             role: Role::Follower,
             leader: None,
             term: 1,
+            purged_index: 0,
             last_log_index: 0,
             committed_index: 0,
             applied_index: 0,
