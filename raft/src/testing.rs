@@ -8,6 +8,7 @@ use bytes::Bytes;
 use futures::stream;
 use hydrascale_proto::raft::v1::{Proposal, proposal};
 use openraft::EntryPayload;
+use openraft::raft::AppendEntriesRequest;
 use openraft::storage::{IOFlushed, RaftLogStorage, RaftStateMachine};
 use openraft::type_config::TypeConfigExt;
 use parking_lot::Mutex;
@@ -217,6 +218,23 @@ pub(crate) fn vote(term: u64, committed: bool) -> Vote {
     Vote {
         leader_id,
         committed,
+    }
+}
+
+/// What a leader sends behind entry `behind`: `entries` blank ones, while `commit` is committed.
+pub(crate) fn append_request(
+    behind: u64,
+    commit: u64,
+    entries: usize,
+) -> AppendEntriesRequest<TypeConfig> {
+    AppendEntriesRequest {
+        vote: Vote::new_committed(1, 1),
+        prev_log_id: Some(log_id(1, behind)),
+        leader_commit: Some(log_id(1, commit)),
+        entries: (behind + 1..)
+            .take(entries)
+            .map(|index| blank(1, index))
+            .collect(),
     }
 }
 

@@ -73,13 +73,12 @@ async fn a_replica_too_far_behind_catches_up_from_a_snapshot() {
     let leader = cluster.leader().await;
     let away = (leader + 1) % 3;
     cluster.replicas[away].kill().await;
-    let mut last = 0;
+    let sender = &cluster.replicas[leader];
+    let missed = sender.add("k0", 1).await.index;
     for i in 0..200 {
-        last = cluster.replicas[leader]
-            .add(&format!("k{}", i % 10), 1)
-            .await
-            .index;
+        sender.add(&format!("k{}", i % 10), 1).await;
     }
+    let last = sender.purge(missed).await;
     cluster.replicas[away].start().await;
     cluster.applied(last).await;
     let expected = cluster.replicas[leader].sums.all();

@@ -180,6 +180,20 @@ impl TestReplica {
         self.replica().propose(add(key, addend)).await.unwrap()
     }
 
+    /// Writes until only a snapshot holds entry `index`, and returns the last entry. A leader keeps
+    /// what it is just trying to send, so that no count of writes makes sure of it.
+    pub(super) async fn purge(&self, index: u64) -> u64 {
+        let purging = async {
+            loop {
+                let last = self.add("k", 1).await.index;
+                if self.replica().status().borrow().purged_index >= index {
+                    return last;
+                }
+            }
+        };
+        timeout(PATIENCE, purging).await.expect("a purge")
+    }
+
     /// Waits for a status, and says what it was when it does not come.
     pub(super) async fn until(&self, what: &str, wanted: impl Fn(&Status) -> bool) -> Status {
         let mut status = self.replica().status();

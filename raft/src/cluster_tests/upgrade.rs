@@ -313,12 +313,8 @@ async fn snapshots_go_from_either_version_to_the_other() {
         lead(&cluster, from).await;
         cluster.replicas[to].kill().await;
         let sender = &cluster.replicas[from];
-        let first = sender.add("k", 1).await.index;
-        let purged = || sender.replica().core().metrics().purged;
-        while purged().is_none_or(|log| log.index() <= first) {
-            sender.add("k", 1).await;
-        }
-        let last = sender.add("k", 1).await.index;
+        let missed = sender.add("k", 1).await.index;
+        let last = sender.purge(missed).await;
         let behind = &mut cluster.replicas[to];
         behind.start().await;
         behind.replica().wait_applied(last, PATIENCE).await.unwrap();
