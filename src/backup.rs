@@ -116,7 +116,8 @@ pub fn sealing_key<R: Read>(input: R) -> Result<(Option<KeyId>, impl Read), Back
     Ok((key, io::Cursor::new(taken.bytes).chain(taken.input)))
 }
 
-fn sealed_under(state: &State) -> Option<KeyId> {
+/// The key that the secrets in `state` are sealed under, if they are.
+pub fn sealed_under(state: &State) -> Option<KeyId> {
     state.noise_private_key().and_then(KeyId::sealing)
 }
 

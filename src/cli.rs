@@ -20,6 +20,7 @@ mod output;
 mod policy;
 mod preauthkeys;
 mod progress;
+mod sealing;
 mod table;
 mod time;
 mod users;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
-use hydrascale_raft::{KeyId, Restored, SealingKeys};
+use hydrascale_raft::Restored;
 use serde::Serialize;
 
 use crate::backup::{Contents, NewFile, check, sealing_key};
@@ -17,6 +17,7 @@ use crate::server::raft_config;
 use super::client::ClientError;
 use super::context::Context;
 use super::progress::{Count, Progress};
+use super::sealing::refuse_without;
 use super::value::Value;
 
 #[derive(Debug, Subcommand)]
@@ -124,7 +125,7 @@ async fn restore(args: Restore, context: &mut Context<'_, '_>) -> anyhow::Result
     let filled = Arc::clone(&machine);
     let fill = move |input: &mut dyn Read| -> anyhow::Result<Restored> {
         let (key, input) = sealing_key(input)?;
-        refuse_without(key, &raft.keyring.keys())?;
+        refuse_without(key, &raft.keyring.keys(), "restore")?;
         Ok(hydrascale_raft::restore(&raft, input, &*filled)?)
     };
     let restored = read(&args.file, "restoring", context.out.progress(), fill).await?;
@@ -149,22 +150,6 @@ async fn restore(args: Restore, context: &mut Context<'_, '_>) -> anyhow::Result
         members.push(("backup".to_owned(), value_of(&contents)?));
     }
     context.out.result(&sentence, &value)
-}
-
-/// A replica without the key would not start on what was restored.
-fn refuse_without(key: Option<KeyId>, held: &SealingKeys) -> anyhow::Result<()> {
-    let Some(key) = key.filter(|key| !held.ids().any(|held| held == *key)) else {
-        return Ok(());
-    };
-    let held: Vec<String> = held.ids().map(|id| id.to_string()).collect();
-    let held = match held.is_empty() {
-        true => "and no key is configured".to_owned(),
-        false => format!("and the configured keys are {}", held.join(", ")),
-    };
-    bail!(
-        "the secrets in it are sealed under key {key}, {held}: put that key into the file that \
-         cluster.sealing_key_file names, then restore again"
-    )
 }
 
 /// Reads the file, or standard input, on a thread of its own.
@@ -243,35 +228,4 @@ fn summary(contents: &Contents) -> String {
 /// As the command line prints values.
 fn value_of(contents: &impl Serialize) -> anyhow::Result<Value> {
     Ok(serde_json::from_str(&serde_json::to_string(contents)?)?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_backup_whose_key_is_not_configured_is_refused_by_name() {
-        let temp = tempfile::tempdir().unwrap();
-        let path = temp.path().join("sealing.key");
-        let old = SealingKeys::add_to_file(&path).unwrap();
-        let held = SealingKeys::read(&path).unwrap();
-        refuse_without(Some(old), &held).unwrap();
-        refuse_without(None, &SealingKeys::default()).unwrap();
-        let refusal = |held: &SealingKeys| {
-            let refused = refuse_without(Some(old), held);
-            refused.unwrap_err().to_string()
-        };
-        let none = refusal(&SealingKeys::default());
-        assert!(
-            none.contains(&format!("under key {old}, and no key is configured")),
-            "{none}"
-        );
-        let other = temp.path().join("other.key");
-        let id = SealingKeys::add_to_file(&other).unwrap();
-        let another = refusal(&SealingKeys::read(&other).unwrap());
-        assert!(
-            another.contains(&format!("the configured keys are {id}: put that key")),
-            "{another}"
-        );
-    }
 }

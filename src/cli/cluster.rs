@@ -1,5 +1,6 @@
 //! `cluster`: make one, grow it, shrink it, look at it.
 
+mod draining;
 mod keys;
 mod leaving;
 mod members;
@@ -97,7 +98,7 @@ pub(super) async fn run(
         ClusterCommand::Replace(args) => leaving::replace(args, context).await,
         ClusterCommand::Remove(args) => leaving::remove(args, context).await,
         ClusterCommand::Leave(patience) => leaving::leave(patience, context).await,
-        ClusterCommand::Drain(which) => leaving::drain(which, context).await,
+        ClusterCommand::Drain(which) => draining::drain(which, context).await,
         ClusterCommand::Undrain(which) => members::undrain(which, context).await,
         ClusterCommand::TransferLeader(args) => members::transfer(args, context).await,
         ClusterCommand::RotateSealingKey { unseal } => keys::rotate_sealing(unseal, context).await,

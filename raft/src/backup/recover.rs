@@ -114,14 +114,16 @@ pub async fn examine(config: &ReplicaConfig) -> Result<Loss, RecoverError> {
 
 /// Makes the stopped replica of `config` the only one of a new cluster, with all that is in its log.
 /// Offline; blocks on the disk. Whoever calls has made sure, with [`examine`], that nobody else is
-/// there. One that was broken off is finished.
+/// there. `accept` says, once `machine` has all that the new cluster begins with, whether a replica can
+/// start on that. One that was broken off has been accepted, and is finished.
 ///
 /// # Errors
-/// The folder is of no replica that could be recovered, the replica runs, or its log holds what
-/// `machine` does not understand. The old store is then where it was.
+/// The folder is of no replica that could be recovered, the replica runs, its log holds what `machine`
+/// does not understand, or `accept` refuses. The old store is then where it was.
 pub fn recover(
     config: &ReplicaConfig,
     machine: &Arc<dyn StateMachine>,
+    accept: impl FnOnce() -> Result<(), Cause>,
 ) -> Result<Recovered, RecoverError> {
     let folder = Folder::new(&config.data_dir);
     let making = Folder::new(config.data_dir.join(MAKING));
@@ -134,6 +136,11 @@ pub fn recover(
         let old = locked.map_err(|error| failed(error.into()))?;
         let identity = read_identity(&folder)?;
         make(config, &*old, &making, &identity, machine).map_err(failed)?;
+        if let Err(source) = accept() {
+            // What stays is removed by the next attempt.
+            let _ = fs::remove_dir_all(making.path());
+            return Err(RecoverError::refused(&config.data_dir, source));
+        }
         let kept = making.kept_as(&folder).map_err(io)?;
         folder.give_up_identity(&making, &kept).map_err(io)?;
     }
@@ -356,6 +363,15 @@ pub enum RecoverError {
         /// Whose it is.
         replica: ReplicaId,
     },
+    /// No replica could start on what it has.
+    #[error("the replica in {} is not recovered and stays as it was", path.display())]
+    Refused {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Cause,
+    },
     /// Identity or certificates cannot be read.
     #[error("identity of the data folder")]
     Identity(#[source] Cause),
@@ -375,6 +391,13 @@ impl RecoverError {
         Self::Failed {
             path: path.to_owned(),
             source: source.into(),
+        }
+    }
+
+    fn refused(path: &Path, source: Cause) -> Self {
+        Self::Refused {
+            path: path.to_owned(),
+            source,
         }
     }
 

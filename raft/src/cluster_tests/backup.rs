@@ -9,8 +9,8 @@ use tokio::net::TcpListener;
 
 use super::harness::{PATIENCE, Sums, TestCluster, voters};
 use crate::{
-    Heard, ReadError, RecoverError, Replica, ReplicaConfig, ReplicaId, StateMachine, Status,
-    examine, is_broken_off, recover, restore,
+    Heard, ReadError, RecoverError, Recovered, Replica, ReplicaConfig, ReplicaId, StateMachine,
+    Status, examine, is_broken_off, recover, restore,
 };
 
 async fn backup(replica: &Replica) -> Vec<u8> {
@@ -129,7 +129,7 @@ async fn one_of_three_goes_on_alone_with_all_that_is_in_its_log() {
     assert!(loss.others.iter().all(|other| !other.heard.is_company()));
     assert!(loss.last_index >= loss.applied_index && loss.leader.is_some());
 
-    let recovered = recover(&config, &sums()).unwrap();
+    let recovered = go_on_alone(&config).unwrap();
     assert_ne!(recovered.cluster_id, loss.cluster_id);
     assert!(recovered.replica.0 > loss.last_index);
     assert!(recovered.kept.join("identity.json").exists());
@@ -191,10 +191,10 @@ async fn a_recovery_that_was_broken_off_is_finished_wherever_it_stopped() {
         for replica in &mut old.replicas {
             replica.kill().await;
         }
-        recover(&config, &sums()).map(drop).unwrap();
+        go_on_alone(&config).map(drop).unwrap();
         undo(&config, moved);
         assert_eq!(is_broken_off(&config).unwrap(), moved > 0);
-        recover(&config, &sums()).unwrap();
+        go_on_alone(&config).unwrap();
         old.replicas[0].start().await;
         old.replicas[0].until("leadership", Status::is_leader).await;
         assert_eq!(old.replicas[0].sums.get("k"), 7, "{moved} moved");
@@ -208,20 +208,50 @@ async fn a_recovery_whose_note_is_torn_moves_nothing_and_says_what_to_write() {
     for replica in &mut old.replicas {
         replica.kill().await;
     }
-    let kept = recover(&config, &sums()).unwrap().kept;
+    let kept = go_on_alone(&config).unwrap().kept;
     let note = config.data_dir.join("recovering/kept-as");
     for torn in ["", "\n", "..", "a/b", "db", "recovering"] {
         undo(&config, 1);
         fs::write(&note, torn).unwrap();
-        let refused = recover(&config, &sums()).unwrap_err();
+        let refused = go_on_alone(&config).unwrap_err();
         let said = crate::fatal::chain(&refused);
         assert!(said.contains("write the name of a new folder"), "{said}");
         assert!(
             config.data_dir.join("db").exists() && !config.data_dir.join("identity.json").exists()
         );
         fs::write(&note, kept.file_name().unwrap().as_encoded_bytes()).unwrap();
-        recover(&config, &sums()).unwrap();
+        go_on_alone(&config).unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_recovery_that_is_refused_leaves_the_replica_as_it_was() {
+    let mut old = TestCluster::three().await;
+    old.replicas[0].add("k", 7).await;
+    let config = old.replicas[0].config.clone();
+    for replica in &mut old.replicas {
+        replica.kill().await;
+    }
+    let sums = Arc::new(Sums::default());
+    let machine: Arc<dyn StateMachine> = sums.clone();
+    let refused = recover(&config, &machine, || {
+        Err(format!("it would begin with {}", sums.get("k")).into())
+    });
+    let refused = refused.unwrap_err();
+    assert!(
+        matches!(refused, RecoverError::Refused { .. }),
+        "{refused:?}"
+    );
+    let said = crate::fatal::chain(&refused);
+    assert!(said.ends_with("it would begin with 7"), "{said}");
+    assert!(!is_broken_off(&config).unwrap());
+    assert!(!config.data_dir.join("recovering").exists());
+    for replica in &mut old.replicas {
+        replica.start().await;
+    }
+    old.leader().await;
+    old.replicas[0].add("k", 1).await;
+    assert_eq!(old.replicas[0].sums.get("k"), 8);
 }
 
 /// Takes a finished recovery back to where `moved` parts of the old replica were out of the way.
@@ -253,6 +283,7 @@ fn undo(config: &ReplicaConfig, moved: usize) {
     }
 }
 
-fn sums() -> Arc<dyn StateMachine> {
-    Arc::new(Sums::default())
+fn go_on_alone(config: &ReplicaConfig) -> Result<Recovered, RecoverError> {
+    let machine: Arc<dyn StateMachine> = Arc::new(Sums::default());
+    recover(config, &machine, || Ok(()))
 }

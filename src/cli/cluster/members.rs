@@ -160,6 +160,11 @@ pub(super) async fn change(
     Ok(context.api()?.post(path, body).await?)
 }
 
+/// Whether the replica that was asked said no.
+pub(super) fn is_refusal(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(ClientError::Refused(_)))
+}
+
 /// Looks until `progress` has nothing more to tell or the time is up; whether it had not.
 pub(super) async fn follow(
     context: &mut Context<'_, '_>,

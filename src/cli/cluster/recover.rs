@@ -4,14 +4,18 @@ use std::sync::Arc;
 
 use anyhow::bail;
 use clap::Args;
-use hydrascale_raft::{Heard, Loss, LostMember, Recovered, ReplicaConfig, StateMachine};
+use hydrascale_raft::{
+    Cause, Heard, Loss, LostMember, RecoverError, Recovered, ReplicaConfig, StateMachine,
+};
 
+use crate::backup::sealed_under;
 use crate::cluster::Machine;
 use crate::server::raft_config;
 use crate::types::Timestamp;
 
 use super::super::context::Context;
 use super::super::progress::Count;
+use super::super::sealing::refuse_without;
 use super::super::value::Value;
 
 #[derive(Debug, Args)]
@@ -49,12 +53,9 @@ pub(super) async fn recover(args: Recover, context: &mut Context<'_, '_>) -> any
 }
 
 async fn finish(raft: ReplicaConfig, context: &mut Context<'_, '_>) -> anyhow::Result<()> {
-    let machine: Arc<dyn StateMachine> = Arc::new(Machine::new());
     let folder = raft.data_dir.display().to_string();
     let progress = context.out.progress();
-    let recovering = progress.of_blocking("recovering", move |_| {
-        hydrascale_raft::recover(&raft, &machine)
-    });
+    let recovering = progress.of_blocking("recovering", move |_| recover_readable(&raft));
     let Recovered {
         cluster_id,
         replica,
@@ -73,6 +74,16 @@ async fn finish(raft: ReplicaConfig, context: &mut Context<'_, '_>) -> anyhow::R
         ("kept", kept.as_str()),
     ];
     context.out.result(&sentence, &Value::object(&members))
+}
+
+/// Recovers, unless the replica could not read the secrets with the configured keys.
+fn recover_readable(raft: &ReplicaConfig) -> Result<Recovered, RecoverError> {
+    let filled = Arc::new(Machine::new());
+    let machine: Arc<dyn StateMachine> = filled.clone();
+    hydrascale_raft::recover(raft, &machine, || {
+        let key = sealed_under(&filled.state());
+        refuse_without(key, &raft.keyring.keys(), "recover").map_err(Cause::from)
+    })
 }
 
 /// Nobody may be left who goes on with the old cluster, or knows more.
