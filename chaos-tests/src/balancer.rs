@@ -1,10 +1,6 @@
 //! HAProxy in front of the replicas, with the configuration of `deploy/`.
 
-use std::{
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use tokio::{
@@ -22,7 +18,8 @@ use crate::{
     wait,
 };
 
-/// The configuration's variables with the replicas' addresses.
+const CONFIGURATION: &str = include_str!("../../deploy/haproxy.cfg");
+/// Its variables with the replicas' addresses.
 const REPLICAS: [&str; 3] = ["REPLICA_A", "REPLICA_B", "REPLICA_C"];
 /// Until every replica was checked: some intervals of half a second.
 const CHECK_LIMIT: Duration = Duration::from_secs(10);
@@ -48,15 +45,14 @@ impl Balancer {
     /// When it refuses its configuration.
     pub async fn start_with(context: &Context, tls: Tls) -> Result<Self> {
         let socket = context.scratch().join("haproxy.sock");
+        let configuration = context.scratch().join("haproxy.cfg");
+        fs::write(&configuration, CONFIGURATION)?;
         let mut command = Command::new(Program::Haproxy.path());
         command
             .arg("-f")
-            .arg(configuration())
+            .arg(configuration)
             .env("HYDRASCALE_FRONT", Self::address().to_string())
-            .env(
-                "HYDRASCALE_HAPROXY_SOCKET",
-                context.scratch().join("haproxy.sock"),
-            );
+            .env("HYDRASCALE_HAPROXY_SOCKET", &socket);
         for (index, name) in REPLICAS.into_iter().enumerate() {
             command.env(
                 name,
@@ -155,8 +151,4 @@ impl Balancer {
 fn has_passed(line: &str) -> bool {
     let fields: Vec<&str> = line.split(' ').collect();
     fields.get(5) == Some(&"2") && fields.get(11) == Some(&"3")
-}
-
-fn configuration() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/haproxy.cfg")
 }

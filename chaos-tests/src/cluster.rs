@@ -114,18 +114,16 @@ impl Cluster {
         self.up(index).await?;
         // Membership is complete before the next one comes.
         let count = self.running().count();
-        let voting = async || {
+        let settled = async || {
             let status = self.status(asked).await.ok()?;
             let members = status["members"].as_array()?;
-            let voters = members
+            let placed = members
                 .iter()
-                .filter(|member| member["voter"] == true)
-                .count();
-            (voters == count).then_some(())
+                .filter(|member| member["voter"] == true || member["nonVoting"] == true);
+            (placed.count() == count).then_some(())
         };
-        wait::until(&format!("{count} voters"), READY_LIMIT, voting)
-            .await
-            .map(drop)
+        let what = format!("{count} replicas that vote or are not to");
+        wait::until(&what, READY_LIMIT, settled).await.map(drop)
     }
 
     /// How many replicas it has, running or not.

@@ -1,7 +1,7 @@
 //! A node that only watches: it keeps the netmap that it is sent and notes what changes in it.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -125,6 +125,16 @@ impl Observer {
             .collect()
     }
 
+    /// The regions of the relays that it knows.
+    pub fn relays(&self) -> BTreeSet<u64> {
+        self.lock().netmap.relays.clone()
+    }
+
+    /// What its user is warned of: titles by the warnings' ids.
+    pub fn warnings(&self) -> BTreeMap<String, String> {
+        self.lock().netmap.warnings.clone()
+    }
+
     /// What happened since `since`.
     pub fn events_since(&self, since: Instant) -> Vec<Event> {
         self.lock()
@@ -196,7 +206,9 @@ impl Watch {
                     Err(_) => tokio::time::sleep(RETRY).await,
                 }
             };
-            self.lock().streams += 1;
+            let mut seen = self.lock();
+            seen.streams += 1;
+            seen.netmap.begins = true;
         }
     }
 
@@ -210,10 +222,17 @@ impl Watch {
     }
 }
 
-/// The peers by node id, kept as the official client keeps them.
+/// What the messages come to, kept as the official client keeps it.
 #[derive(Default)]
 struct Netmap {
+    /// By node id.
     peers: BTreeMap<i64, Peer>,
+    /// Regions.
+    relays: BTreeSet<u64>,
+    /// Titles by id.
+    warnings: BTreeMap<String, String>,
+    /// The next message is the first of a stream: it replaces the warnings of the one before.
+    begins: bool,
 }
 
 impl Netmap {
@@ -241,7 +260,29 @@ impl Netmap {
             self.peers.clear();
             self.upsert(listed("Peers"));
         }
+        if let Some(regions) = message["DERPMap"]["Regions"].as_object() {
+            self.relays = regions.keys().filter_map(|id| id.parse().ok()).collect();
+        }
+        if std::mem::take(&mut self.begins) {
+            self.warnings.clear();
+        }
+        self.warn(&message["DisplayMessages"]);
         changes(&before, &self.peers, at)
+    }
+
+    /// Applies a patch: null ends a warning, and as `*` all that there were.
+    fn warn(&mut self, patch: &Value) {
+        if patch.get("*").is_some_and(Value::is_null) {
+            self.warnings.clear();
+        }
+        for (id, warning) in patch.as_object().into_iter().flatten() {
+            if warning.is_null() {
+                self.warnings.remove(id);
+            } else {
+                let title = warning["Title"].as_str().unwrap_or_default();
+                self.warnings.insert(id.clone(), title.to_owned());
+            }
+        }
     }
 
     fn upsert(&mut self, nodes: &[Value]) {
@@ -342,6 +383,31 @@ mod tests {
         assert_eq!(whats(&netmap.apply(&json!({"Peers": []}), now)), []);
         let removed = json!({"PeersRemoved": [1]});
         assert_eq!(whats(&netmap.apply(&removed, now)), [What::Left]);
+    }
+
+    #[test]
+    fn warnings_are_patched_and_end_with_their_stream() {
+        let mut netmap = Netmap::default();
+        let mut told = |begins: bool, patch: Value| {
+            netmap.begins = begins;
+            netmap.apply(&json!({ "DisplayMessages": patch }), Instant::now());
+            netmap.warnings.keys().cloned().collect::<String>()
+        };
+        assert_eq!(told(false, json!({ "a": { "Title": "A" }, "b": {} })), "ab");
+        assert_eq!(told(false, json!({ "b": null })), "a");
+        assert_eq!(told(false, Value::Null), "a");
+        assert_eq!(told(false, json!({ "*": null, "c": {} })), "c");
+        assert_eq!(told(true, Value::Null), "");
+    }
+
+    #[test]
+    fn relays_stay_until_there_is_another_map_of_them() {
+        let mut netmap = Netmap::default();
+        let map = json!({ "DERPMap": { "Regions": { "900": {}, "901": {} } } });
+        for message in [map, json!({ "Peers": [] })] {
+            netmap.apply(&message, Instant::now());
+            assert_eq!(netmap.relays, BTreeSet::from([900, 901]));
+        }
     }
 
     #[test]

@@ -110,6 +110,13 @@ impl Writes {
         Ok(first.context("no write was acknowledged any more")? - fault)
     }
 
+    /// Those that were under way then, or sent later.
+    pub fn since(&self, begin: Instant) -> Self {
+        let ended_before = |write: &&Write| write.acknowledged.is_some_and(|at| at < begin);
+        let since = self.0.iter().filter(|write| !ended_before(write));
+        Self(since.copied().collect())
+    }
+
     /// The slowest of the acknowledged ones.
     ///
     /// # Errors
@@ -131,6 +138,21 @@ impl Writes {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_write_that_a_fault_caught_counts_for_it_and_an_earlier_one_does_not() {
+        let begin = Instant::now();
+        let at = |ms| begin + Duration::from_millis(ms);
+        let write = |sent, acknowledged| Write {
+            sent: at(sent),
+            acknowledged: Some(at(acknowledged)),
+        };
+        let writes = Writes(vec![write(0, 90), write(80, 130), write(120, 125)]);
+        assert_eq!(
+            writes.since(at(100)).slowest().unwrap(),
+            Duration::from_millis(50)
+        );
+    }
 
     #[test]
     fn what_was_sent_before_the_fault_is_no_recovery() {

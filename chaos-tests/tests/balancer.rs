@@ -12,9 +12,10 @@ use futures::FutureExt as _;
 use hydrascale_chaos_tests::balancer::Balancer;
 use hydrascale_chaos_tests::clients::{Caddy, Launch, Program};
 use hydrascale_chaos_tests::cluster::{Cluster, Options, Tls};
-use hydrascale_chaos_tests::{Context, Scenario, runner};
+use hydrascale_chaos_tests::{Context, Scenario, runner, wait};
 
 const LIMIT: Duration = Duration::from_secs(120);
+const FAST_LIMIT: Duration = Duration::from_secs(30);
 const NEEDS: &[Program] = &[Program::Server, Program::Haproxy, Program::Caddy];
 const USER: u32 = 2001;
 
@@ -61,6 +62,25 @@ async fn join(context: Context, tls: Tls) -> Result<()> {
     };
     let caddy = Caddy::start(&launch, &[])?;
     caddy.wait_up().await?;
+    if tls == Tls::Replicas {
+        let fast = async || (fast_starts(&cluster).await.ok()? >= 1.0).then_some(());
+        wait::until(
+            "the client starts a relay connection fast",
+            FAST_LIMIT,
+            fast,
+        )
+        .await?;
+    }
     cluster.check_alive()?;
     balancer.check()
+}
+
+/// Relay connections on which a client did not wait for the answer, since the relay's certificate told
+/// it the key.
+async fn fast_starts(cluster: &Cluster) -> Result<f64> {
+    let mut sum = 0.0;
+    for replica in cluster.replicas() {
+        sum += replica.metric("derp_fast_starts_total").await?;
+    }
+    Ok(sum)
 }

@@ -46,6 +46,8 @@ const STREAMS: f64 = CLIENTS + 3.0;
 const WHOLE_LIMIT: Duration = Duration::from_secs(30);
 const FIRST_USER: u32 = 2001;
 const MAP_STREAMS: &str = "hydrascale_map_streams";
+const LAST_LOG_INDEX: &str = "hydrascale_raft_last_log_index";
+const PURGED_INDEX: &str = "hydrascale_raft_purged_index";
 
 fn main() -> ExitCode {
     runner::main(
@@ -236,12 +238,14 @@ async fn snapshot(context: Context) -> Result<()> {
     const SNAPSHOT_EVERY: u64 = 100;
     const JOINS: usize = 400;
     const AT_ONCE: usize = 8;
+    const PURGED_LIMIT: Duration = Duration::from_secs(5);
     let options = Options {
         snapshot_every: Some(SNAPSHOT_EVERY),
         ..Options::default()
     };
     let mut cluster = Cluster::start_with(&context, 3, options).await?;
     let auth_key = cluster.create_auth_key("people").await?;
+    let held = cluster.replica(2)?.metric(LAST_LOG_INDEX).await?;
     cluster.kill(2).await?;
     let server = cluster.replica(0)?.client_address();
     let key = fetch_server_key(server).await?;
@@ -265,6 +269,13 @@ async fn snapshot(context: Context) -> Result<()> {
         .buffer_unordered(AT_ONCE)
         .try_collect::<Vec<()>>()
         .await?;
+    // A leader keeps what it is just trying to send.
+    let leader = cluster.replica(cluster.leader().await?)?;
+    let purged = async || {
+        let index = leader.metric(PURGED_INDEX).await.ok()?;
+        (index > held).then_some(())
+    };
+    wait::until("the log lacks what it needs", PURGED_LIMIT, purged).await?;
     let ready = cluster.up(2).await?;
     let nodes = cluster.wait_equal(Duration::from_secs(30)).await?;
     ensure!(nodes.len() == JOINS, "{} nodes of {JOINS}", nodes.len());

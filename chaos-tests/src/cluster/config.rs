@@ -109,7 +109,7 @@ pub(super) fn text(index: usize, name: &str, folder: &Path, options: &Options) -
         address.to_string()
     };
     let url = options.tls.url();
-    let certificate = certificate_lines(folder, options.tls);
+    let (certificate, relay_certificate) = certificate_lines(folder, options.tls);
     let folder = folder.display();
     let Options {
         timing_multiplier,
@@ -160,20 +160,23 @@ cluster:
     listen_addr: {address}:{RELAY_PORT}
     public_host: {address}
     public_ipv4: {address}
-    insecure_for_tests: true
+    insecure_for_tests: true{relay_certificate}
 "
     )
 }
 
-/// The replica's certificate, where it has one: the scenario's, one folder up.
-fn certificate_lines(folder: &Path, tls: Tls) -> String {
+/// The replica's certificate for clients and their relay connections, where it has one: the scenario's,
+/// one folder up.
+fn certificate_lines(folder: &Path, tls: Tls) -> (String, String) {
     let scratch = folder.parent().unwrap_or(folder);
+    let cert = certificate::certificate(scratch);
+    let key = certificate::key(scratch);
+    let (cert, key) = (cert.display(), key.display());
     match tls {
-        Tls::Nowhere | Tls::Balancer => String::new(),
-        Tls::Replicas => format!(
-            "\ntls_cert_path: {}\ntls_key_path: {}",
-            certificate::certificate(scratch).display(),
-            certificate::key(scratch).display(),
+        Tls::Nowhere | Tls::Balancer => Default::default(),
+        Tls::Replicas => (
+            format!("\ntls_cert_path: {cert}\ntls_key_path: {key}"),
+            format!("\n    cert_file: {cert}\n    key_file: {key}"),
         ),
     }
 }

@@ -13,6 +13,8 @@ use crate::{Context, log::Mark, wait};
 const END_LIMIT: Duration = Duration::from_secs(40);
 /// Until a replica may be restarted, as a command takes it.
 const SAFE_LIMIT: &str = "25s";
+/// What makes a replica join without a vote, among [`Options::cluster_lines`].
+const NON_VOTING: &str = "\n  non_voting: true";
 
 impl Cluster {
     /// Starts `size` replicas at once that form a cluster by themselves.
@@ -44,9 +46,26 @@ impl Cluster {
     /// # Errors
     /// When it does not join.
     pub async fn grow(&mut self) -> Result<usize> {
+        self.grow_with(self.options).await
+    }
+
+    /// Adds a replica, the next in turn, that serves without a vote, with no other
+    /// [`Options::cluster_lines`].
+    ///
+    /// # Errors
+    /// When it does not join.
+    pub async fn grow_non_voting(&mut self) -> Result<usize> {
+        let options = Options {
+            cluster_lines: NON_VOTING,
+            ..self.options
+        };
+        self.grow_with(options).await
+    }
+
+    async fn grow_with(&mut self, options: Options) -> Result<usize> {
         let index = self.replicas.len();
         let root = self.context.scratch().to_owned();
-        let replica = Replica::prepare(&root, index, &self.program, &self.options)?;
+        let replica = Replica::prepare(&root, index, &self.program, &options)?;
         self.replicas.push(replica);
         self.join(index).await?;
         Ok(index)
