@@ -16,7 +16,6 @@ mod listener;
 mod message;
 mod service;
 mod snapshot;
-mod standstill;
 
 pub(crate) use self::address::AddressBook;
 pub(crate) use self::client::NetworkFactory;
