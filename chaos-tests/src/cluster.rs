@@ -8,7 +8,9 @@ mod state;
 use std::{env, fs, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use futures::future::try_join_all;
 use serde_json::Value;
+use tokio::time::sleep;
 
 pub use config::{Options, TIMING_MULTIPLIER, Tls};
 pub use replica::{Replica, sum_of};
@@ -24,6 +26,9 @@ pub const PEER_PORT: u16 = 7443;
 const RELAY_PORT: u16 = 8443;
 /// From the start of a process to readiness, elections and a snapshot included, on a busy machine.
 const READY_LIMIT: Duration = Duration::from_secs(60);
+/// How long a command is repeated, and how often.
+const INSIST_LIMIT: Duration = Duration::from_secs(45);
+const INSIST_EVERY: Duration = Duration::from_millis(500);
 /// Until a leader is known again after one was lost.
 const LEADER_LIMIT: Duration = Duration::from_secs(30);
 
@@ -296,26 +301,45 @@ impl Cluster {
         Ok(key.with_context(|| format!("no key in {made}"))?.to_owned())
     }
 
+    /// Runs a command that may be repeated on one replica until it succeeds: on a busy machine another
+    /// one may be too slow for a probe.
+    ///
+    /// # Errors
+    /// What the command complained about at last.
+    pub async fn insist(&self, index: usize, words: &[&str]) -> Result<Value> {
+        let begin = std::time::Instant::now();
+        loop {
+            match self.replica(index)?.command(words).await {
+                Err(_) if begin.elapsed() < INSIST_LIMIT => sleep(INSIST_EVERY).await,
+                done => return done,
+            }
+        }
+    }
+
     /// Waits until every running replica lists the same nodes; gives the list.
     ///
     /// # Errors
-    /// When they still differ after `limit`.
+    /// When they still differ after `limit`, or one still does not answer.
     pub async fn wait_equal(&self, limit: Duration) -> Result<Vec<Node>> {
         let begin = std::time::Instant::now();
         loop {
-            let mut dumps = Vec::new();
-            for (_, replica) in self.running() {
-                dumps.push((replica.name(), state::dump(replica).await?));
-            }
-            let (name, first) = dumps.first().context("no replica runs")?;
-            let other = dumps.iter().find(|(_, dump)| dump != first);
-            let Some((other, dump)) = other else {
-                return nodes_of(&first.nodes);
-            };
-            if begin.elapsed() >= limit {
-                bail!("{name} and {other} differ: {}", first.difference(dump));
+            match self.equal_nodes().await {
+                Err(_) if begin.elapsed() < limit => {}
+                done => return done,
             }
         }
+    }
+
+    async fn equal_nodes(&self) -> Result<Vec<Node>> {
+        let dump =
+            async |replica: &Replica| Ok((replica.name().to_owned(), state::dump(replica).await?));
+        let dumps: Result<Vec<_>> = try_join_all(self.running().map(|(_, one)| dump(one))).await;
+        let dumps = dumps?;
+        let (name, first) = dumps.first().context("no replica runs")?;
+        if let Some((other, dump)) = dumps.iter().find(|(_, dump)| dump != first) {
+            bail!("{name} and {other} differ: {}", first.difference(dump));
+        }
+        nodes_of(&first.nodes)
     }
 
     /// Fails when a replica that should run has ended.

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -158,14 +158,15 @@ pub struct Sample {
 /// of their own soon meet a port again that the other side has not forgotten, and wait seconds.
 pub struct Loop {
     stop: Arc<AtomicBool>,
+    made: Arc<AtomicUsize>,
     task: JoinHandle<Vec<Sample>>,
 }
 
 impl Loop {
     /// Starts: one request every `every`, each failing after `limit` or without status 200.
     pub fn start(server: SocketAddr, path: &str, every: Duration, limit: Duration) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let (path, stopped) = (path.to_owned(), Arc::clone(&stop));
+        let (stop, made) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
+        let (path, stopped, counted) = (path.to_owned(), Arc::clone(&stop), Arc::clone(&made));
         let task = tokio::spawn(async move {
             let mut samples = Vec::new();
             let mut wire = None;
@@ -186,11 +187,17 @@ impl Loop {
                     took: at.elapsed(),
                     failure,
                 });
+                counted.fetch_add(1, Ordering::Relaxed);
                 tokio::time::sleep_until((at + every).into()).await;
             }
             samples
         });
-        Self { stop, task }
+        Self { stop, made, task }
+    }
+
+    /// How many requests have come to an end.
+    pub fn made(&self) -> usize {
+        self.made.load(Ordering::Relaxed)
     }
 
     /// Stops and gives all samples.

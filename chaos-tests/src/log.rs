@@ -66,6 +66,14 @@ impl Log {
             .open(&self.path);
         let mut file = file.with_context(|| format!("log file {}", self.path.display()))?;
         let log = self.clone();
+        // The disk may stall for seconds, and must not hold up what else runs here meanwhile.
+        let (keep, kept) = std::sync::mpsc::channel::<Vec<u8>>();
+        std::thread::spawn(move || {
+            for line in kept {
+                // A full disk costs the file, not the test.
+                let _ = file.write_all(&line);
+            }
+        });
         tokio::spawn(async move {
             let mut reader = BufReader::new(stream);
             let mut line = Vec::new();
@@ -74,11 +82,9 @@ impl Log {
                 .await
                 .is_ok_and(|read| read > 0)
             {
-                // A full disk costs the file, not the test.
-                let _ = file.write_all(&line);
                 let text = String::from_utf8_lossy(&line);
                 log.push(text.trim_end().into());
-                line.clear();
+                let _ = keep.send(std::mem::take(&mut line));
             }
         });
         Ok(())

@@ -15,8 +15,11 @@ use tempfile::TempDir;
 
 use crate::{
     clients::{Program, client_folder},
-    netns,
+    netns, wait,
 };
+
+/// Until what was killed is gone: a process in the middle of a slow sync takes its time.
+const END_LIMIT: Duration = Duration::from_secs(10);
 
 /// Chooses the random decisions of a run; printed with every failure.
 const SEED: &str = "HYDRASCALE_CHAOS_SEED";
@@ -219,6 +222,20 @@ fn inside(file: &str, selected: &[&Scenario]) -> Result<ExitCode> {
     Ok(conclude(file, tally))
 }
 
+/// Whether nobody else runs in the namespace. Zombies hold nothing.
+fn is_alone() -> bool {
+    let own = std::process::id();
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return true;
+    };
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let mut others = names.filter(|name| name.parse().is_ok_and(|pid: u32| pid != own));
+    others.all(|pid| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat"));
+        stat.map_or(true, |stat| stat.contains(") Z "))
+    })
+}
+
 async fn run_one(scenario: &Scenario, context: Context, tally: &mut Tally) -> Result<()> {
     let missing: Vec<String> = scenario
         .needs
@@ -248,6 +265,11 @@ async fn run_one(scenario: &Scenario, context: Context, tally: &mut Tally) -> Re
         Err(_) => Err(anyhow!("not done within {:?}", scenario.limit)),
     };
     let took = begin.elapsed().as_secs_f64();
+    // The next scenario takes the same addresses.
+    let alone = async || is_alone().then_some(());
+    if let Err(error) = wait::until("the end of what was killed", END_LIMIT, alone).await {
+        println!("{error:#}");
+    }
     match verdict {
         Ok(()) => {
             println!("ok   {} ({took:.1} s)", scenario.claim);

@@ -3,7 +3,7 @@
 
 #![allow(missing_docs, reason = "a test")]
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -83,32 +83,37 @@ async fn can_send(user: u32, to: Ipv4Addr, port: u16) -> Result<bool> {
 }
 
 async fn capability_versions(context: Context) -> Result<()> {
-    let control = TcpListener::bind((netns::FRONT, 0)).await?;
-    let launch = |hostname: &str| Launch {
-        hostname: hostname.to_owned(),
-        control_url: format!("http://{}", control.local_addr().unwrap_or(UNKNOWN)),
-        auth_key: "none".to_owned(),
-        user: USER,
-        scratch: context.scratch().to_owned(),
+    // A door for each: who is killed may have knocked once more before.
+    let begin = async |hostname: &str| {
+        let control = TcpListener::bind((netns::FRONT, 0)).await?;
+        let launch = Launch {
+            hostname: hostname.to_owned(),
+            control_url: format!("http://{}", control.local_addr()?),
+            auth_key: "none".to_owned(),
+            user: USER,
+            scratch: context.scratch().to_owned(),
+        };
+        Ok::<_, anyhow::Error>((control, launch))
     };
-    let caddy = Caddy::start(&launch("caddy"), &[])?;
+    let (control, launch) = begin("caddy").await?;
+    let caddy = Caddy::start(&launch, &[])?;
     ensure!(asked_version(&control).await? == 130);
     drop(caddy);
-    let forwarder = Forwarder::start(Program::Forwarder, &launch("new"), "peer", 15_001).await?;
+    let (control, launch) = begin("new").await?;
+    let forwarder = Forwarder::start(Program::Forwarder, &launch, "peer", 15_001).await?;
     ensure!(asked_version(&control).await? == 122);
     drop(forwarder);
-    let old = Forwarder::start(Program::ForwarderOld, &launch("old"), "peer", 15_002).await?;
+    let (control, launch) = begin("old").await?;
+    let old = Forwarder::start(Program::ForwarderOld, &launch, "peer", 15_002).await?;
     ensure!(asked_version(&control).await? == 82);
     drop(old);
-    let launch = launch("ark");
+    let (control, launch) = begin("ark").await?;
     tokio::select! {
         started = Ark::start(&launch) => bail!("joined nothing: {}", started.is_ok()),
         version = asked_version(&control) => ensure!(version? == 142),
     }
     Ok(())
 }
-
-const UNKNOWN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
 /// The version in the next request for `/key`.
 async fn asked_version(control: &TcpListener) -> Result<u16> {

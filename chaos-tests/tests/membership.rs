@@ -14,6 +14,7 @@ use futures::FutureExt as _;
 use hydrascale_chaos_tests::clients::Program;
 use hydrascale_chaos_tests::cluster::{Cluster, check_addresses};
 use hydrascale_chaos_tests::load::{Load, check_kept};
+use hydrascale_chaos_tests::log::Mark;
 use hydrascale_chaos_tests::observer::{Observer, Peer, What};
 use hydrascale_chaos_tests::{Context, Scenario, http, runner, wait};
 use serde_json::Value;
@@ -76,9 +77,10 @@ async fn form(context: Context) -> Result<()> {
     cluster.start_empty(2)?;
     let ended = async || cluster.has_ended(2).unwrap_or(true).then_some(());
     wait::until("the empty replica gives up", SETTLE_LIMIT, ended).await?;
-    let said = cluster.replica(2)?.last_complaint()?;
-    let said = said.context("it ended without a word")?;
-    ensure!(said.contains("cluster replace"), "it said: {said}");
+    let told = |line: &str| line.contains("cluster replace");
+    let log = cluster.replica(2)?.log()?;
+    log.wait_for("what to do", Mark::START, SETTLE_LIMIT, told)
+        .await?;
     cluster.forget(2)
 }
 
@@ -165,8 +167,11 @@ async fn transfers(context: &Context, cluster: &Cluster) -> Result<()> {
     for to in 0..cluster.size() {
         let id = cluster.id_of(to).await?;
         let asked = cluster.replica((to + 2) % cluster.size())?;
-        let done = asked.command(&["cluster", "transfer-leader", &id]).await?;
-        ensure!(is_id(&done["leader"], &id), "{done} instead of {id}");
+        let led = async || {
+            let done = asked.command(&["cluster", "transfer-leader", &id]).await;
+            is_id(&done.ok()?["leader"], &id).then_some(())
+        };
+        wait::until(&format!("leadership of {id}"), SETTLE_LIMIT, led).await?;
     }
     context.step("every replica has led");
     Ok(())
@@ -188,7 +193,7 @@ async fn drain(context: &Context, cluster: &Cluster) -> Result<()> {
     let (leader, asked) = (0, 1);
     let id = cluster.id_of(leader).await?;
     let words = ["cluster", "transfer-leader", &id];
-    cluster.replica(asked)?.command(&words).await?;
+    cluster.insist(asked, &words).await?;
     let held = cluster.replica(leader)?.metric(MAP_STREAMS).await?;
     ensure!(
         held >= 1.0,
@@ -196,7 +201,7 @@ async fn drain(context: &Context, cluster: &Cluster) -> Result<()> {
     );
     let begin = Instant::now();
     let words = ["cluster", "drain", &id, "--wait", "0s"];
-    cluster.replica(asked)?.command(&words).await?;
+    cluster.insist(asked, &words).await?;
     let empty = async || {
         let status = cluster.status(asked).await.ok()?;
         let drained = member(&status, &id)?;
@@ -209,7 +214,7 @@ async fn drain(context: &Context, cluster: &Cluster) -> Result<()> {
         format!("{:.1?}", begin.elapsed()),
     );
     let words = ["cluster", "undrain", &id];
-    cluster.replica(asked)?.command(&words).await?;
+    cluster.insist(asked, &words).await?;
     Ok(())
 }
 
@@ -218,8 +223,7 @@ async fn replace(context: &Context, cluster: &mut Cluster) -> Result<()> {
     let dead = 4;
     let id = cluster.id_of(dead).await?;
     cluster.kill(dead).await?;
-    let asked = cluster.replica(0)?;
-    let made = asked.command(&["cluster", "replace", &id]).await?;
+    let made = cluster.insist(0, &["cluster", "replace", &id]).await?;
     let token = made["joinToken"].as_str().context("no token")?.to_owned();
     let begin = Instant::now();
     cluster.start_anew(dead, &token).await?;
@@ -237,14 +241,14 @@ async fn replace(context: &Context, cluster: &mut Cluster) -> Result<()> {
 /// third is not let go while another is dead.
 async fn shrink(context: &Context, cluster: &mut Cluster) -> Result<()> {
     let words = ["cluster", "leave", "--wait", "20s"];
-    cluster.replica(3)?.command(&words).await?;
+    cluster.insist(3, &words).await?;
     cluster.wait_removed(3).await?;
     cluster.replica(3)?.command(&words).await?;
     cluster.wait_voters(0, 4, SETTLE_LIMIT).await?;
     let removed = cluster.id_of(4).await?;
     for _ in 0..2 {
         let words = ["cluster", "remove", &removed, "--wait", "20s"];
-        cluster.replica(0)?.command(&words).await?;
+        cluster.insist(0, &words).await?;
     }
     cluster.wait_removed(4).await?;
     cluster.wait_voters(0, 3, SETTLE_LIMIT).await?;
@@ -272,13 +276,13 @@ async fn shrink_to_one(context: &Context, cluster: &mut Cluster) -> Result<()> {
     let begin = Instant::now();
     let (leader, other) = (cluster.id_of(1).await?, cluster.id_of(2).await?);
     let words = ["cluster", "transfer-leader", &leader];
-    cluster.replica(0)?.command(&words).await?;
+    cluster.insist(0, &words).await?;
     let words = ["cluster", "leave", "--wait", "20s"];
-    cluster.replica(1)?.command(&words).await?;
+    cluster.insist(1, &words).await?;
     cluster.wait_removed(1).await?;
     cluster.wait_voters(0, 2, SETTLE_LIMIT).await?;
     let words = ["cluster", "remove", &other, "--wait", "0s"];
-    cluster.replica(0)?.command(&words).await?;
+    cluster.insist(0, &words).await?;
     cluster.wait_removed(2).await?;
     cluster.wait_voters(0, 1, SETTLE_LIMIT).await?;
     context.measured(

@@ -339,7 +339,7 @@ async fn seen_soon(context: Context) -> Result<()> {
         "a node that joined on a is seen on b and c",
         format!("median {median:.0?}, worst {worst:.0?} of {} joins", JOINS),
     );
-    cluster.wait_equal(Duration::from_secs(5)).await?;
+    cluster.wait_equal(Duration::from_secs(30)).await?;
     cluster.note_term(false).await
 }
 
@@ -382,7 +382,7 @@ async fn login(context: Context) -> Result<()> {
         "answered before the approval"
     );
     context.step(&format!("approved as {}", approved["givenName"]));
-    let nodes = cluster.wait_equal(Duration::from_secs(5)).await?;
+    let nodes = cluster.wait_equal(Duration::from_secs(30)).await?;
     ensure!(nodes.len() == 1, "one node: {nodes:?}");
     cluster.note_term(false).await
 }

@@ -222,8 +222,9 @@ impl RaftStateMachine<TypeConfig> for MachineStore {
             load::load(&*engine, &*machine).map_err(io::Error::other)
         };
         self.loaded = blocking::run(install).await.map_err(io::Error::other)??;
-        self.published.reset(&self.loaded);
+        // Counted before anybody can see the state.
         self.counters.snapshots_installed.add_one();
+        self.published.reset(&self.loaded);
         Ok(())
     }
 

@@ -26,6 +26,9 @@ use crate::state::State;
 use crate::state::secret::{SecretKind, SecretText, same_hash};
 use crate::types::{MachinePrivateKey, ReplicaId};
 
+/// Tests share the machine with others.
+const TIMING_MULTIPLIER: u32 = 3;
+
 /// The backup of a cluster of one with a tailnet, a user and keys, and the state that it is of.
 async fn backup(folder: &TempDir) -> (Vec<u8>, Arc<Machine>) {
     backup_of(folder, plain_tailnet()).await
@@ -47,7 +50,8 @@ async fn backup_of(folder: &TempDir, tailnet: InitTailnet) -> (Vec<u8>, Arc<Mach
 async fn start(data_dir: &Path, tailnet: InitTailnet) -> (Replica, Arc<Machine>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap().to_string();
-    let config = ReplicaConfig::new(data_dir, "old", addr);
+    let mut config = ReplicaConfig::new(data_dir, "old", addr);
+    config.timing_multiplier = TIMING_MULTIPLIER;
     Replica::init_cluster(&config).unwrap();
     let machine = Arc::new(Machine::new());
     let replica = Replica::start(config, listener, machine.clone())
@@ -192,7 +196,8 @@ async fn a_restored_folder_has_the_state_with_its_keys_and_is_restored_once() {
 
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap().to_string();
-    let config = ReplicaConfig::new(folder.path().join("new"), "new", addr);
+    let mut config = ReplicaConfig::new(folder.path().join("new"), "new", addr);
+    config.timing_multiplier = TIMING_MULTIPLIER;
     let restored = Arc::new(Machine::new());
     let replica = Replica::start(config, listener, restored.clone())
         .await
@@ -266,7 +271,8 @@ async fn join(first: &Replica, data_dir: &Path) -> Replica {
     let token = first.create_join_token(PATIENCE, None).await.unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap().to_string();
-    let config = ReplicaConfig::new(data_dir, "other", addr);
+    let mut config = ReplicaConfig::new(data_dir, "other", addr);
+    config.timing_multiplier = TIMING_MULTIPLIER;
     Replica::join_cluster(&config, &token).await.unwrap();
     let machine = Arc::new(Machine::new());
     let other = Replica::start(config, listener, machine).await.unwrap();

@@ -173,14 +173,13 @@ impl Replica {
     /// # Errors
     /// When there is no log.
     pub fn last_complaint(&self) -> Result<Option<String>> {
-        let log = fs::read(self.folder.join(format!("log.{}", self.starts)))?;
-        let log = String::from_utf8_lossy(&log);
-        let is_complaint = |line: &&str| {
+        let is_complaint = |line: &str| {
             ["error", "ERROR", "Error", "panicked at"]
                 .iter()
                 .any(|word| line.contains(word))
         };
-        Ok(log.lines().rev().find(is_complaint).map(str::to_owned))
+        let last = self.log()?.lines_since(Mark::START, is_complaint).pop();
+        Ok(last.map(|line| line.text.to_string()))
     }
 
     /// Its address for everything.

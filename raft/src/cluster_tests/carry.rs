@@ -7,7 +7,7 @@ use futures::{Stream, stream};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::harness::{PATIENCE, TestCluster};
+use super::harness::{PATIENCE, TestCluster, patiently};
 use crate::{Hold, ReplicaId, Unloading};
 
 /// Hands what comes to a test.
@@ -81,7 +81,8 @@ async fn a_stream_of_a_replica_that_was_removed_ends_though_its_process_goes_on(
     let carrying = tokio::spawn(async move { from.carry(to, endless()).await });
     timeout(PATIENCE, arrived.recv()).await.unwrap().unwrap();
     let asked = cluster.replicas[1].replica();
-    asked.remove_member(gone, None).await.unwrap();
+    let removed = patiently(async || asked.remove_member(gone, None).await);
+    removed.await.unwrap();
     let ended = timeout(PATIENCE, carrying).await.unwrap().unwrap();
     assert_eq!(ended.unwrap_err().to, to);
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
 
-use super::harness::{PATIENCE, TestCluster, add, clock_ahead};
+use super::harness::{PATIENCE, TestCluster, TestReplica, add, clock_ahead};
 use crate::{MemberStatus, ReplicaConfig, Status};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -32,17 +32,18 @@ async fn a_leader_whose_process_is_gone_is_not_waited_for() {
     let leader = cluster.leader().await;
     cluster.replicas[leader].kill().await;
     let next = cluster.leader().await;
-    let first_left = if leader == 0 { 1 } else { 0 };
-    assert_eq!(next, first_left, "the first of those that are left");
-    assert_eq!(cluster.replicas[next].replica().metrics().successions, 1);
+    assert_ne!(next, leader);
+    let successions = |replica: &TestReplica| replica.replica().metrics().successions;
+    assert!(cluster.running().map(successions).sum::<u64>() > 0);
     cluster.replicas[next].add("k", 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_led_does_not_lack_a_leader_for_as_long_as_it_led() {
     let cluster = TestCluster::three().await;
-    let leader = &cluster.replicas[cluster.leader().await];
-    let begin = Instant::now();
+    let leader = &cluster.replicas[cluster.lasting_leader().await];
+    // The contact is kept in whole milliseconds.
+    let begin = Instant::now() + Duration::from_millis(1);
     let answered = |now: &Status| now.is_leader() && now.last_leader_contact > begin;
     leader.until("answers of a quorum", answered).await;
     let contact = leader.replica().core().contact.last();
@@ -52,7 +53,7 @@ async fn who_led_does_not_lack_a_leader_for_as_long_as_it_led() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leadership_stays_when_it_is_to_go_to_a_replica_that_is_gone() {
     let mut cluster = TestCluster::three().await;
-    let leader = cluster.leader().await;
+    let leader = cluster.lasting_leader().await;
     let gone = (leader + 1) % 3;
     let id = cluster.replicas[gone].id();
     cluster.replicas[gone].kill().await;
@@ -78,18 +79,13 @@ async fn a_replica_too_far_behind_catches_up_from_a_snapshot() {
     for i in 0..200 {
         sender.add(&format!("k{}", i % 10), 1).await;
     }
-    let last = sender.purge(missed).await;
+    let last = cluster.purge(missed).await;
     cluster.replicas[away].start().await;
     cluster.applied(last).await;
     let expected = cluster.replicas[leader].sums.all();
     assert_eq!(cluster.replicas[away].sums.all(), expected);
-    assert!(
-        cluster.replicas[away]
-            .replica()
-            .metrics()
-            .snapshots_received
-            > 0
-    );
+    let metrics = cluster.replicas[away].replica().metrics();
+    assert!(metrics.snapshots_installed > 0);
     let after = cluster.replicas[away].add("k0", 1).await;
     cluster.applied(after.index).await;
     // The installed state is durable: it is there after another start.
@@ -131,14 +127,18 @@ async fn a_leader_whose_clock_is_off_steps_back() {
     let shifted = &cluster.replicas[leader];
     shifted.until("a leader", |now| now.leader.is_some()).await;
     // Whoever leads now may hand over to it; it must not keep the leadership.
-    let handed = shifted.replica().transfer_leadership(Some(id), &[]).await;
-    assert!(handed.is_ok(), "{handed:?}");
+    let handed = timeout(PATIENCE, async {
+        while shifted.replica().metrics().clock_handovers == 0 {
+            let _ = shifted.replica().transfer_leadership(Some(id), &[]).await;
+            tokio::task::yield_now().await;
+        }
+    });
+    handed.await.expect("a handover because of the clock");
     shifted
         .until("another leader", |now| {
             now.leader.is_some_and(|leader| leader != id)
         })
         .await;
-    assert!(shifted.replica().metrics().clock_handovers > 0);
     let ahead = cluster.replicas[(leader + 1) % 3]
         .until("the other clock", |now: &Status| {
             now.member(id)
@@ -201,7 +201,10 @@ async fn one_clock_against_one_does_not_make_the_replicated_time_leap() {
     let refused = timeout(PATIENCE, async {
         loop {
             let _ = shifted.replica().transfer_leadership(Some(id), &[]).await;
-            shifted.until("leadership", Status::is_leader).await;
+            if !shifted.replica().status().borrow().is_leader() {
+                tokio::task::yield_now().await;
+                continue;
+            }
             match cluster.replicas[other].replica().propose(add("k", 1)).await {
                 Ok(_) => {}
                 Err(refused) if refused.to_string().contains("no majority of clocks") => {
@@ -238,10 +241,13 @@ async fn a_leader_whose_disk_is_nearly_full_takes_nothing_and_steps_back() {
     let cluster = TestCluster::three().await;
     let leader = cluster.leader().await;
     let id = cluster.replicas[leader].id();
-    cluster.replicas[leader].replica().core().disk.note(true);
+    let disk = &cluster.replicas[leader].replica().core().disk;
+    disk.note(true);
     cluster.replicas[leader].add("k", 1).await;
     cluster.replicas[(leader + 1) % 3]
         .until("another leader", |now| {
+            // Whoever watches the real disk finds room on it every few seconds.
+            disk.note(true);
             now.leader.is_some_and(|leader| leader != id)
         })
         .await;

@@ -13,8 +13,8 @@ use tokio::runtime::Handle;
 use tokio::time::timeout;
 
 use crate::{
-    ApplyContext, Begun, BootstrapError, Clock, DialOverrides, DiskFailure, Effects, JoinError,
-    JoinToken, MachineError, Proposed, Replica, ReplicaConfig, ReplicaId, Row, RowWrite,
+    AdminError, ApplyContext, Begun, BootstrapError, Clock, DialOverrides, DiskFailure, Effects,
+    JoinError, JoinToken, MachineError, Proposed, Replica, ReplicaConfig, ReplicaId, Row, RowWrite,
     StartError, StateMachine, Status,
 };
 
@@ -180,18 +180,10 @@ impl TestReplica {
         self.replica().propose(add(key, addend)).await.unwrap()
     }
 
-    /// Writes until only a snapshot holds entry `index`, and returns the last entry. A leader keeps
-    /// what it is just trying to send, so that no count of writes makes sure of it.
-    pub(super) async fn purge(&self, index: u64) -> u64 {
-        let purging = async {
-            loop {
-                let last = self.add("k", 1).await.index;
-                if self.replica().status().borrow().purged_index >= index {
-                    return last;
-                }
-            }
-        };
-        timeout(PATIENCE, purging).await.expect("a purge")
+    /// Lets it stand for election because of silence, or not.
+    pub(super) fn elect(&self, on_silence: bool) {
+        let consensus = &self.replica().core().raft;
+        consensus.runtime_config().elect(on_silence);
     }
 
     /// Waits for a status, and says what it was when it does not come.
@@ -320,6 +312,43 @@ impl TestCluster {
         self.replicas.iter().position(is_leader).unwrap()
     }
 
+    /// Lets one replica lead; a transfer may come to nothing on a slow machine.
+    pub(super) async fn lead(&self, at: usize) {
+        let replica = self.replicas[at].replica();
+        let transferring = async {
+            while replica.transfer_leadership(Some(replica.id()), &[]).await != Ok(replica.id()) {}
+        };
+        timeout(PATIENCE, transferring).await.unwrap();
+    }
+
+    /// The leader, which stays that on a slow machine too: nobody stands because of silence any more.
+    pub(super) async fn lasting_leader(&self) -> usize {
+        let leader = self.leader().await;
+        for replica in self.running() {
+            replica.elect(false);
+        }
+        leader
+    }
+
+    /// Writes until only snapshots hold entry `index`, and returns the last one. A leader keeps what it
+    /// is just trying to send, so that no count of writes makes sure of it.
+    pub(super) async fn purge(&self, index: u64) -> u64 {
+        let purged = |replica: &TestReplica| {
+            let status = replica.replica().status();
+            status.borrow().purged_index >= index
+        };
+        let purging = async {
+            loop {
+                let writer = self.running().next().expect("a running replica");
+                let last = writer.add("k", 1).await.index;
+                if self.running().all(purged) {
+                    return last;
+                }
+            }
+        };
+        timeout(PATIENCE, purging).await.expect("a purge")
+    }
+
     /// Waits until every running replica has applied `index`.
     pub(super) async fn applied(&self, index: u64) {
         for replica in self.running() {
@@ -330,6 +359,26 @@ impl TestCluster {
                 .unwrap();
         }
     }
+}
+
+/// Asks again while a replica was too slow for a probe.
+pub(super) async fn patiently<T>(
+    asking: impl AsyncFn() -> Result<T, AdminError>,
+) -> Result<T, AdminError> {
+    let slow = |reason: &str| {
+        reason.contains("does not answer") || reason.contains("would take no changes any more")
+    };
+    let asked = async {
+        loop {
+            match asking().await {
+                Err(AdminError::Refused { reason }) if slow(&reason) => {
+                    tokio::task::yield_now().await
+                }
+                done => return done,
+            }
+        }
+    };
+    timeout(PATIENCE, asked).await.expect("an answer in time")
 }
 
 pub(super) fn voters(status: &Status) -> usize {

@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use openraft::{EntryPayload, Membership};
+use tokio::time::timeout;
 
-use super::harness::{PATIENCE, TestCluster, voters};
+use super::harness::{PATIENCE, TestCluster, patiently, voters};
 use crate::{AdminError, Fatal, ReplicaId, Status};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -46,12 +47,10 @@ async fn a_removed_replica_hears_of_it_and_the_others_go_on() {
     let follower = (leader + 1) % 3;
     // The leader itself: another one takes over and removes it.
     let removed = cluster.replicas[leader].id();
-    cluster.replicas[follower]
-        .replica()
-        .remove_member(removed, None)
-        .await
-        .unwrap();
-    let fatal = tokio::time::timeout(PATIENCE, cluster.replicas[leader].replica().fatal()).await;
+    let asked = cluster.replicas[follower].replica();
+    let gone = patiently(async || asked.remove_member(removed, None).await);
+    gone.await.unwrap();
+    let fatal = timeout(PATIENCE, cluster.replicas[leader].replica().fatal()).await;
     assert_eq!(fatal.unwrap(), Fatal::Removed);
     cluster.replicas[leader].kill().await;
     cluster.replicas.remove(leader);
@@ -76,11 +75,9 @@ async fn a_removed_replica_hears_of_it_and_the_others_go_on() {
     let leader = cluster.leader().await;
     let last = cluster.replicas[leader].id();
     let other = cluster.replicas[1 - leader].id();
-    cluster.replicas[leader]
-        .replica()
-        .remove_member(other, None)
-        .await
-        .unwrap();
+    let asked = cluster.replicas[leader].replica();
+    let gone = patiently(async || asked.remove_member(other, None).await);
+    gone.await.unwrap();
     let refused = cluster.replicas[leader]
         .replica()
         .remove_member(last, None)
@@ -98,7 +95,8 @@ async fn leadership_moves_on_request_from_any_replica() {
     for round in 0..3 {
         let to = cluster.replicas[round].id();
         let asked = cluster.replicas[(round + 1) % 3].replica();
-        assert_eq!(asked.transfer_leadership(Some(to), &[]).await, Ok(to));
+        let moving = async { while asked.transfer_leadership(Some(to), &[]).await != Ok(to) {} };
+        timeout(PATIENCE, moving).await.expect("a transfer");
         cluster.replicas[round]
             .until("leadership", Status::is_leader)
             .await;
@@ -122,7 +120,7 @@ async fn leadership_moves_on_request_from_any_replica() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_membership_change_left_half_way_is_finished_by_whoever_leads() {
     let cluster = TestCluster::three().await;
-    let leader = &cluster.replicas[cluster.leader().await];
+    let leader = &cluster.replicas[cluster.lasting_leader().await];
     // Commits the last change of the set-up with it.
     leader.add("k", 1).await;
     let stored = leader.replica().core().effective_membership();

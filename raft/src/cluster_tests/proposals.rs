@@ -91,12 +91,7 @@ async fn nothing_applies_twice_while_leadership_moves_round() {
     });
     let writers: Vec<_> = writers.collect();
     for round in 0..6 {
-        let to = cluster.replicas[round % 3].id();
-        cluster.replicas[(round + 1) % 3]
-            .replica()
-            .transfer_leadership(Some(to), &[])
-            .await
-            .unwrap();
+        cluster.lead(round % 3).await;
     }
     let mut certain = 0;
     let mut doubtful = 0;

@@ -1,8 +1,9 @@
 //! Secrets sealed under a key file: who may start, join and reseal.
 
 use futures::FutureExt;
+use tokio::time::timeout;
 
-use super::harness::{TestCluster, refused};
+use super::harness::{PATIENCE, TestCluster, refused};
 use crate::{AdminError, Fatal, KeyId, Keyring, Replica, SealingKeys, Status};
 
 /// A file with new keys, which each replica reads for itself.
@@ -60,7 +61,7 @@ async fn a_new_cluster_with_a_key_file_never_stores_its_authoritys_key_in_clear(
     first.kill().await;
     first.config.keyring = Keyring::default();
     first.start().await;
-    let fatal = first.replica().fatal().await;
+    let fatal = timeout(PATIENCE, first.replica().fatal()).await.unwrap();
     assert!(matches!(fatal, Fatal::Sealed(_)), "{fatal:?}");
     let text = fatal.to_string();
     assert!(text.contains("cluster.sealing_key_file"), "{text}");
@@ -112,7 +113,8 @@ async fn a_replica_that_loses_the_key_ends_and_says_which() {
     cluster.token().await;
     let first = &cluster.replicas[0];
     first.config.keyring.replace(KeyFile::new().read());
-    let fatal = first.replica().fatal().await.to_string();
+    let fatal = timeout(PATIENCE, first.replica().fatal()).await.unwrap();
+    let fatal = fatal.to_string();
     assert!(
         fatal.contains(&file.current().unwrap().to_string()),
         "{fatal}"

@@ -383,8 +383,7 @@ async fn a_drained_relay_says_goodbye_to_its_clients_one_by_one() {
         }
     };
     let (start, over) = (Instant::now(), Duration::from_millis(400));
-    let (left, ()) = tokio::join!(relay.server.drain(over), farewells);
-    assert_eq!(left, 0);
+    tokio::join!(relay.server.drain(over), farewells);
     assert!(start.elapsed() >= over * 3 / 4, "not all at once");
     assert!(!relay.handle.stats().healthy && relay.handle.stats().draining);
     relay.server.ended().await;

@@ -115,7 +115,7 @@ impl Executor<'_> {
 
     /// What a replica that ended by itself said last.
     async fn reason(&self, victim: usize) -> Result<String> {
-        // Its last words are on their way into the file.
+        // Its last words are on their way.
         sleep(LAST_WORDS).await;
         let replica = self.cluster.replica(victim)?;
         match replica.last_complaint()? {

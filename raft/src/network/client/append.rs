@@ -238,7 +238,7 @@ mod tests {
             .unwrap()
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn who_refuses_connections_is_dialled_once_for_each_request_that_is_made() {
         let other = Other {
             refuses: true,
@@ -255,7 +255,7 @@ mod tests {
         }
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_stream_whose_entries_were_purged_ends_with_an_error_instead_of_going_on_for_ever() {
         let mut network = Other::default().network();
         let input = stream::repeat_with(|| append_request(5, 9, 0));
