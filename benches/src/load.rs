@@ -16,7 +16,7 @@ pub fn millis(duration: Duration) -> String {
     format!("{:.2} ms", duration.as_secs_f64() * 1000.0)
 }
 
-/// The value below which `share` (0 to 1) of the sorted values lie; zero when there are none.
+/// The smallest of the sorted values that `share` (0 to 1) of them do not exceed; zero when there are none.
 pub fn quantile(sorted: &[Duration], share: f64) -> Duration {
     #[expect(
         clippy::cast_possible_truncation,
@@ -24,8 +24,11 @@ pub fn quantile(sorted: &[Duration], share: f64) -> Duration {
         clippy::cast_precision_loss,
         reason = "an index of a list that fits into memory"
     )]
-    let index = ((sorted.len() as f64 * share) as usize).min(sorted.len().saturating_sub(1));
-    sorted.get(index).copied().unwrap_or_default()
+    let rank = (sorted.len() as f64 * share).ceil() as usize;
+    sorted
+        .get(rank.saturating_sub(1))
+        .copied()
+        .unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -35,8 +38,10 @@ mod tests {
     #[test]
     fn quantiles_are_taken_from_the_sorted_values() {
         let values: Vec<Duration> = (1..=100).map(Duration::from_millis).collect();
-        assert_eq!(quantile(&values, 0.5), Duration::from_millis(51));
-        assert_eq!(quantile(&values, 0.99), Duration::from_millis(100));
+        assert_eq!(quantile(&values, 0.5), Duration::from_millis(50));
+        assert_eq!(quantile(&values, 0.99), Duration::from_millis(99));
+        assert_eq!(quantile(&values, 1.0), Duration::from_millis(100));
+        assert_eq!(quantile(&values[..30], 0.99), Duration::from_millis(30));
         assert_eq!(quantile(&[], 0.5), Duration::ZERO);
     }
 }

@@ -52,6 +52,19 @@ fn built_server() -> PathBuf {
     found.or_else(|| folders.last()).unwrap_or_default()
 }
 
+/// Whether a command failed for what a busy machine does, and may be asked for again.
+fn is_slowness(error: &anyhow::Error) -> bool {
+    const WORDS: [&str; 5] = [
+        "does not answer",
+        "did not answer",
+        "would take no changes any more",
+        "no leader",
+        "did not take over",
+    ];
+    let said = format!("{error:#}");
+    WORDS.iter().any(|words| said.contains(words))
+}
+
 /// Replicas that form one cluster. They end when it is dropped.
 pub struct Cluster {
     context: Context,
@@ -301,8 +314,8 @@ impl Cluster {
         Ok(key.with_context(|| format!("no key in {made}"))?.to_owned())
     }
 
-    /// Runs a command that may be repeated on one replica until it succeeds: on a busy machine another
-    /// one may be too slow for a probe.
+    /// Runs a command that may be repeated on one replica, again while a busy machine is too slow for it:
+    /// another replica does not answer a probe in time, or there is no leader just then.
     ///
     /// # Errors
     /// What the command complained about at last.
@@ -310,7 +323,10 @@ impl Cluster {
         let begin = std::time::Instant::now();
         loop {
             match self.replica(index)?.command(words).await {
-                Err(_) if begin.elapsed() < INSIST_LIMIT => sleep(INSIST_EVERY).await,
+                Err(error) if is_slowness(&error) && begin.elapsed() < INSIST_LIMIT => {
+                    self.context.step(&format!("again, because {error:#}"));
+                    sleep(INSIST_EVERY).await;
+                }
                 done => return done,
             }
         }
@@ -324,7 +340,7 @@ impl Cluster {
         let begin = std::time::Instant::now();
         loop {
             match self.equal_nodes().await {
-                Err(_) if begin.elapsed() < limit => {}
+                Err(_) if begin.elapsed() < limit => sleep(INSIST_EVERY).await,
                 done => return done,
             }
         }

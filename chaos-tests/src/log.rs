@@ -1,14 +1,13 @@
 //! The lines that a process has written, each with its time of arrival.
 
 use std::{
-    io::Write as _,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
-use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncWriteExt as _, BufReader};
 
 use crate::wait;
 
@@ -64,16 +63,10 @@ impl Log {
             .create(true)
             .append(true)
             .open(&self.path);
-        let mut file = file.with_context(|| format!("log file {}", self.path.display()))?;
+        let file = file.with_context(|| format!("log file {}", self.path.display()))?;
+        // A disk that stalls for seconds holds up this stream, and nothing else that runs here.
+        let mut file = tokio::fs::File::from_std(file);
         let log = self.clone();
-        // The disk may stall for seconds, and must not hold up what else runs here meanwhile.
-        let (keep, kept) = std::sync::mpsc::channel::<Vec<u8>>();
-        std::thread::spawn(move || {
-            for line in kept {
-                // A full disk costs the file, not the test.
-                let _ = file.write_all(&line);
-            }
-        });
         tokio::spawn(async move {
             let mut reader = BufReader::new(stream);
             let mut line = Vec::new();
@@ -84,8 +77,11 @@ impl Log {
             {
                 let text = String::from_utf8_lossy(&line);
                 log.push(text.trim_end().into());
-                let _ = keep.send(std::mem::take(&mut line));
+                // A full disk costs the file, not the test.
+                let _ = file.write_all(&line).await;
+                line.clear();
             }
+            let _ = file.flush().await;
         });
         Ok(())
     }

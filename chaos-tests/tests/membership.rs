@@ -166,12 +166,10 @@ fn check_no_flap(observers: &[Observer], begin: Instant) -> Result<()> {
 async fn transfers(context: &Context, cluster: &Cluster) -> Result<()> {
     for to in 0..cluster.size() {
         let id = cluster.id_of(to).await?;
-        let asked = cluster.replica((to + 2) % cluster.size())?;
-        let led = async || {
-            let done = asked.command(&["cluster", "transfer-leader", &id]).await;
-            is_id(&done.ok()?["leader"], &id).then_some(())
-        };
-        wait::until(&format!("leadership of {id}"), SETTLE_LIMIT, led).await?;
+        let asked = (to + 2) % cluster.size();
+        let words = ["cluster", "transfer-leader", &id];
+        let done = cluster.insist(asked, &words).await?;
+        ensure!(is_id(&done["leader"], &id), "{done} instead of {id}");
     }
     context.step("every replica has led");
     Ok(())

@@ -90,8 +90,9 @@ async fn alone(context: Context) -> Result<()> {
     changes_are_refused(&context, &cluster).await?;
     stun_goes_on(&context, &cluster).await?;
     let enough = async || (relayed.made() >= REQUESTS_MIN).then_some(());
-    wait::until("requests without a quorum", REQUESTS_LIMIT, enough).await?;
+    let enough = wait::until("requests without a quorum", REQUESTS_LIMIT, enough).await;
     check_relayed(&context, &relayed.finish().await?)?;
+    enough?;
 
     for other in 0..SURVIVOR {
         cluster.up(other).await?;

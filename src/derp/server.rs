@@ -152,16 +152,14 @@ impl RelayServer {
     }
 
     /// Stops accepting and closes the connections one after another over `over`, so that their
-    /// owners do not arrive elsewhere all at once. Returns when none is left, or a second later
-    /// with the number of those that are.
-    pub async fn drain(&self, over: Duration) -> usize {
+    /// owners do not arrive elsewhere all at once. Returns when none is left, or a second later.
+    pub async fn drain(&self, over: Duration) {
         let relay = &self.relay;
         relay.health.set_quiet(true);
         relay.draining.store(true, Ordering::SeqCst);
         relay.stop_accepting.cancel();
         relay.send_away(over).await;
         let _ = timeout(Duration::from_secs(1), relay.wait_until_empty()).await;
-        relay.clients.all().len()
     }
 
     /// Ends the relay: asks every connection to close, and ends by force what has not after

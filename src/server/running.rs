@@ -180,7 +180,7 @@ impl Running {
         tracing::info!("replica drains");
         self.relay.handle().set_quiet(true);
         let clients = tokio::time::timeout(CLIENT_DRAIN, self.clients.control.shut_down());
-        let (left, _) = tokio::join!(clients, self.relay.drain(RELAY_DRAIN));
+        let (left, ()) = tokio::join!(clients, self.relay.drain(RELAY_DRAIN));
         if left.is_err() {
             tracing::warn!("some clients did not leave in time");
         }

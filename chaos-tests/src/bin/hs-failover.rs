@@ -18,8 +18,10 @@ use hydrascale_chaos_tests::{Context, Scenario, runner};
 use tokio::time::sleep;
 
 const LIMIT: Duration = Duration::from_secs(1800);
-/// Of each kind.
+/// Of each kind but the last.
 const FAULTS: usize = 30;
+/// Of followers, whose loss is so short that one slow sync in all windows would be the p99 of fewer.
+const FOLLOWER_KILLS: usize = 100;
 /// Between two writes of the load.
 const EVERY: Duration = Duration::from_millis(10);
 /// Of load before a fault, and after it: longer than any of them is noticed. The small ones are noticed
@@ -121,7 +123,7 @@ async fn transfers(context: Context) -> Result<()> {
 async fn follower_kills(context: Context) -> Result<()> {
     let mut cluster = Cluster::start_with(&context, 3, Options::PRODUCTION).await?;
     let mut windows = Windows::default();
-    for _ in 0..FAULTS {
+    for _ in 0..FOLLOWER_KILLS {
         let leader = cluster.leader().await?;
         let (asked, follower) = ((leader + 1) % cluster.size(), (leader + 2) % cluster.size());
         let load = local(&cluster, asked)?;
@@ -209,6 +211,11 @@ fn local(cluster: &Cluster, index: usize) -> Result<Endpoint> {
 fn report(context: &Context, what: &str, mut found: Vec<Duration>) {
     found.sort_unstable();
     let [p50, p99] = [0.5, 0.99].map(|share| quantile(&found, share));
-    let figure = format!("p50 {}, p99 {} of {FAULTS}", millis(p50), millis(p99));
+    let figure = format!(
+        "p50 {}, p99 {} of {}",
+        millis(p50),
+        millis(p99),
+        found.len()
+    );
     context.measured(what, figure);
 }

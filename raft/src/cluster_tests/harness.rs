@@ -316,7 +316,9 @@ impl TestCluster {
     pub(super) async fn lead(&self, at: usize) {
         let replica = self.replicas[at].replica();
         let transferring = async {
-            while replica.transfer_leadership(Some(replica.id()), &[]).await != Ok(replica.id()) {}
+            while replica.transfer_leadership(Some(replica.id()), &[]).await != Ok(replica.id()) {
+                tokio::task::yield_now().await;
+            }
         };
         timeout(PATIENCE, transferring).await.unwrap();
     }

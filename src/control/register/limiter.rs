@@ -52,7 +52,18 @@ mod tests {
     #[test]
     fn beyond_the_burst_a_login_is_told_when_to_come_back() {
         let limiter = LoginLimiter::new();
-        let refused = (0..100 * LOGINS_BURST).find_map(|_| limiter.check().err());
-        assert_eq!(refused, Some(1));
+        let mut passed = 0;
+        let refused = loop {
+            match limiter.check() {
+                Ok(()) => passed += 1,
+                Err(seconds) => break seconds,
+            }
+        };
+        assert_eq!(refused, 1);
+        // Some are free again while a slow machine takes the first ones.
+        assert!(
+            (LOGINS_BURST..2 * LOGINS_BURST).contains(&passed),
+            "{passed}"
+        );
     }
 }

@@ -258,7 +258,7 @@ async fn a_crowd_of_logins_is_told_so_and_then_met_by_the_rate_of_the_replica() 
     let (server, client) = tailnet().await;
     let metrics = server.control.metrics();
     let mut asked = 0;
-    while metrics.limit_hits(Limit::SshChecks) == 0 && asked < limits::LOGINS_BURST * 20 {
+    while metrics.limit_hits(Limit::SshChecks) == 0 && asked < limits::LOGINS_BURST * 4 {
         let session = client.dial(&server).await;
         for _ in 0..limits::SSH_ASKS_BURST {
             within(session.exchange(Method::GET, ASK, "")).await;

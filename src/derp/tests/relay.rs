@@ -384,6 +384,9 @@ async fn a_drained_relay_says_goodbye_to_its_clients_one_by_one() {
     };
     let (start, over) = (Instant::now(), Duration::from_millis(400));
     tokio::join!(relay.server.drain(over), farewells);
+    relay
+        .wait_for("nobody left", |relay| relay.stats().connections == 0)
+        .await;
     assert!(start.elapsed() >= over * 3 / 4, "not all at once");
     assert!(!relay.handle.stats().healthy && relay.handle.stats().draining);
     relay.server.ended().await;

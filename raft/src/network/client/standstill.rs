@@ -7,7 +7,7 @@ use crate::type_config::TypeConfig;
 
 /// Requests without entries in a row: openraft makes them at most every 10 ms, and one or two are usual
 /// when entries and the news that they are committed overtake each other.
-pub(super) const EMPTY_MAX: u32 = 5;
+const EMPTY_MAX: u32 = 5;
 
 /// Tells when a stream goes on without carrying anything: openraft asks for entries that were purged
 /// meanwhile, and would do so until the stream fails. It then begins again where the follower is.
