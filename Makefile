@@ -7,7 +7,7 @@
 # make conformance   the policy engine against captures of Tailscale's service
 # make run     three replicas on loopback behind one port
 # make bench   the figures of the README, from a release build
-# make bench-failover  what writers notice of faults, beside etcd; about 20 minutes
+# make bench-failover  what writers notice of faults, beside etcd; about 35 minutes
 # make bench-snapshot  what a snapshot of 100,000 nodes costs; about 5 minutes
 # make bench-policy  times, instructions and memory of the policy engine
 #
