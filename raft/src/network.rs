@@ -6,6 +6,7 @@
 
 mod address;
 mod client;
+mod connection;
 mod dialer;
 mod envelope;
 mod guard;
@@ -19,15 +20,16 @@ mod snapshot;
 
 pub(crate) use self::address::AddressBook;
 pub(crate) use self::client::NetworkFactory;
+pub(crate) use self::connection::{Connections, Ends, PeerInfo, Services};
 pub(crate) use self::dialer::{Dialer, connect};
 pub(crate) use self::envelope::{Envelope, Refusal};
 pub(crate) use self::guard::{Barred, Caller, Guard};
 pub(crate) use self::incarnations::Incarnations;
 pub(crate) use self::lanes::{CallError, Lane, Lanes, Opener};
 #[cfg(test)]
-pub(crate) use self::lanes::{ChannelError, PeerChannel, Reach};
+pub(crate) use self::lanes::{ChannelError, PeerChannel, Reach, channel};
 pub(crate) use self::leader_contact::LeaderContact;
-pub(crate) use self::listener::{Ends, Listener, PeerInfo, Services};
+pub(crate) use self::listener::Listener;
 pub(crate) use self::service::PeerService;
 
 /// Largest message either way. Entries are batched up to about 1 MiB and one may have 1 MiB itself.

@@ -1,10 +1,10 @@
-//! The replicated core under simulation: whole replicas (consensus, log, state machine, services,
-//! exactly once, read index, membership) on one thread, on a clock that jumps to the next event, on
-//! disks that lose what was not synced, and on a network that delays, parts and breaks. One seed
-//! decides everything, so that it repeats a failure.
+//! The replicated core in turmoil: whole replicas (consensus, log, state machine, services, HTTP/2,
+//! exactly once, read index, membership), each on a simulated machine with a clock of its own, on
+//! disks that lose what was not synced, and on a network that delays, parts and breaks. One thread
+//! runs them all and one seed decides everything, so that it repeats a failure.
 //!
-//! Every replica's own threads become tasks ([`run_later`], the log's sync). What is left out: TLS
-//! and HTTP/2, whose randomness and clocks no seed governs; RocksDB, which has threads of its own.
+//! Every replica's own threads become tasks ([`run_later`], the log's sync). What is left out: TLS,
+//! whose randomness no seed governs; RocksDB, which has threads of its own.
 
 mod clients;
 mod cluster;
@@ -14,10 +14,12 @@ mod faults;
 mod invariants;
 mod machine;
 mod network;
+mod process;
 mod runtime;
 mod scenario;
 mod secrets;
 mod tests;
+mod wire;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -27,7 +29,7 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 pub(crate) use self::network::Host;
 pub(crate) use self::runtime::Runtime;
@@ -40,6 +42,8 @@ struct World {
     planted: Option<Bug>,
     /// Longest time that half of a sync takes.
     disk: Duration,
+    /// When somebody last looked at the clock.
+    passed: Duration,
     /// A digest of what happened when.
     trace: u64,
     /// What must never be.
@@ -65,6 +69,7 @@ fn begin(seed: u64, planted: Option<Bug>) {
         random: StdRng::seed_from_u64(seed),
         planted,
         disk: DISK,
+        passed: Duration::ZERO,
         trace: 0,
         violations: Vec::new(),
         promised: BTreeMap::new(),
@@ -118,18 +123,25 @@ fn millis(range: Range<u64>) -> Duration {
 
 /// Takes note of an event, so that two runs of a seed can be compared.
 fn note(event: &[u64]) {
-    let now = Instant::now();
+    let at = u64::try_from(passed().as_micros()).unwrap_or(u64::MAX);
     with(|world| {
-        let at = BEGINNING.with(|beginning| now.saturating_duration_since(*beginning).as_micros());
-        world.trace = machine::mix(world.trace, u64::try_from(at).unwrap_or(u64::MAX));
+        world.trace = machine::mix(world.trace, at);
         for part in event {
             world.trace = machine::mix(world.trace, *part);
         }
     });
 }
 
-thread_local! {
-    static BEGINNING: Instant = Instant::now();
+/// Simulated time since the beginning. Each machine has a clock of its own, so that the instants of
+/// one mean nothing on another.
+fn passed() -> Duration {
+    let now = turmoil::sim_elapsed();
+    with(|world| {
+        // Between two steps it is the time of the last look.
+        world.passed = now.unwrap_or(world.passed);
+        world.passed
+    })
+    .unwrap_or_default()
 }
 
 /// Reports what must never be.

@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 use futures::future::BoxFuture;
 use hydrascale_proto::raft::v1::peer_client::PeerClient;
 use hydrascale_proto::raft::v1::{IdentifyReply, IdentifyRequest};
+use hyper::rt;
 use parking_lot::Mutex;
 use tokio::time::timeout;
 use tonic::body::Body;
@@ -17,7 +18,7 @@ use tonic::codegen::{StdError, http};
 use tonic::transport::{Endpoint, Uri};
 use tonic::{Code, ConnectError, Request, Response, Status};
 use tower::util::BoxCloneSyncService;
-use tower::{ServiceExt, service_fn};
+use tower::{Service, ServiceExt, service_fn};
 
 use super::envelope::incarnation_of;
 use super::{AddressBook, Dialer, Envelope, Incarnations, MESSAGE_BYTES_MAX, Refusal};
@@ -293,20 +294,31 @@ impl Reach for Dialer {
             let dialer = dialer.clone();
             async move { dialer.dial(target).await }
         });
-        // The connector decides whom to connect to and checks it; the URI only fills the header.
-        let channel = Endpoint::from_static("http://replica")
-            .initial_stream_window_size(stream_window(lane))
-            .initial_connection_window_size(stream_window(lane).saturating_mul(4))
-            .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
-            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
-            .keep_alive_while_idle(true)
-            .connect_with_connector_lazy(connector);
-        BoxCloneSyncService::new(channel.map_err(|error| ChannelError(error.into())))
+        channel(lane, connector)
     }
 
     fn is_refused(&self, target: u64) -> BoxFuture<'_, bool> {
         Box::pin(self.finds_nobody(target))
     }
+}
+
+/// A lane over the connections that `connector` makes, the first when it is first used. The connector
+/// decides whom to connect to and checks it; the URI that it gets only fills the header.
+pub(crate) fn channel<C>(lane: Lane, connector: C) -> PeerChannel
+where
+    C: Service<Uri> + Send + 'static,
+    C::Response: rt::Read + rt::Write + Send + Unpin,
+    C::Future: Send,
+    StdError: From<C::Error>,
+{
+    let channel = Endpoint::from_static("http://replica")
+        .initial_stream_window_size(stream_window(lane))
+        .initial_connection_window_size(stream_window(lane).saturating_mul(4))
+        .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+        .keep_alive_while_idle(true)
+        .connect_with_connector_lazy(connector);
+    BoxCloneSyncService::new(channel.map_err(|error| ChannelError(error.into())))
 }
 
 fn stream_window(lane: Lane) -> u32 {

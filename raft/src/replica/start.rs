@@ -21,8 +21,8 @@ use crate::fatal_slot::FatalSlot;
 use crate::identity::{Folder, Identity, IdentityError};
 use crate::invite::JoinService;
 use crate::network::{
-    AddressBook, Dialer, Ends, Guard, Incarnations, Lanes, LeaderContact, Listener, NetworkFactory,
-    Opener, PeerService, Services,
+    AddressBook, Connections, Dialer, Ends, Guard, Incarnations, Lanes, LeaderContact, Listener,
+    NetworkFactory, Opener, PeerService, Services,
 };
 use crate::planted::{self, PLANTED_BUG};
 use crate::storage::{OpenError, Storage, StorageConfig};
@@ -66,7 +66,7 @@ pub(super) async fn start_simulated(
     let open_store =
         move |settings: &StorageConfig, machine| Storage::open_on(disk, settings, machine);
     let prepared = prepare(config, machine, open, open_store).await?;
-    host.serve(services(&prepared.core));
+    host.serve(connections(&prepared));
     run(prepared).await
 }
 
@@ -269,6 +269,13 @@ fn check_config(config: &ReplicaConfig) -> Result<(), StartError> {
 
 /// Serves the peer listener; requests wait in consensus' queue until it runs.
 fn serve(prepared: &Prepared, listener: TcpListener) {
+    let core = &prepared.core;
+    let counters = Arc::clone(&core.counters);
+    let serving = connections(prepared);
+    Listener::new(core.tls.clone(), serving, core.timing, counters).spawn(listener);
+}
+
+fn connections(prepared: &Prepared) -> Connections {
     let Prepared {
         core, tasks, stops, ..
     } = prepared;
@@ -276,15 +283,10 @@ fn serve(prepared: &Prepared, listener: TcpListener) {
         drain: stops.serving.clone(),
         close: stops.closing.clone(),
     };
-    let counters = Arc::clone(&core.counters);
-    let tls = core.tls.clone();
-    Listener::new(tls, services(core), core.timing, counters).spawn(listener, tasks, ends);
-}
-
-fn services(core: &Arc<Core>) -> Services {
     let peer = PeerService::new(Arc::clone(core));
     let join = JoinService::new(Arc::clone(core));
-    Services::new(peer, join, core.incarnation, Arc::clone(&core.counters))
+    let services = Services::new(peer, join, core.incarnation, Arc::clone(&core.counters));
+    Connections::new(services, core.timing, tasks, &ends)
 }
 
 /// Starts consensus and the tasks around it.

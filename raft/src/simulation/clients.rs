@@ -6,11 +6,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Duration, sleep};
 
-use super::cluster::{Cluster, Running};
+use super::cluster::Cluster;
 use super::machine::{Ledger, Line};
-use super::{choose, millis, note, random, violation};
+use super::process::Running;
+use super::{choose, millis, note, passed, random, violation};
 use crate::ProposeError;
 
 /// An operation and what came of it.
@@ -18,8 +19,8 @@ struct Operation {
     key: &'static str,
     /// What it appends; nothing when it reads.
     tag: Option<u64>,
-    called: Instant,
-    ended: Instant,
+    called: Duration,
+    ended: Duration,
     outcome: Outcome,
 }
 
@@ -52,7 +53,7 @@ pub(super) struct History {
 impl History {
     /// One operation of some client on some replica.
     pub(super) async fn operate(&self, cluster: &Cluster) {
-        let Some(one) = choose(&cluster.ids()).and_then(|id| cluster.running(id)) else {
+        let Some(id) = choose(&cluster.ids()).filter(|id| cluster.running(*id).is_some()) else {
             sleep(millis(1..20)).await;
             return;
         };
@@ -62,17 +63,16 @@ impl History {
             *next += 1;
             *next
         });
-        let called = Instant::now();
-        let asking = ask(&one, key, tag);
+        let called = passed();
+        let asking = cluster.ask(id, move |one| operate(one, key, tag));
         // A client whose replica dies has no answer.
-        let outcome = one.host.gone.run_until_cancelled(asking).await;
-        let outcome = outcome.unwrap_or(Outcome::Unknown);
+        let outcome = asking.await.unwrap_or(Outcome::Unknown);
         note(&[3, tag.unwrap_or(0), u64::from(outcome == Outcome::Unknown)]);
         self.operations.lock().push(Operation {
             key,
             tag,
             called,
-            ended: Instant::now(),
+            ended: passed(),
             outcome,
         });
     }
@@ -117,7 +117,7 @@ impl History {
     }
 }
 
-async fn ask(one: &Running, key: &str, tag: Option<u64>) -> Outcome {
+async fn operate(one: Running, key: &str, tag: Option<u64>) -> Outcome {
     let Some(tag) = tag else {
         return match one.replica.read_index().await {
             Ok(_) => Outcome::Ok(one.machine.read(key)),

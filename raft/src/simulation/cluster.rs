@@ -1,64 +1,78 @@
-//! Simulated replicas: each with a disk that forgets at a crash what was not synced.
+//! Simulated replicas: each on a machine of its own, with a disk that forgets at a crash what was not
+//! synced.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tempfile::TempDir;
-use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
+use tokio::time::{sleep, timeout};
+use turmoil::Sim;
 
-use super::disk::Disk;
-use super::machine::{Ledger, Lists};
-use super::network::{Host, Hub};
+use super::machine::Ledger;
+use super::network::{Hub, PORT, host_name};
+use super::process::Running;
 use super::secrets::Secrets;
-use super::{chance, check_promise, note, random, violation};
+use super::{chance, millis, note, random, violation};
+use crate::Fatal;
 use crate::engine::sim::SimEngine;
-use crate::storage::meta;
-use crate::tls::PeerName;
 use crate::type_config::Member;
-use crate::{Clock, DiskFailure, Fatal, Replica, ReplicaConfig};
 
 /// The replicas of one simulation.
 pub(super) struct Cluster {
     pub(super) hub: Hub,
     pub(super) ledger: Arc<Mutex<Ledger>>,
     nodes: Mutex<BTreeMap<u64, Node>>,
+    /// What is to be done to machines between two steps.
+    orders: Mutex<Vec<Order>>,
     /// Snapshots installed by processes that are gone.
     installs: AtomicU64,
-    secrets: Secrets,
+    pub(super) secrets: Secrets,
     folder: TempDir,
 }
 
 /// A replica's disk, and its process if it runs.
-struct Node {
-    disk: Arc<SimEngine>,
-    folder: PathBuf,
-    starts: u64,
-    is_starting: bool,
-    /// How far its clock is ahead, milliseconds.
-    clock_ahead: u64,
-    running: Option<Running>,
+pub(super) struct Node {
+    pub(super) disk: Arc<SimEngine>,
+    pub(super) folder: PathBuf,
+    /// How often it has crashed.
+    crashes: u64,
+    /// Whether its machine runs a process, or is about to.
+    pub(super) is_up: bool,
+    /// How many starts were ordered, and the last that has begun.
+    ordered: u64,
+    begun: u64,
+    /// How far its clock is ahead.
+    pub(super) clock_ahead: Duration,
+    pub(super) running: Option<Running>,
 }
 
-/// A process.
-#[derive(Clone)]
-pub(super) struct Running {
-    pub(super) replica: Replica,
-    pub(super) machine: Arc<Lists>,
-    pub(super) host: Host,
-    disk: Arc<Disk>,
+impl Node {
+    /// Which start its machine is to run, if any; what belongs to an earlier one does not count.
+    pub(super) fn start(&self) -> Option<u64> {
+        (self.is_up && self.begun == self.ordered).then_some(self.begun)
+    }
+}
+
+/// What only the simulation itself can do to a machine.
+enum Order {
+    /// Its process ends; its disk keeps so much of what was not synced.
+    Stop { id: u64, keep: Keep },
+    /// Its replica starts.
+    Start(u64),
 }
 
 impl Cluster {
-    /// Starts `size` replicas that all vote.
-    pub(super) async fn start(size: u64) -> Arc<Self> {
+    /// Makes `size` replicas that all vote, none of which runs, with their machines.
+    pub(super) fn create(size: u64, sim: &mut Sim<'_>) -> Arc<Self> {
         let mut folder = tempfile::Builder::new();
-        folder.prefix("simulation-");
+        // Random names are the same in each of these processes.
+        let prefix = format!("simulation-{}-", std::process::id());
+        folder.prefix(&prefix);
         let memory = Path::new("/dev/shm");
         let folder = if memory.is_dir() {
             folder.tempdir_in(memory)
@@ -71,32 +85,47 @@ impl Cluster {
             hub: Hub::default(),
             ledger: Arc::default(),
             nodes: Mutex::default(),
+            orders: Mutex::default(),
             installs: AtomicU64::new(0),
             folder,
         });
         for id in 1..=size {
-            cluster.create(id, size);
+            cluster.create_node(id, size);
+            let on_machine = Arc::clone(&cluster);
+            sim.host(host_name(id), move || {
+                Arc::clone(&on_machine).run_machine(id)
+            });
+            cluster.hub.list(id, sim.lookup(host_name(id)));
         }
-        for id in 1..=size {
-            cluster.boot(id).await;
-        }
-        let members = (1..=size).map(|id| (id, member(id))).collect();
-        let first = cluster.running(1).expect("it has just started");
-        let initialized = first
-            .replica
-            .core()
-            .raft
-            .initialize::<BTreeMap<_, _>>(members);
-        initialized.await.expect("a new cluster can be initialized");
-        cluster.secrets.record(&first.replica).await;
         cluster
     }
 
-    fn create(&self, id: u64, size: u64) {
+    /// Starts all replicas and makes them one cluster.
+    pub(super) async fn form(&self) {
+        let ids = self.ids();
+        for id in &ids {
+            self.boot(*id).await;
+        }
+        let members: BTreeMap<_, _> = ids.into_iter().map(|id| (id, member(id))).collect();
+        let initializing = self.ask(1, |first| async move {
+            let raft = &first.replica.core().raft;
+            let initialized = raft.initialize::<BTreeMap<_, _>>(members).await;
+            initialized.expect("a new cluster can be initialized");
+        });
+        initializing.await.expect("it has just started");
+        let init = self.secrets.init();
+        let recording = self.ask(1, |first| async move {
+            let recorded = first.replica.core().propose_admin(init).await;
+            recorded.expect("a new cluster can be recorded");
+        });
+        recording.await.expect("nothing has crashed yet");
+    }
+
+    fn create_node(&self, id: u64, size: u64) {
         let folder = self.folder.path().join(format!("{id}-0"));
         self.secrets.certify(id, &folder);
         let peers = (1..=size).filter(|peer| *peer != id);
-        let peers = peers.map(|peer| format!(r#"{{"replica_id":{peer},"addr":"r{peer}:1"}}"#));
+        let peers = peers.map(|peer| format!(r#"{{"replica_id":{peer},"addr":"r{peer}:{PORT}"}}"#));
         let peers = peers.collect::<Vec<_>>().join(",");
         let identity =
             format!(r#"{{"cluster_id":"{CLUSTER}","replica_id":{id},"peers":[{peers}]}}"#);
@@ -104,73 +133,101 @@ impl Cluster {
         let node = Node {
             disk: Arc::default(),
             folder,
-            starts: 0,
-            is_starting: false,
-            clock_ahead: random(0..500),
+            crashes: 0,
+            is_up: false,
+            ordered: 0,
+            begun: 0,
+            clock_ahead: millis(0..500),
             running: None,
         };
         self.nodes.lock().insert(id, node);
     }
 
-    /// Starts a replica on what its disk holds, unless it runs.
+    /// Has a replica do something, as [`Running::ask`]; nothing comes of it if it does not run.
+    pub(super) async fn ask<T, F>(
+        &self,
+        id: u64,
+        what: impl FnOnce(Running) -> F + Send + 'static,
+    ) -> Option<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + Send + 'static,
+    {
+        self.running(id)?.ask(what).await
+    }
+
+    /// Looks at a replica, or changes something about it.
+    pub(super) fn with_node<T>(&self, id: u64, use_it: impl FnOnce(&mut Node) -> T) -> Option<T> {
+        self.nodes.lock().get_mut(&id).map(use_it)
+    }
+
+    /// Starts a replica on what its disk holds, unless it runs; returns when it does.
     pub(super) async fn boot(&self, id: u64) {
-        let (disk, config) = {
-            let mut nodes = self.nodes.lock();
-            let node = nodes.get_mut(&id).expect("a replica of the cluster");
-            if node.running.is_some() || node.is_starting {
-                return;
+        self.start(id);
+        // One that crashes meanwhile is not waited for.
+        let starting = |node: &mut Node| node.is_up && node.running.is_none();
+        let up = async {
+            while self.with_node(id, starting) == Some(true) {
+                sleep(Duration::from_millis(1)).await;
             }
-            node.is_starting = true;
-            check_promise(id, meta::vote(&*node.disk).ok().flatten());
-            node.starts += 1;
-            let mut config = config(id, node);
-            config.keyring = self.secrets.keyring();
-            let opened = Disk::open(id, Arc::clone(&node.disk), &node.folder);
-            (Arc::new(opened), config)
         };
-        let host = Host {
-            hub: self.hub.clone(),
-            name: PeerName::new(CLUSTER, id),
-            gone: CancellationToken::new(),
-        };
-        let machine = Arc::new(Lists::new(Arc::clone(&self.ledger)));
-        let shown: Arc<Lists> = Arc::clone(&machine);
-        let engine: Arc<Disk> = Arc::clone(&disk);
-        note(&[1, id]);
-        let started = Replica::start_simulated(config, engine, host.clone(), shown).await;
-        let mut nodes = self.nodes.lock();
-        let node = nodes.get_mut(&id).expect("a replica of the cluster");
-        node.is_starting = false;
-        match started {
-            Ok(replica) => {
-                disk.arm();
-                node.running = Some(Running {
-                    replica,
-                    machine,
-                    host,
-                    disk,
-                });
-            }
-            Err(error) => violation(format!(
-                "restart: replica {id} does not start: {}",
-                crate::chain(&error)
-            )),
+        if timeout(START_MAX, up).await.is_err() {
+            violation(format!(
+                "restart: replica {id} has not started after {START_MAX:?}"
+            ));
         }
     }
 
-    /// Takes a replica's power: of what was not synced, its disk keeps some prefix.
+    /// Begins to start a replica, unless it runs.
+    pub(super) fn start(&self, id: u64) {
+        let start = self.with_node(id, |node| {
+            let starts = !node.is_up;
+            node.is_up = true;
+            node.ordered += u64::from(starts);
+            starts
+        });
+        if start == Some(true) {
+            self.orders.lock().push(Order::Start(id));
+        }
+    }
+
+    /// Takes a replica's power, also while it starts: of what was not synced, its disk keeps some
+    /// prefix.
     pub(super) fn crash(&self, id: u64, keep: Keep) {
-        let mut nodes = self.nodes.lock();
-        let Some(node) = nodes.get_mut(&id) else {
+        let stopped = self.with_node(id, |node| {
+            let was_up = std::mem::replace(&mut node.is_up, false);
+            (was_up, node.running.take())
+        });
+        let Some((true, running)) = stopped else {
             return;
         };
-        let Some(running) = node.running.take() else {
-            return;
-        };
-        let installed = running.replica.metrics().snapshots_installed;
-        self.installs.fetch_add(installed, Ordering::Relaxed);
-        running.host.vanish();
-        running.disk.cut_power();
+        if let Some(running) = running {
+            let installed = running.replica.metrics().snapshots_installed;
+            self.installs.fetch_add(installed, Ordering::Relaxed);
+        }
+        self.orders.lock().push(Order::Stop { id, keep });
+    }
+
+    /// Does between two steps what was ordered since the last.
+    pub(super) fn step(&self, sim: &mut Sim<'_>) {
+        let orders = std::mem::take(&mut *self.orders.lock());
+        for order in orders {
+            match order {
+                Order::Start(id) => {
+                    self.with_node(id, |node| node.begun = node.ordered);
+                    sim.bounce(host_name(id));
+                }
+                Order::Stop { id, keep } => {
+                    // First: what a process does as it ends comes too late.
+                    self.with_node(id, |node| self.forget_unsynced(id, node, keep));
+                    self.stop(sim, id);
+                }
+            }
+        }
+        self.hub.step(sim);
+    }
+
+    fn forget_unsynced(&self, id: u64, node: &mut Node, keep: Keep) {
         let unsynced = node.disk.unsynced();
         let kept = match keep {
             Keep::Nothing => 0,
@@ -179,12 +236,21 @@ impl Cluster {
         };
         note(&[2, id, unsynced as u64, kept as u64]);
         node.disk = Arc::new(node.disk.crash(kept));
-        let folder = self.folder.path().join(format!("{id}-{}", node.starts));
+        node.crashes += 1;
+        let folder = self.folder.path().join(format!("{id}-{}", node.crashes));
         copy(&node.folder, &folder).expect("the folder can be copied");
         node.folder = folder;
-        node.clock_ahead = random(0..500);
-        // What is left of the process is cleared away; nothing that it does has any effect.
-        tokio::spawn(async move { running.replica.abort().await });
+        node.clock_ahead = millis(0..500);
+    }
+
+    fn stop(&self, sim: &mut Sim<'_>, id: u64) {
+        if chance(50) {
+            self.hub.power_off(sim, id);
+        } else {
+            sim.crash(host_name(id));
+            // The machine finds that its replica is not to run.
+            sim.bounce(host_name(id));
+        }
     }
 
     /// A replica's process.
@@ -208,6 +274,11 @@ impl Cluster {
             .iter()
             .map(|one| one.replica.metrics().snapshots_installed);
         installed.sum::<u64>() + self.installs.load(Ordering::Relaxed)
+    }
+
+    /// How often replicas have crashed.
+    pub(super) fn crashes(&self) -> u64 {
+        self.nodes.lock().values().map(|node| node.crashes).sum()
     }
 
     /// All replicas, running or not.
@@ -268,27 +339,11 @@ impl Keep {
     }
 }
 
-fn member(id: u64) -> Member {
+pub(super) fn member(id: u64) -> Member {
     Member {
-        name: format!("r{id}"),
-        addr: format!("r{id}:1"),
+        name: host_name(id),
+        addr: format!("r{id}:{PORT}"),
     }
-}
-
-fn config(id: u64, node: &Node) -> ReplicaConfig {
-    let mut config = ReplicaConfig::new(&node.folder, format!("r{id}"), format!("r{id}:1"));
-    config.snapshot_every = 15;
-    config.log_kept = 5;
-    config.request_timeout = Duration::from_secs(3);
-    config.disk_failure = DiskFailure::Report;
-    config.sync_append = chance(10);
-    let ahead = Duration::from_millis(node.clock_ahead);
-    let beginning = super::BEGINNING.with(|beginning| *beginning);
-    config.clock = Clock::new(move || {
-        let passed = Instant::now().saturating_duration_since(beginning);
-        SystemTime::UNIX_EPOCH + CLOCK + passed + ahead
-    });
-    config
 }
 
 fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
@@ -305,6 +360,7 @@ fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-const CLUSTER: &str = "simulation";
-/// When every simulation begins.
-const CLOCK: Duration = Duration::from_secs(1_700_000_000);
+/// The name of every simulated cluster.
+pub(super) const CLUSTER: &str = "simulation";
+/// A start that takes longer does not come to its end.
+const START_MAX: Duration = Duration::from_secs(10);

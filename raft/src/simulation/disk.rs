@@ -47,11 +47,6 @@ impl Disk {
         self.is_armed.store(true, Ordering::Relaxed);
     }
 
-    /// Nothing that is written from now on has any effect.
-    pub(super) fn cut_power(&self) {
-        self.left.store(0, Ordering::Relaxed);
-    }
-
     pub(super) fn is_powerless(&self) -> bool {
         self.left.load(Ordering::Relaxed) == 0
     }

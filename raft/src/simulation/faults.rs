@@ -8,11 +8,12 @@ use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 use super::cluster::{Cluster, Keep};
+use super::process::Running;
 use super::secrets::rotate;
 use super::{DISK, chance, choose, millis, note, random, with};
 use crate::ReplicaId;
 
-/// How often what was done.
+/// How often what was done; crashes by replicas.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Done {
     pub(super) crashes: u64,
@@ -27,22 +28,14 @@ pub(super) async fn torment(cluster: &Arc<Cluster>, time: Duration) -> Done {
     let (votes, mut voted) = mpsc::channel(64);
     with(|world| world.voted = Some(votes));
     let until = tokio::time::Instant::now() + time;
+    leave_behind(cluster).await;
     while tokio::time::Instant::now() < until {
         let fault = random(0..15);
         note(&[4, fault]);
         match fault {
-            0..=3 => {
-                crash(cluster).await;
-                done.crashes += 1;
-            }
-            4 | 5 => {
-                crash_voters(cluster, &mut voted).await;
-                done.crashes += 1;
-            }
-            6..=8 => {
-                part(cluster).await;
-                done.partitions += 1;
-            }
+            0..=3 => crash(cluster).await,
+            4 | 5 => crash_voters(cluster, &mut voted).await,
+            6..=8 => done.partitions += u64::from(part(cluster).await),
             9 => {
                 slow(cluster).await;
                 done.other += 1;
@@ -56,20 +49,19 @@ pub(super) async fn torment(cluster: &Arc<Cluster>, time: Duration) -> Done {
                 done.other += 1;
             }
             12 => {
-                if let Some(asked) = choose(&cluster.ids()).and_then(|id| cluster.running(id)) {
-                    rotate(&asked.replica).await;
-                    done.rotations += 1;
+                if let Some(asked) = choose(&cluster.ids()) {
+                    let rotating =
+                        cluster.ask(asked, |one| async move { rotate(&one.replica).await });
+                    done.rotations += u64::from(rotating.await.is_some());
                 }
             }
-            _ => {
-                leave_behind(cluster).await;
-                done.crashes += 1;
-            }
+            _ => leave_behind(cluster).await,
         }
         sleep(millis(0..600)).await;
     }
     with(|world| world.voted = None);
     heal(cluster).await;
+    done.crashes = cluster.crashes();
     done
 }
 
@@ -96,6 +88,12 @@ async fn crash(cluster: &Arc<Cluster>) {
     }
     for id in victims {
         sleep(millis(0..400)).await;
+        if chance(20) {
+            // Once more while it starts.
+            cluster.start(id);
+            sleep(millis(1..10)).await;
+            cluster.crash(id, Keep::draw());
+        }
         cluster.boot(id).await;
     }
 }
@@ -116,7 +114,7 @@ async fn crash_voters(cluster: &Arc<Cluster>, voted: &mut mpsc::Receiver<u64>) {
     while voted.try_recv().is_ok() {}
     cluster.hub.cut_off(cluster.leader(), &cluster.ids());
     for id in cluster.ids() {
-        cluster.hub.slow(id, Duration::from_millis(60));
+        cluster.hub.slow(id, Duration::from_millis(200));
     }
     let crashing = async {
         let mut left = random(1..5);
@@ -139,8 +137,8 @@ async fn crash_voters(cluster: &Arc<Cluster>, voted: &mut mpsc::Receiver<u64>) {
     heal(cluster).await;
 }
 
-/// Cuts links for a while.
-async fn part(cluster: &Arc<Cluster>) {
+/// Cuts links for a while; false if there was nothing to cut.
+async fn part(cluster: &Arc<Cluster>) -> bool {
     let ids = shuffled(&cluster.ids());
     let (one, others) = ids
         .split_first()
@@ -165,11 +163,17 @@ async fn part(cluster: &Arc<Cluster>) {
         }
         _ => hub.cut_off(Some(one), &ids),
     }
+    let is_cut = !hub.is_whole();
     sleep(millis(300..3_000)).await;
     if chance(50) {
         hub.reset(one);
     }
-    hub.heal();
+    if chance(25) {
+        hub.heal_with_losses();
+    } else {
+        hub.heal();
+    }
+    is_cut
 }
 
 /// Slow links, slow disks, broken connections.
@@ -188,27 +192,31 @@ async fn slow(cluster: &Arc<Cluster>) {
 }
 
 async fn transfer(cluster: &Arc<Cluster>) {
-    let Some(leader) = cluster.leader().and_then(|id| cluster.running(id)) else {
+    let Some(leader) = cluster.leader() else {
         return;
     };
     let to = choose(&cluster.ids()).filter(|_| chance(70)).map(ReplicaId);
     // Refused or not: the cluster must bear it.
-    let _ = leader.replica.transfer_leadership(to, &[]).await;
+    let asked =
+        move |one: Running| async move { one.replica.transfer_leadership(to, &[]).await.is_ok() };
+    cluster.ask(leader, asked).await;
 }
 
 /// Takes votes away and gives them back.
 async fn change_members(cluster: &Arc<Cluster>) {
     let ids = shuffled(&cluster.ids());
-    let (Some(asked), Some(changed)) =
-        (ids.first().and_then(|id| cluster.running(*id)), ids.last())
-    else {
+    let (Some(asked), Some(changed)) = (ids.first(), ids.last()) else {
         return;
     };
     let changed = ReplicaId(*changed);
-    // Refused or not: the cluster must bear it.
-    let _ = asked.replica.set_voting(changed, false, None).await;
-    sleep(millis(0..1_000)).await;
-    let _ = asked.replica.set_voting(changed, true, None).await;
+    for voting in [false, true] {
+        // Refused or not: the cluster must bear it.
+        let change = move |one: Running| async move {
+            one.replica.set_voting(changed, voting, None).await.is_ok()
+        };
+        cluster.ask(*asked, change).await;
+        sleep(millis(0..1_000)).await;
+    }
 }
 
 fn shuffled(ids: &[u64]) -> Vec<u64> {

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use openraft::ServerState;
 use tokio::time::{Duration, sleep};
 
-use super::cluster::{Cluster, Keep, Running};
+use super::cluster::{Cluster, Keep};
+use super::process::Running;
 use super::violation;
 
 /// Looks until it is told to stop.

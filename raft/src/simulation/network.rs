@@ -1,59 +1,62 @@
-//! The network between simulated replicas: calls and their streams take as long as the seed says,
-//! wait while a link is cut, and break when a connection does.
+//! The network between simulated replicas: turmoil's TCP, below the HTTP/2 that replicas speak to
+//! each other. It delays what is sent, holds it back while a link is cut, or loses it. A request to
+//! connect goes the same way; its answer is there at once, also over a link that is cut.
 //!
-//! It carries the requests and answers of the generated services, so that everything above HTTP/2
-//! is the real thing: envelopes, guard, encodings, streams, deadlines.
+//! TLS is left out: its keys are drawn where no seed reaches. Who calls is known by the address.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::future::BoxFuture;
-use futures::stream;
-use http_body_util::{BodyExt, StreamBody};
-use hyper::body::Frame;
+use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
-use tokio::sync::{Notify, mpsc, oneshot};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tonic::body::Body;
-use tonic::codegen::http;
-use tonic::{ConnectError, Status};
+use tonic::codegen::http::Uri;
 use tower::service_fn;
+use turmoil::net::{TcpListener, TcpStream};
+use turmoil::{Sim, hold, partition, release, repair};
 
-use super::{chance, note, random};
-use crate::network::{ChannelError, Lane, PeerChannel, PeerInfo, Reach, Services};
+use super::wire::Wire;
+use super::{chance, note};
+use crate::network::{Connections, Lane, PeerChannel, PeerInfo, Reach, channel};
+use crate::timing::{MULTIPLIERS, Timing};
 use crate::tls::PeerName;
-
-/// A frame of HTTP/2 and when it arrives.
-type Arrival = (Instant, Result<Frame<Bytes>, Status>);
 
 /// All links between replicas.
 #[derive(Clone, Default)]
-pub(crate) struct Hub(Arc<Links>);
-
-#[derive(Default)]
-struct Links {
-    state: Mutex<State>,
-    changed: Notify,
-}
+pub(crate) struct Hub(Arc<Mutex<State>>);
 
 #[derive(Default)]
 struct State {
-    listening: BTreeMap<u64, Services>,
+    /// Replicas by the addresses of their machines.
+    machines: BTreeMap<IpAddr, u64>,
     /// From whom to whom nothing passes.
     cut: BTreeSet<(u64, u64)>,
-    /// Longest extra delay from a replica.
+    /// Longest delay of what goes to and from a replica, where it is not the usual one.
     slow: BTreeMap<u64, Duration>,
-    /// Connections by their ends, the smaller first; what is cancelled is broken.
-    connections: BTreeMap<(u64, u64), CancellationToken>,
+    /// Whether delays have changed since turmoil was told.
+    is_changed: bool,
+    /// How often links have lost something.
+    losses: u64,
+    /// What breaks the connections between two replicas, the smaller first, when it is cancelled.
+    resets: BTreeMap<(u64, u64), CancellationToken>,
 }
 
 impl Hub {
-    /// Lets nothing pass from one replica to another, or everything again.
+    /// Learns which machine a replica runs on.
+    pub(super) fn list(&self, replica: u64, machine: IpAddr) {
+        self.0.lock().machines.insert(machine, replica);
+    }
+
+    /// Lets nothing pass from one replica to another: it waits, as TCP would send it again.
     pub(super) fn cut(&self, from: u64, to: u64) {
-        self.0.state.lock().cut.insert((from, to));
+        if self.0.lock().cut.insert((from, to)) {
+            hold(host_name(from), host_name(to));
+        }
     }
 
     /// Parts a replica from all others.
@@ -65,68 +68,137 @@ impl Hub {
         }
     }
 
-    /// Delays whatever a replica sends.
-    pub(super) fn slow(&self, from: u64, by: Duration) {
-        self.0.state.lock().slow.insert(from, by);
+    /// Delays whatever a replica sends or is sent, by this at most.
+    pub(super) fn slow(&self, replica: u64, by: Duration) {
+        let mut state = self.0.lock();
+        state.slow.insert(replica, by);
+        state.is_changed = true;
     }
 
-    /// Ends cuts and delays.
+    /// Ends cuts and delays; what was held back arrives.
     pub(super) fn heal(&self) {
-        let mut state = self.0.state.lock();
-        state.cut.clear();
+        for (one, two) in self.end_cuts() {
+            release(host_name(one), host_name(two));
+        }
+    }
+
+    /// As [`Self::heal`], but what is under way on links that were cut is lost, and each connection that
+    /// lacks it is silent from then on.
+    pub(super) fn heal_with_losses(&self) {
+        self.0.lock().losses += 1;
+        for (one, two) in self.end_cuts() {
+            partition(host_name(one), host_name(two));
+            repair(host_name(one), host_name(two));
+        }
+    }
+
+    fn end_cuts(&self) -> BTreeSet<(u64, u64)> {
+        let mut state = self.0.lock();
+        state.is_changed |= !state.slow.is_empty();
         state.slow.clear();
-        drop(state);
-        self.0.changed.notify_waiters();
+        let cut = std::mem::take(&mut state.cut);
+        cut.into_iter()
+            .map(|(from, to)| (from.min(to), from.max(to)))
+            .collect()
+    }
+
+    /// Whether nothing is cut.
+    pub(super) fn is_whole(&self) -> bool {
+        self.0.lock().cut.is_empty()
     }
 
     /// Breaks all connections of a replica.
     pub(super) fn reset(&self, replica: u64) {
-        let mut state = self.0.state.lock();
-        state.connections.retain(|(one, two), connection| {
+        self.0.lock().resets.retain(|(one, two), reset| {
             let ends = *one == replica || *two == replica;
             if ends {
-                connection.cancel();
+                reset.cancel();
             }
             !ends
         });
     }
 
-    fn connection(&self, from: u64, to: u64) -> CancellationToken {
-        let ends = (from.min(to), from.max(to));
-        self.0
-            .state
-            .lock()
-            .connections
-            .entry(ends)
-            .or_default()
-            .clone()
-    }
-
-    fn arrival(&self, from: u64) -> Instant {
-        let slow = self.0.state.lock().slow.get(&from).copied();
-        let mut micros = random(100..2_000);
-        if chance(3) {
-            micros += random(0..100_000);
-        }
-        if let Some(slow) = slow {
-            micros += random(0..u64::try_from(slow.as_micros()).unwrap_or(u64::MAX));
-        }
-        Instant::now() + Duration::from_micros(micros)
-    }
-
-    /// Waits for the moment and until the link is open; false if it stays cut for too long.
-    async fn pass(&self, from: u64, to: u64, at: Instant) -> bool {
-        sleep_until(at).await;
-        let opened = async {
-            loop {
-                let changed = self.0.changed.notified();
-                if !self.0.state.lock().cut.contains(&(from, to)) {
-                    return;
-                }
-                changed.await;
-            }
+    /// Ends what runs on a replica's machine, of which nobody hears: also what it has under way is lost.
+    pub(super) fn power_off(&self, sim: &mut Sim<'_>, replica: u64) {
+        let (own, others) = {
+            let mut state = self.0.lock();
+            state.losses += 1;
+            (host_name(replica), state.others(replica))
         };
-        timeout(PATIENCE, opened).await.is_ok()
+        for (other, _) in &others {
+            sim.partition_oneway(&*own, host_name(*other));
+        }
+        sim.crash(&*own);
+        for (other, is_cut) in others {
+            sim.repair_oneway(&*own, host_name(other));
+            if is_cut {
+                sim.hold(&*own, host_name(other));
+            }
+        }
+    }
+
+    /// Does between two steps what turmoil allows then only: links cut one way let the other pass,
+    /// and delays are set.
+    pub(super) fn step(&self, sim: &Sim<'_>) {
+        let mut state = self.0.lock();
+        if !state.cut.is_empty() {
+            sim.links(|links| {
+                let held = links.flatten().filter(|sent| {
+                    let (from, to) = sent.pair();
+                    let ends = state.replica(from.ip()).zip(state.replica(to.ip()));
+                    // As usual, some of it takes longer.
+                    ends.is_some_and(|(from, to)| state.is_one_way(from, to)) && chance(50)
+                });
+                held.for_each(turmoil::SentRef::deliver);
+            });
+        }
+        if std::mem::take(&mut state.is_changed) {
+            state.set_delays(sim);
+        }
+    }
+
+    /// Connects one replica to another, with the patience of real ones.
+    async fn connect(&self, from: u64, to: u64) -> io::Result<Wire> {
+        let patience = Timing::new(*MULTIPLIERS.start()).connect();
+        let connecting = TcpStream::connect((host_name(to), PORT));
+        let stream = timeout(patience, connecting).await??;
+        Ok(self.wire(stream, from, to))
+    }
+
+    fn wire(&self, stream: TcpStream, own: u64, other: u64) -> Wire {
+        let ends = (own.min(other), own.max(other));
+        let mut state = self.0.lock();
+        let reset = state.resets.entry(ends).or_default();
+        Wire::new(stream, [own, other], reset.clone())
+    }
+}
+
+impl State {
+    fn replica(&self, machine: IpAddr) -> Option<u64> {
+        self.machines.get(&machine).copied()
+    }
+
+    /// All others, and whether something is cut between this replica and them.
+    fn others(&self, replica: u64) -> Vec<(u64, bool)> {
+        let is_cut = |one, two| self.cut.contains(&(one, two)) || self.cut.contains(&(two, one));
+        let ids = self.machines.values().filter(|id| **id != replica);
+        ids.map(|id| (*id, is_cut(replica, *id))).collect()
+    }
+
+    /// Whether the way back is cut, but not this one.
+    fn is_one_way(&self, from: u64, to: u64) -> bool {
+        self.cut.contains(&(to, from)) && !self.cut.contains(&(from, to))
+    }
+
+    fn set_delays(&self, sim: &Sim<'_>) {
+        let ids: Vec<u64> = self.machines.values().copied().collect();
+        for (place, one) in ids.iter().enumerate() {
+            for two in ids.iter().skip(place + 1) {
+                let slow = [one, two].map(|id| self.slow.get(id).copied());
+                let longest = slow.into_iter().flatten().max().unwrap_or(DELAY_MAX);
+                sim.set_link_max_message_latency(host_name(*one), host_name(*two), longest);
+            }
+        }
     }
 }
 
@@ -135,149 +207,66 @@ impl Hub {
 pub(crate) struct Host {
     pub(super) hub: Hub,
     pub(super) name: PeerName,
-    /// Cancelled when the process is gone.
-    pub(super) gone: CancellationToken,
 }
 
 impl Host {
     /// Listens from now on.
-    pub(crate) fn serve(&self, services: Services) {
-        let mut state = self.hub.0.state.lock();
-        state.listening.insert(self.name.replica_id, services);
+    pub(crate) fn serve(&self, connections: Connections) {
+        let host = self.clone();
+        let accepting = host.accept(connections.clone());
+        connections.accept_with(accepting);
     }
 
-    /// Is gone from now on.
-    pub(super) fn vanish(&self) {
-        self.gone.cancel();
-        let id = self.name.replica_id;
-        self.hub.0.state.lock().listening.remove(&id);
-        self.hub.reset(id);
-    }
-
-    /// What was sent arrives even when the caller has stopped waiting.
-    async fn call(
-        self,
-        target: u64,
-        request: http::Request<Body>,
-    ) -> Result<http::Response<Body>, ChannelError> {
-        if self.gone.is_cancelled() {
-            return Err(ChannelError(broken().into()));
+    async fn accept(self, connections: Connections) {
+        let bound = TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT)).await;
+        let listener = bound.expect("nobody else listens on a machine of its own");
+        while let Ok((stream, from)) = listener.accept().await {
+            let PeerName {
+                cluster_id,
+                replica_id: own,
+            } = self.name.clone();
+            let Some(from) = self.hub.0.lock().replica(from.ip()) else {
+                continue;
+            };
+            note(&[5, from, own]);
+            let info = PeerInfo::certified(PeerName::new(cluster_id, from));
+            let (serving, wire) = (connections.clone(), self.hub.wire(stream, own, from));
+            connections.spawn(async move { serving.serve(wire, info).await });
         }
-        let connection = self.hub.connection(self.name.replica_id, target);
-        let (answer, answered) = oneshot::channel();
-        tokio::spawn(async move {
-            let carried = self.carry(target, request, connection.clone());
-            let result = connection.run_until_cancelled_owned(carried).await;
-            // A caller that went away needs no answer.
-            let _ = answer.send(result.unwrap_or_else(|| Err(ChannelError(broken().into()))));
-        });
-        answered
-            .await
-            .unwrap_or_else(|_| Err(ChannelError(broken().into())))
-    }
-
-    async fn carry(
-        self,
-        target: u64,
-        request: http::Request<Body>,
-        connection: CancellationToken,
-    ) -> Result<http::Response<Body>, ChannelError> {
-        let own = self.name.replica_id;
-        let (head, body) = request.into_parts();
-        let body = self.pipe(own, target, body, connection.clone());
-        let mut request = http::Request::from_parts(head, body);
-        if !self.hub.pass(own, target, self.hub.arrival(own)).await {
-            return Err(unconnected("no answer"));
-        }
-        let listening = self.hub.0.state.lock().listening.get(&target).cloned();
-        let Some(services) = listening else {
-            return Err(unconnected("connection refused"));
-        };
-        note(&[own, target, request.uri().path().len() as u64]);
-        let certified = PeerInfo::certified(self.name.clone());
-        request.extensions_mut().insert(certified);
-        let response = match services.call(request, true).await {
-            Ok(response) => response,
-            Err(never) => match never {},
-        };
-        if !self.hub.pass(target, own, self.hub.arrival(target)).await {
-            return Err(ChannelError(broken().into()));
-        }
-        let (head, body) = response.into_parts();
-        let body = self.pipe(target, own, body, connection);
-        Ok(http::Response::from_parts(head, body))
-    }
-
-    /// The frames of `body` as they arrive, in order.
-    fn pipe(&self, from: u64, to: u64, mut body: Body, connection: CancellationToken) -> Body {
-        let (frames, arriving) = mpsc::channel::<Arrival>(FRAMES_UNDER_WAY);
-        let hub = self.hub.clone();
-        let ended = connection.clone();
-        tokio::spawn(async move {
-            let mut at = Instant::now();
-            loop {
-                let frame = tokio::select! {
-                    biased;
-                    () = ended.cancelled() => Some(Err(broken())),
-                    () = frames.closed() => None,
-                    frame = body.frame() => frame,
-                };
-                let Some(frame) = frame else { return };
-                at = at.max(hub.arrival(from));
-                let last = frame.is_err();
-                if frames.send((at, frame)).await.is_err() || last {
-                    return;
-                }
-            }
-        });
-        let hub = self.hub.clone();
-        let arrived = stream::unfold(Some(arriving), move |arriving| {
-            let (hub, connection) = (hub.clone(), connection.clone());
-            async move {
-                let mut arriving = arriving?;
-                let passing = async {
-                    let (at, frame) = arriving.recv().await?;
-                    let passed = hub.pass(from, to, at).await;
-                    Some(if passed { frame } else { Err(broken()) })
-                };
-                let frame = connection.run_until_cancelled(passing).await;
-                let frame = frame.unwrap_or_else(|| Some(Err(broken())))?;
-                let rest = frame.is_ok().then_some(arriving);
-                Some((frame, rest))
-            }
-        });
-        Body::new(StreamBody::new(arrived))
     }
 }
 
 impl Reach for Host {
-    fn open(&self, target: u64, _lane: Lane) -> PeerChannel {
+    fn open(&self, target: u64, lane: Lane) -> PeerChannel {
         let host = self.clone();
-        PeerChannel::new(service_fn(move |request| {
-            host.clone().call(target, request)
-        }))
+        let connector = service_fn(move |_: Uri| {
+            let Self { hub, name } = host.clone();
+            async move { hub.connect(name.replica_id, target).await.map(TokioIo::new) }
+        });
+        channel(lane, connector)
     }
 
     fn is_refused(&self, target: u64) -> BoxFuture<'_, bool> {
-        let own = self.name.replica_id;
         Box::pin(async move {
-            let hub = &self.hub;
-            hub.pass(own, target, hub.arrival(own)).await
-                && !hub.0.state.lock().listening.contains_key(&target)
-                && hub.pass(target, own, hub.arrival(target)).await
+            let (own, losses) = (self.name.replica_id, self.hub.0.lock().losses);
+            let refused = self
+                .hub
+                .connect(own, target)
+                .await
+                .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
+            // For turmoil a request that gets lost is refused as well.
+            let state = self.hub.0.lock();
+            refused && state.losses == losses && !state.cut.contains(&(target, own))
         })
     }
 }
 
-fn unconnected(why: &str) -> ChannelError {
-    ChannelError(Box::new(ConnectError(why.into())))
+/// The name of the machine that a replica runs on.
+pub(super) fn host_name(replica: u64) -> String {
+    format!("r{replica}")
 }
 
-fn broken() -> Status {
-    Status::unavailable("the connection broke")
-}
-
-/// A connection that carries nothing for this long breaks.
-const PATIENCE: Duration = Duration::from_secs(3);
-/// Frames sent ahead of the receiver.
-const FRAMES_UNDER_WAY: usize = 32;
+/// Where replicas listen.
+pub(super) const PORT: u16 = 1;
+/// The longest usual delay; the mean is a fifth of it.
+pub(super) const DELAY_MAX: Duration = Duration::from_millis(10);

@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 use super::{chance, random};
 use crate::identity::Folder;
 use crate::tls::{Authority, Credentials, PeerName, ReplicaKey};
-use crate::{Keyring, Replica, SealingKeys};
+use crate::{FEATURE_LEVELS, Keyring, Replica, SealingKeys};
 
 /// The authority that a simulated cluster begins with, and its sealing keys.
 pub(super) struct Secrets {
@@ -56,17 +56,16 @@ impl Secrets {
         stored.expect("the certificate can be stored");
     }
 
-    /// Has the cluster record its authority, as the first leader of a real one does.
-    pub(super) async fn record(&self, replica: &Replica) {
+    /// What records the authority in the cluster, as the first leader of a real one does.
+    pub(super) fn init(&self) -> Admin {
         let init = InitCluster {
             cluster_id: self.cluster_id.to_owned(),
             ca_certificate: self.authority.certificate().to_vec().into(),
             ca_private_key: self.authority.key_pkcs8().to_vec().into(),
-            level: replica.core().config.levels.max,
+            level: FEATURE_LEVELS.max,
         };
         let op = Some(admin::Op::Init(init));
-        let recorded = replica.core().propose_admin(Admin { op }).await;
-        recorded.expect("a new cluster can be recorded");
+        Admin { op }
     }
 }
 

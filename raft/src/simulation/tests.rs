@@ -1,6 +1,10 @@
 //! `make simulate SEED=N SEEDS=M` runs M seeds from N on, `make planted` proves that the simulation
 //! sees what it is for; with all tests, a few of both run.
 
+use std::ops::Range;
+
+use parking_lot::Mutex;
+
 use super::scenario::{Report, run_ordered, simulate};
 use crate::planted::{Bug, PLANTED_BUG};
 
@@ -16,6 +20,28 @@ fn number(name: &str, default: u64) -> u64 {
     })
 }
 
+/// Simulates as many seeds at once as there are processors, and prints what each has shown.
+fn simulate_all(seeds: Range<u64>, planted: Option<Bug>) -> Vec<Report> {
+    let reports = Mutex::new(Vec::new());
+    let seeds = Mutex::new(seeds);
+    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        let work = || {
+            while let Some(seed) = { seeds.lock().next() } {
+                let report = simulate(seed, planted);
+                println!("{report}");
+                reports.lock().push(report);
+            }
+        };
+        for _ in 0..workers {
+            scope.spawn(work);
+        }
+    });
+    let mut reports = reports.into_inner();
+    reports.sort_by_key(|report| report.seed);
+    reports
+}
+
 #[test]
 fn nothing_promised_is_broken_whatever_the_seed() {
     let first = number("HYDRASCALE_SIM_SEED", 1);
@@ -24,11 +50,9 @@ fn nothing_promised_is_broken_whatever_the_seed() {
     let planted = planted.map(|name| Bug::named(&name).unwrap_or_else(|| panic!("no bug {name}")));
     let mut red = Vec::new();
     let mut all = Report::default();
-    for seed in first..first.saturating_add(seeds) {
-        let report = simulate(seed, planted);
-        println!("{report}");
+    for report in simulate_all(first..first.saturating_add(seeds), planted) {
         if !report.violations.is_empty() {
-            red.push(seed);
+            red.push(report.seed);
         }
         all.add(&report);
     }
