@@ -52,6 +52,9 @@ const CLOCK_LIBRARIES: [&str; 2] = [
     "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1",
     "/usr/lib/aarch64-linux-gnu/faketime/libfaketimeMT.so.1",
 ];
+/// Runs a program in whose sight nobody has left anything in shared memory, as the same process: a killed
+/// one leaves what the library made there under its id, where the next with that id would meet it.
+const WITH_EMPTY_MEMORY: &str = "mount -t tmpfs tmpfs /dev/shm && exec \"$@\"";
 /// How often it looks at the file.
 const CLOCK_SECONDS: &str = "FAKETIME_CACHE_DURATION=1";
 /// A clock that never goes back goes on as the machine's: no machine is known to do otherwise.
@@ -252,6 +255,10 @@ impl Replica {
         command.args(["--mount", "sh", "-c", WITH_HOSTS, "sh"]);
         command.arg(hosts);
         if let Some(clock) = &self.clock {
+            // Data that is in memory must stay in sight.
+            if !self.folder.starts_with("/dev/shm") {
+                command.args(["sh", "-c", WITH_EMPTY_MEMORY, "sh"]);
+            }
             command.args(["env", CLOCK_SECONDS, CLOCK_WALL_ONLY, CLOCK_FILES]);
             command.arg(format!(
                 "LD_PRELOAD={}",
