@@ -7,28 +7,40 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hydrascale_raft::{Hold, Replica, Status, Unloading};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::derp::{Arrivals, RelayHandle};
 use crate::types::ReplicaId;
 
-/// Between a stream's end and the next attempt; a connection that fails takes its own time.
+/// Between a stream's end and the next attempt at least, whatever the other side does.
+const PAUSE: Duration = Duration::from_millis(50);
+/// From then on until the next attempt, unless the other side knocks; a connection that fails takes
+/// its own time.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Streams to the relay of every other replica, and takes what theirs stream.
 pub(super) fn spawn(replica: &Replica, relay: RelayHandle, tasks: &mut JoinSet<()>) {
+    let knocks = Arc::<Knocks>::default();
+    let door = Door {
+        relay: relay.clone(),
+        knocks: knocks.clone(),
+    };
     // One relay per process.
-    let _ = replica.set_hold(Arc::new(Door(relay.clone())));
-    tasks.spawn(keep_links(replica.clone(), relay));
+    let _ = replica.set_hold(Arc::new(door));
+    tasks.spawn(keep_links(replica.clone(), relay, knocks));
 }
 
-async fn keep_links(replica: Replica, relay: RelayHandle) {
+async fn keep_links(replica: Replica, relay: RelayHandle, knocks: Arc<Knocks>) {
     let mut status = replica.status();
     let mut links = Links::default();
     loop {
         let others = others(&status.borrow_and_update());
-        links.follow(&others, |to| keep_link(replica.clone(), relay.clone(), to));
+        links.follow(&others, |to| {
+            keep_link(replica.clone(), relay.clone(), to, knocks.of(to))
+        });
         if status.changed().await.is_err() {
             // The replica has stopped, and this task ends with it.
             return std::future::pending().await;
@@ -70,22 +82,46 @@ impl Links {
     }
 }
 
-async fn keep_link(replica: Replica, relay: RelayHandle, to: ReplicaId) {
+async fn keep_link(replica: Replica, relay: RelayHandle, to: ReplicaId, knock: Arc<Notify>) {
     loop {
         let target = hydrascale_raft::ReplicaId(to.0);
         if let Err(error) = replica.carry(target, relay.link(to)).await {
             tracing::debug!(%error, "no link to another relay");
         }
-        sleep(RETRY_AFTER).await;
+        rest(&knock).await;
+    }
+}
+
+/// Waits for the next attempt.
+async fn rest(knock: &Notify) {
+    sleep(PAUSE).await;
+    // Both ends of the wait lead to an attempt.
+    let _ = timeout(RETRY_AFTER, knock.notified()).await;
+}
+
+/// Tells who waits to stream to a replica that it streams here, so it is there: a replica that comes
+/// back has packets to pass on at once, and knows nobody before the others have streamed to it.
+#[derive(Default)]
+struct Knocks(Mutex<BTreeMap<ReplicaId, Arc<Notify>>>);
+
+impl Knocks {
+    /// The one of a replica; there are as many as replicas that have been members.
+    fn of(&self, from: ReplicaId) -> Arc<Notify> {
+        self.0.lock().entry(from).or_default().clone()
     }
 }
 
 /// Where the streams of other relays come in.
-struct Door(RelayHandle);
+struct Door {
+    relay: RelayHandle,
+    knocks: Arc<Knocks>,
+}
 
 impl Hold for Door {
     fn open(&self, from: hydrascale_raft::ReplicaId) -> Box<dyn Unloading> {
-        Box::new(Visitor(self.0.arrivals(ReplicaId(from.0))))
+        let from = ReplicaId(from.0);
+        self.knocks.of(from).notify_one();
+        Box::new(Visitor(self.relay.arrivals(from)))
     }
 }
 
@@ -94,5 +130,37 @@ struct Visitor(Arrivals);
 impl Unloading for Visitor {
     fn take(&mut self, message: Bytes) {
         self.0.take(message);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_relay_that_is_back_does_not_wait_a_second_to_hear_of_clients() {
+        let knocks = Knocks::default();
+        let [early, late, other] = [2, 3, 4].map(ReplicaId);
+
+        knocks.of(early).notify_one();
+        assert_eq!(rested(&knocks, early).await, PAUSE);
+
+        let knock = async {
+            sleep(PAUSE * 3).await;
+            knocks.of(late).notify_one();
+        };
+        let (took, ()) = tokio::join!(rested(&knocks, late), knock);
+        assert_eq!(took, PAUSE * 3);
+
+        knocks.of(early).notify_one();
+        assert_eq!(rested(&knocks, other).await, PAUSE + RETRY_AFTER);
+    }
+
+    async fn rested(knocks: &Knocks, to: ReplicaId) -> Duration {
+        let begin = Instant::now();
+        rest(&knocks.of(to)).await;
+        begin.elapsed()
     }
 }
