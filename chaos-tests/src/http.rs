@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -18,8 +18,8 @@ use tokio::{
         BufReader,
     },
     net::{TcpStream, UnixStream},
-    task::JoinHandle,
-    time::timeout,
+    task::{JoinError, JoinHandle, JoinSet},
+    time::{MissedTickBehavior, interval, timeout},
 };
 
 /// Answers in these tests are a few words.
@@ -151,46 +151,52 @@ pub struct Sample {
     pub failure: Option<String>,
 }
 
-/// Sends the same request again and again until stopped, on one connection for as long as that
-/// lasts: what an established connection through the tailnet goes through.
+/// Sends the same request again and again until stopped, whether or not earlier ones are answered,
+/// on one connection for as long as that answers in time: what an established connection through
+/// the tailnet goes through. Requests that meet one without an answer go on others, so that a lost
+/// packet, for which TCP waits a second, is not taken for a path that is out for a second.
 ///
 /// A connection for each request would measure something else, too: clients with a network stack
 /// of their own soon meet a port again that the other side has not forgotten, and wait seconds.
 pub struct Loop {
     stop: Arc<AtomicBool>,
     made: Arc<AtomicUsize>,
-    task: JoinHandle<Vec<Sample>>,
+    task: JoinHandle<Result<Vec<Sample>, JoinError>>,
 }
 
 impl Loop {
     /// Starts: one request every `every`, each failing after `limit` or without status 200.
     pub fn start(server: SocketAddr, path: &str, every: Duration, limit: Duration) -> Self {
         let (stop, made) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
-        let (path, stopped, counted) = (path.to_owned(), Arc::clone(&stop), Arc::clone(&made));
+        let asker = Asker {
+            server,
+            path: path.into(),
+            limit,
+            idle: Arc::default(),
+        };
+        let (stopped, counted) = (Arc::clone(&stop), Arc::clone(&made));
         let task = tokio::spawn(async move {
+            let mut asked = JoinSet::new();
             let mut samples = Vec::new();
-            let mut wire = None;
+            let mut ticks = interval(every);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             while !stopped.load(Ordering::Relaxed) {
-                let at = Instant::now();
-                let asked = timeout(limit, get_on(&mut wire, server, &path)).await;
-                let failure = match asked {
-                    Ok(Ok(200)) => None,
-                    Ok(Ok(status)) => Some(format!("status {status}")),
-                    Ok(Err(error)) => Some(format!("{error:#}")),
-                    Err(_) => Some(format!("no answer within {limit:?}")),
-                };
-                if failure.is_some() {
-                    wire = None;
-                }
-                samples.push(Sample {
-                    at,
-                    took: at.elapsed(),
-                    failure,
+                ticks.tick().await;
+                let (asker, counted) = (asker.clone(), Arc::clone(&counted));
+                asked.spawn(async move {
+                    let sample = asker.ask().await;
+                    counted.fetch_add(1, Ordering::Relaxed);
+                    sample
                 });
-                counted.fetch_add(1, Ordering::Relaxed);
-                tokio::time::sleep_until((at + every).into()).await;
+                while let Some(sample) = asked.try_join_next() {
+                    samples.push(sample?);
+                }
             }
-            samples
+            while let Some(sample) = asked.join_next().await {
+                samples.push(sample?);
+            }
+            samples.sort_by_key(|sample| sample.at);
+            Ok(samples)
         });
         Self { stop, made, task }
     }
@@ -200,13 +206,49 @@ impl Loop {
         self.made.load(Ordering::Relaxed)
     }
 
-    /// Stops and gives all samples.
+    /// Stops, waits for what is under way, and gives all samples in the order of their start.
     ///
     /// # Errors
     /// When the loop itself broke.
     pub async fn finish(self) -> Result<Samples> {
         self.stop.store(true, Ordering::Relaxed);
-        Ok(Samples(self.task.await?))
+        Ok(Samples(self.task.await??))
+    }
+}
+
+/// Makes the requests of a [`Loop`], each on the connection that was used last of those that are
+/// free.
+#[derive(Clone)]
+struct Asker {
+    server: SocketAddr,
+    path: Arc<str>,
+    limit: Duration,
+    idle: Arc<Mutex<Vec<BufReader<TcpStream>>>>,
+}
+
+impl Asker {
+    async fn ask(&self) -> Sample {
+        let at = Instant::now();
+        let mut wire = self.idle().pop();
+        let asked = timeout(self.limit, get_on(&mut wire, self.server, &self.path)).await;
+        let failure = match asked {
+            Ok(Ok(200)) => None,
+            Ok(Ok(status)) => Some(format!("status {status}")),
+            Ok(Err(error)) => Some(format!("{error:#}")),
+            Err(_) => Some(format!("no answer within {:?}", self.limit)),
+        };
+        if failure.is_none() {
+            self.idle().extend(wire);
+        }
+        Sample {
+            at,
+            took: at.elapsed(),
+            failure,
+        }
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<BufReader<TcpStream>>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -265,24 +307,34 @@ impl Samples {
             .collect()
     }
 
-    /// The longest time without a success: from the start of the first failing request to the end
-    /// of the next successful one. Zero without a failure.
-    pub fn longest_gap(&self) -> Duration {
-        let mut longest = Duration::ZERO;
-        let mut since = None;
-        for sample in &self.0 {
-            let end = sample.at + sample.took;
-            let begin = *since.get_or_insert(sample.at);
-            if sample.failure.is_none() {
-                if begin != sample.at {
-                    longest = longest.max(end - begin);
-                }
-                since = None;
-            } else {
-                longest = longest.max(end - begin);
+    /// The times in which answers were awaited and none came: each from the first request that was
+    /// unanswered then, or from the answer before, to the next answer; the last one possibly without.
+    pub fn waits(&self) -> Vec<(Instant, Duration)> {
+        let end = |sample: &Sample| sample.at + sample.took;
+        let fine = self.0.iter().filter(|sample| sample.failure.is_none());
+        let mut answers: Vec<Instant> = fine.map(end).collect();
+        answers.sort();
+        // After the last answer, those that got none.
+        answers.extend(self.0.iter().map(end).max());
+        let mut waits = Vec::new();
+        let mut before: Option<Instant> = None;
+        for answer in answers {
+            let awaited = self.0.iter().filter(|sample| sample.at < answer);
+            let awaited = awaited.filter(|sample| before.is_none_or(|before| end(sample) > before));
+            let since =
+                awaited.map(|sample| before.map_or(sample.at, |before| before.max(sample.at)));
+            if let Some(since) = since.min() {
+                waits.push((since, answer - since));
             }
+            before = Some(answer);
         }
-        longest
+        waits
+    }
+
+    /// The longest of [`Self::waits`].
+    pub fn longest_wait(&self) -> Duration {
+        let waits = self.waits().into_iter();
+        waits.map(|(_, took)| took).max().unwrap_or_default()
     }
 
     /// The slowest successful request.
@@ -296,25 +348,32 @@ impl Samples {
 mod tests {
     use super::*;
 
-    fn samples(outcomes: &[bool]) -> Samples {
+    /// Requests every 100 ms, with when they were answered, in ms after their start; 0 for never.
+    fn samples(answered: &[u64]) -> Samples {
         let begin = Instant::now();
-        let sample = |(index, fine): (usize, &bool)| Sample {
+        let sample = |(index, took): (usize, &u64)| Sample {
             at: begin + Duration::from_millis(100) * u32::try_from(index).unwrap(),
-            took: Duration::from_millis(10),
-            failure: (!fine).then(String::new),
+            took: Duration::from_millis(if *took == 0 { 10 } else { *took }),
+            failure: (*took == 0).then(String::new),
         };
-        Samples(outcomes.iter().enumerate().map(sample).collect())
+        Samples(answered.iter().enumerate().map(sample).collect())
     }
 
     #[test]
-    fn a_gap_reaches_from_the_first_failure_to_the_next_success() {
-        assert_eq!(samples(&[true, true]).longest_gap(), Duration::ZERO);
-        let gap = samples(&[true, false, false, true, true, false, true]).longest_gap();
-        assert_eq!(gap, Duration::from_millis(210));
-        assert_eq!(
-            samples(&[true, false]).longest_gap(),
-            Duration::from_millis(10)
-        );
+    fn a_wait_reaches_from_the_first_request_without_an_answer_to_the_next_answer() {
+        let longest = |answered| samples(answered).longest_wait().as_millis();
+        assert_eq!(longest(&[10, 12, 11]), 12);
+        assert_eq!(longest(&[10, 0, 0, 10, 10, 0, 10]), 210);
+        assert_eq!(longest(&[10, 0]), 10);
+        // All wait until the path is there again.
+        assert_eq!(longest(&[10, 350, 250, 150, 60]), 350);
+    }
+
+    #[test]
+    fn one_request_that_waits_for_a_lost_packet_is_no_path_without_answers() {
+        let lost = samples(&[10, 1010, 10, 10, 10, 10, 10, 10, 10, 10, 10, 10, 10]);
+        assert_eq!(lost.longest_wait().as_millis(), 110);
+        assert_eq!(lost.slowest().as_millis(), 1010);
     }
 
     #[test]

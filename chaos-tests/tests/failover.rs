@@ -422,7 +422,7 @@ fn report_relay_gaps(
             .0
             .iter()
             .filter(|one| one.at >= window.begin && one.at < window.end);
-        let gap = Samples(during.cloned().collect()).longest_gap();
+        let gap = Samples(during.cloned().collect()).longest_wait();
         let figure = format!("{gap:.1?} without an answer");
         context.measured(
             &format!("relayed path {path}, kill of {}", window.what),

@@ -13,7 +13,7 @@ use futures::FutureExt as _;
 use hydrascale_chaos_tests::balancer::Balancer;
 use hydrascale_chaos_tests::clients::{self, Caddy, Launch, Program};
 use hydrascale_chaos_tests::cluster::{Cluster, Options};
-use hydrascale_chaos_tests::http::{Loop, Sample, Samples};
+use hydrascale_chaos_tests::http::{Loop, Samples};
 use hydrascale_chaos_tests::log::{Log, Mark};
 use hydrascale_chaos_tests::observer::{Observer, What};
 use hydrascale_chaos_tests::{Context, Scenario, homes, runner, wait};
@@ -40,8 +40,8 @@ const REPLICAS: usize = 3;
 /// Replicas begin as the version before.
 const OLD: &str = "\n  feature_level_max: 1";
 const NEW: &str = "";
-/// Four clients, each of which is known as remote to two relays of three at least.
-const MESHED_MIN: f64 = 8.0;
+/// Streams between relays when each has one to each other.
+const LINKS: f64 = 6.0;
 const FIRST_USER: u32 = 2001;
 
 fn main() -> ExitCode {
@@ -241,8 +241,10 @@ impl Tailnet {
         let stopped = begin.elapsed();
         self.cluster.configure(index, NEW)?;
         let ready = self.cluster.up(index).await?;
+        let joined = self.relays_joined().await?;
         self.context.step(&format!(
-            "{what}: stopped after {stopped:.1?}, ready {ready:.1?} after its start"
+            "{what}: stopped after {stopped:.1?}, ready {ready:.1?} after its start, relays joined \
+             {joined:.1?} later"
         ));
         self.settle().await?;
         self.cluster.note_term(true).await?;
@@ -298,13 +300,17 @@ impl Tailnet {
         let all = |peers: &std::collections::BTreeMap<String, _>| peers.len() == 4;
         let seen = self.observer.wait_for("all are there", SETTLED_LIMIT, all);
         seen.await?;
-        // Whoever is connected to some relay is known to all others.
+        self.relays_joined().await.map(drop)
+    }
+
+    /// Waits until every relay can pass packets on to every other.
+    async fn relays_joined(&self) -> Result<Duration> {
         let joined = async || {
-            let known = self.sum("derp_clients_remote").await.ok()?;
-            (known >= MESHED_MIN).then_some(())
+            let links = self.sum("derp_mesh_links").await.ok()?;
+            (links >= LINKS).then_some(())
         };
-        let joined = wait::until("every relay knows of every client", SETTLED_LIMIT, joined);
-        joined.await.map(drop)
+        let joined = wait::until("every relay streams to every other", SETTLED_LIMIT, joined);
+        joined.await.map(|((), took)| took)
     }
 
     /// A metric over all replicas.
@@ -387,7 +393,7 @@ impl Traffic {
             let waits: Vec<String> = relayed
                 .iter()
                 .map(|(path, samples)| {
-                    let held = longest_wait(&within(samples, window));
+                    let held = within(samples, window).longest_wait();
                     format!("{path} {held:.0?}")
                 })
                 .collect();
@@ -438,21 +444,16 @@ fn within(samples: &Samples, window: &Window) -> Samples {
     Samples(samples.cloned().collect())
 }
 
-/// The longest wait for an answer, each less what the direct path waited for one meanwhile.
+/// The longest time without an answer, each less what the direct path was without one meanwhile.
 fn held_up(samples: &Samples, direct: &Samples) -> Duration {
-    let meanwhile = |sample: &Sample| {
-        let beside = |other: &&Sample| {
-            other.at < sample.at + sample.took && sample.at < other.at + other.took
-        };
-        let direct = direct.0.iter().filter(beside);
-        direct.map(|other| other.took).max().unwrap_or_default()
+    let direct = direct.waits();
+    let meanwhile = |since: Instant, took: Duration| {
+        let beside =
+            |other: &&(Instant, Duration)| other.0 < since + took && since < other.0 + other.1;
+        let beside = direct.iter().filter(beside);
+        beside.map(|(_, took)| *took).max().unwrap_or_default()
     };
-    let waits = samples.0.iter();
-    let waits = waits.map(|sample| sample.took.saturating_sub(meanwhile(sample)));
-    waits.max().unwrap_or_default()
-}
-
-/// The longest time without an answer.
-fn longest_wait(samples: &Samples) -> Duration {
-    samples.longest_gap().max(samples.slowest())
+    let waits = samples.waits().into_iter();
+    let held = waits.map(|(since, took)| took.saturating_sub(meanwhile(since, took)));
+    held.max().unwrap_or_default()
 }
