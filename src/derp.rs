@@ -31,7 +31,7 @@ mod progress;
 mod queue;
 mod server;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod tls;
 mod websocket;
 

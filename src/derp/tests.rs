@@ -22,9 +22,9 @@ use crate::types::{NodeKey, Timestamp};
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A relay on loopback.
-struct TestRelay {
+pub(crate) struct TestRelay {
     server: RelayServer,
-    handle: RelayHandle,
+    pub(crate) handle: RelayHandle,
     public_key: [u8; 32],
     cert_name: String,
     _folder: TempDir,
@@ -32,7 +32,7 @@ struct TestRelay {
 
 impl TestRelay {
     /// A relay that lets in whom `admission` likes.
-    fn start(admission: impl Fn(NodeKey) -> Verdict + Send + Sync + 'static) -> Self {
+    pub(crate) fn start(admission: impl Fn(NodeKey) -> Verdict + Send + Sync + 'static) -> Self {
         Self::start_with(admission, |_| {})
     }
 

@@ -105,7 +105,7 @@ async fn rest(knock: &Notify) {
 struct Knocks(Mutex<BTreeMap<ReplicaId, Arc<Notify>>>);
 
 impl Knocks {
-    /// The one of a replica; there are as many as replicas that have been members.
+    /// The one of a replica; there is one for each that ever streamed here or was to be streamed to.
     fn of(&self, from: ReplicaId) -> Arc<Notify> {
         self.0.lock().entry(from).or_default().clone()
     }
@@ -138,23 +138,31 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
+    use crate::derp::Verdict;
+    use crate::derp::tests::TestRelay;
 
     #[tokio::test(start_paused = true)]
     async fn a_relay_that_is_back_does_not_wait_a_second_to_hear_of_clients() {
-        let knocks = Knocks::default();
+        let relay = TestRelay::start(|_| Verdict::Allow);
+        let knocks = Arc::<Knocks>::default();
+        let door = Door {
+            relay: relay.handle.clone(),
+            knocks: knocks.clone(),
+        };
+        let streams_here = |from: ReplicaId| drop(door.open(hydrascale_raft::ReplicaId(from.0)));
         let [early, late, other] = [2, 3, 4].map(ReplicaId);
 
-        knocks.of(early).notify_one();
+        streams_here(early);
         assert_eq!(rested(&knocks, early).await, PAUSE);
 
         let knock = async {
             sleep(PAUSE * 3).await;
-            knocks.of(late).notify_one();
+            streams_here(late);
         };
         let (took, ()) = tokio::join!(rested(&knocks, late), knock);
         assert_eq!(took, PAUSE * 3);
 
-        knocks.of(early).notify_one();
+        streams_here(early);
         assert_eq!(rested(&knocks, other).await, PAUSE + RETRY_AFTER);
     }
 
