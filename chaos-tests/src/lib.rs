@@ -29,6 +29,7 @@ pub mod observer;
 pub mod outcome;
 pub mod process;
 pub mod proxy;
+pub mod requests;
 pub mod run;
 pub mod runner;
 pub mod summary;

@@ -15,9 +15,9 @@ use hydrascale_chaos_tests::balancer::Balancer;
 use hydrascale_chaos_tests::clients::{self, Ark, Caddy, Forwarder, Launch, Program};
 use hydrascale_chaos_tests::cluster::{Cluster, Options};
 use hydrascale_chaos_tests::flood::Flood;
-use hydrascale_chaos_tests::http::{Loop, Samples};
 use hydrascale_chaos_tests::log::{Log, Mark};
 use hydrascale_chaos_tests::observer::{Observer, What};
+use hydrascale_chaos_tests::requests::{Loop, Samples};
 use hydrascale_chaos_tests::{Context, Scenario, homes, runner, wait};
 
 const LIMIT: Duration = Duration::from_secs(420);
@@ -417,12 +417,11 @@ fn report_relay_gaps(
     samples: &Samples,
     windows: &[Window],
 ) -> Result<()> {
+    let waits = samples.waits();
     for window in windows {
-        let during = samples
-            .0
-            .iter()
-            .filter(|one| one.at >= window.begin && one.at < window.end);
-        let gap = Samples(during.cloned().collect()).longest_wait();
+        let during = window.begin..window.end;
+        let during = waits.iter().filter(|wait| during.contains(&wait.since));
+        let gap = during.map(|wait| wait.took).max().unwrap_or_default();
         let figure = format!("{gap:.1?} without an answer");
         context.measured(
             &format!("relayed path {path}, kill of {}", window.what),

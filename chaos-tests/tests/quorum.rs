@@ -12,8 +12,8 @@ use futures::FutureExt as _;
 use hydrascale_chaos_tests::balancer::Balancer;
 use hydrascale_chaos_tests::clients::{self, Caddy, Launch, Program};
 use hydrascale_chaos_tests::cluster::Cluster;
-use hydrascale_chaos_tests::http::{Loop, Samples};
 use hydrascale_chaos_tests::observer::{Observer, Peer};
+use hydrascale_chaos_tests::requests::{Loop, Samples};
 use hydrascale_chaos_tests::{Context, Scenario, homes, runner, wait};
 
 const LIMIT: Duration = Duration::from_secs(240);
