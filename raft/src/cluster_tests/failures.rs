@@ -178,10 +178,14 @@ async fn a_clock_that_is_far_ahead_does_not_get_into_the_replicated_time() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_clock_against_one_does_not_make_the_replicated_time_leap() {
     const DAY_MS: u64 = 24 * 60 * 60 * 1000;
-    let configure = |config: &mut ReplicaConfig| config.request_timeout = Duration::from_secs(5);
-    let mut cluster = TestCluster::three_with(configure).await;
+    let mut cluster = TestCluster::three().await;
     let leader = cluster.leader().await;
     let id = cluster.replicas[leader].id();
+    // It will be refused, and soon.
+    let other = (leader + 1) % 3;
+    cluster.replicas[other].stop().await;
+    cluster.replicas[other].config.request_timeout = Duration::from_secs(5);
+    cluster.replicas[other].start().await;
     // A command gives the replicated time something to leap from.
     let first = cluster.replicas[leader].add("k", 1).await;
     cluster.replicas[leader].stop().await;
@@ -189,7 +193,6 @@ async fn one_clock_against_one_does_not_make_the_replicated_time_leap() {
     cluster.replicas[leader].start().await;
     cluster.applied(first.index).await;
     // With the third, there would be a majority against the clock that is ahead.
-    let other = (leader + 1) % 3;
     let (third, third_id) = ((leader + 2) % 3, cluster.replicas[(leader + 2) % 3].id());
     cluster.replicas[third].kill().await;
     let shifted = &cluster.replicas[leader];

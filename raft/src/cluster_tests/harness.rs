@@ -269,7 +269,16 @@ impl TestCluster {
     /// Lets a replica in and waits until it votes.
     pub(super) async fn join(&mut self, mut joiner: TestReplica) -> &TestReplica {
         let token = self.token().await;
-        let id = Replica::join_cluster(&joiner.config, &token).await.unwrap();
+        let joining = async {
+            loop {
+                match Replica::join_cluster(&joiner.config, &token).await {
+                    // Worth another try, which is the same join.
+                    Err(JoinError::Unavailable { reason }) => println!("again: {reason}"),
+                    joined => return joined.unwrap(),
+                }
+            }
+        };
+        let id = timeout(PATIENCE, joining).await.unwrap();
         joiner.start().await;
         joiner
             .until("a vote", |now| {

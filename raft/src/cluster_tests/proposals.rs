@@ -135,16 +135,18 @@ async fn a_single_replica_restarts_with_everything_and_refuses_what_is_too_large
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_a_majority_nothing_is_acknowledged() {
-    let mut cluster = TestCluster::three_with(|config| {
-        config.request_timeout = std::time::Duration::from_secs(4)
-    })
-    .await;
+    let mut cluster = TestCluster::three().await;
     assert_eq!(voters(&cluster.replicas[0].replica().status().borrow()), 3);
-    let leader = cluster.leader().await;
-    let survivor = (leader + 1) % 3;
-    cluster.replicas[leader].kill().await;
-    cluster.replicas[(leader + 2) % 3].kill().await;
-    let survivor = &cluster.replicas[survivor];
+    let [survivor, others @ ..] = cluster.replicas.as_mut_slice() else {
+        unreachable!("three replicas")
+    };
+    survivor.stop().await;
+    survivor.config.request_timeout = std::time::Duration::from_secs(4);
+    survivor.start().await;
+    survivor.until("a leader", |now| now.leader.is_some()).await;
+    for other in others {
+        other.kill().await;
+    }
     let written = survivor.replica().propose(add("k", 1)).await.unwrap_err();
     assert!(
         written.is_outcome_unknown() || written.is_retryable(),

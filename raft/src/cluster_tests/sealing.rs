@@ -3,7 +3,7 @@
 use futures::FutureExt;
 use tokio::time::timeout;
 
-use super::harness::{PATIENCE, TestCluster, refused};
+use super::harness::{PATIENCE, TestCluster, patiently, refused};
 use crate::{AdminError, Fatal, KeyId, Keyring, Replica, SealingKeys, Status};
 
 /// A file with new keys, which each replica reads for itself.
@@ -86,7 +86,8 @@ async fn the_sealing_key_rotates_once_every_member_holds_the_new_one() {
     for _ in 0..2 {
         let key = file.current().unwrap();
         give_to_all(&cluster, &file, key).await;
-        assert_eq!(asked.plan_sealing(true).await.unwrap(), Some(key));
+        let planned = patiently(async || asked.plan_sealing(true).await);
+        assert_eq!(planned.await.unwrap(), Some(key));
         // Again is fine.
         for _ in 0..2 {
             asked.reseal_authority(Some(key)).await.unwrap();

@@ -145,7 +145,8 @@ async fn a_learner_takes_the_place_of_the_leader() {
     let old = cluster.replicas[leader].id();
     let asked = cluster.replicas[3].replica();
     for _ in 0..2 {
-        asked.replace_member(old, with, None).await.unwrap();
+        let replaced = patiently(async || asked.replace_member(old, with, None).await);
+        replaced.await.unwrap();
     }
     let told = timeout(PATIENCE, cluster.replicas[leader].replica().fatal()).await;
     assert_eq!(told.unwrap(), Fatal::Removed);
@@ -182,10 +183,9 @@ async fn a_change_decided_on_another_membership_is_refused() {
     let now = cluster.replicas[leader]
         .until("four voters", |now| voters(now) == 4 && !now.joint)
         .await;
-    let done = asked
-        .set_voting(id, false, Some(now.membership_index))
-        .await;
-    assert_eq!(done, Ok(()));
+    let seen_now = Some(now.membership_index);
+    let done = patiently(async || asked.set_voting(id, false, seen_now).await);
+    assert_eq!(done.await, Ok(()));
     // Done already, whatever it was decided on.
     assert_eq!(asked.set_voting(id, false, Some(seen)).await, Ok(()));
 }
