@@ -106,6 +106,8 @@ impl Cluster {
         let program = context.scratch().join("hydrascale");
         let built = server_program();
         fs::copy(&built, &program).with_context(|| format!("copy {}", built.display()))?;
+        // Written now, not when replicas wait for the same disk.
+        fs::File::open(&program)?.sync_all()?;
         if options.tls != Tls::Nowhere {
             certificate::make(context.scratch(), &netns::FRONT.to_string())?;
         }

@@ -215,6 +215,12 @@ impl Samples {
         waits
     }
 
+    /// The longest of [`Self::waits`].
+    pub fn longest_wait(&self) -> Duration {
+        let waits = self.waits().into_iter();
+        waits.map(|wait| wait.took).max().unwrap_or_default()
+    }
+
     /// For how long the path held up its users in some time: the longest wait for any answer, or
     /// `every` for each slow request, with requests sent so often, whichever is more. Not counted is
     /// what another path waited meanwhile, in which nobody has a part who could hold up this one: the
@@ -279,14 +285,9 @@ mod tests {
         samples_from(Instant::now(), answered)
     }
 
-    fn longest_wait(samples: &Samples) -> u128 {
-        let waits = samples.waits().into_iter();
-        waits.map(|wait| wait.took.as_millis()).max().unwrap()
-    }
-
     #[test]
     fn a_wait_reaches_from_the_first_request_without_an_answer_to_the_next_answer() {
-        let longest = |answered| longest_wait(&samples(answered));
+        let longest = |answered| samples(answered).longest_wait().as_millis();
         assert_eq!(longest(&[10, 12, 11]), 12);
         assert_eq!(longest(&[10, 0, 0, 10, 10, 0, 10]), 210);
         assert_eq!(longest(&[10, 0]), 10);
@@ -294,7 +295,7 @@ mod tests {
         assert_eq!(longest(&[10, 350, 250, 150, 60]), 350);
         let mut given_up = samples(&[10, 350, 250, 150, 10]);
         given_up.0[2].failure = Some("no answer in time".to_owned());
-        assert_eq!(longest_wait(&given_up), 310);
+        assert_eq!(given_up.longest_wait().as_millis(), 310);
         assert_eq!(samples(&[]).waits(), []);
     }
 
@@ -302,14 +303,14 @@ mod tests {
     fn one_request_that_waits_for_a_lost_packet_is_no_path_without_answers() {
         let begin = Instant::now();
         let one = samples_from(begin, &[&[10, 1010][..], &[10; 20]].concat());
-        assert_eq!(longest_wait(&one), 110);
+        assert_eq!(one.longest_wait().as_millis(), 110);
         assert_eq!(one.slowest().as_millis(), 1010);
         let minute = begin..begin + 60 * SECOND;
         let held_up = |samples: &Samples| samples.held_up(&minute, EVERY, &[]).as_millis();
         assert_eq!(held_up(&one), 110);
         // Every other packet is lost.
         let lossy = samples_from(begin, &[10, 1010].repeat(20));
-        assert_eq!(longest_wait(&lossy), 200);
+        assert_eq!(lossy.longest_wait().as_millis(), 200);
         assert_eq!(held_up(&lossy), 2000);
     }
 

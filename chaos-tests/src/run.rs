@@ -180,8 +180,9 @@ impl Faulty<'_> {
         let what = fault.to_string();
         self.context
             .step(&format!("{}: {what}, {lasts:.1?}", nemesis.name()));
-        self.executor.install(&fault).await?;
+        // Recorded first: what it causes may be seen before it is all installed.
         self.recorder.fault(nemesis.name(), what.clone(), false);
+        self.executor.install(&fault).await?;
         let lasted = self.executor.last(&fault, lasts).await;
         let healed = self.executor.heal(&fault).await;
         let (mut notes, mut trouble) = (vec![what], None);

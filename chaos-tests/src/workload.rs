@@ -32,6 +32,8 @@ use api::{Api, Reply};
 
 /// Between two operations of one client, at most. Eight clients ask some hundred times a second.
 const PAUSE_MAX: Duration = Duration::from_millis(80);
+/// For an answer to what is no part of the history.
+const INSIST_LIMIT: Duration = Duration::from_secs(15);
 
 /// What clients do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
@@ -307,10 +309,11 @@ impl Client {
     }
 
     /// Asks without recording until it is done: for what happens before faults are installed, or
-    /// is no part of the history.
+    /// is no part of the history. A machine that stalls is waited for: what is made although its
+    /// answer came late cannot be made again.
     async fn insist(&mut self, call: api::Call) -> Result<Reply> {
         loop {
-            let last = match self.api()?.send(&call).await {
+            let last = match self.api()?.send_within(INSIST_LIMIT, &call).await {
                 Ok(reply) if reply.status == 200 => return Ok(reply),
                 Ok(reply) if reply.status < 500 => bail!("{call:?}: {:?}", reply.text()),
                 Ok(reply) => format!("{:?}", reply.text()),

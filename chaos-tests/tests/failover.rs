@@ -36,8 +36,11 @@ const RELAY_LIMIT: Duration = Duration::from_secs(60);
 /// Longer than any grace after which a node is called offline (25 s after a dead replica).
 const FLAP_WINDOW: Duration = Duration::from_secs(32);
 const EVERY: Duration = Duration::from_millis(100);
-/// A request that takes longer than this has failed, for a user.
-const REQUEST_LIMIT: Duration = Duration::from_secs(3);
+/// A request that takes longer than this has failed, for a user: two packets lost one after another
+/// at the start of a connection cost 3 s.
+const REQUEST_LIMIT: Duration = Duration::from_secs(8);
+/// Longer without any answer is no path that works all the time.
+const DIRECT_MAX: Duration = Duration::from_secs(3);
 /// Real clients in the tailnet, each with one map stream through the balancer.
 const CLIENTS: f64 = 6.0;
 /// Map streams of the whole tailnet: those, and one of an observer per replica.
@@ -221,6 +224,8 @@ async fn kills(context: Context) -> Result<()> {
         );
         let failures = samples.failures();
         ensure!(failures.is_empty(), "the {name} path failed: {failures:?}");
+        let longest = samples.longest_wait();
+        ensure!(longest < DIRECT_MAX, "the {name} path: {longest:?}");
     }
     report_relay_gaps(&context, "three to four", &there.finish().await?, &windows)?;
     report_relay_gaps(&context, "four to three", &back.finish().await?, &windows)?;
@@ -327,12 +332,11 @@ async fn kill_one(tailnet: &mut Tailnet, what: &str, index: usize) -> Result<Win
     let what = format!("{what} ({})", tailnet.cluster.replica(index)?.name());
     let begin = Instant::now();
     tailnet.cluster.kill(index).await?;
-    tokio::time::sleep(MOVE_LIMIT.saturating_sub(begin.elapsed())).await;
-    let left = streams(&tailnet.cluster).await?;
-    ensure!(
-        left >= STREAMS,
-        "{left} of {STREAMS} map streams {MOVE_LIMIT:?} after a kill of {what}, which held {held}"
-    );
+    // The clients learn of it when the process is gone, and may be between two streams at any moment.
+    tokio::time::sleep(MOVE_LIMIT).await;
+    let all = format!("all {STREAMS} map streams after a kill of {what}, which held {held}");
+    let whole = async || (streams(&tailnet.cluster).await.ok()? >= STREAMS).then_some(());
+    wait::until(&all, MOVE_LIMIT, whole).await?;
     let mut moved = Vec::new();
     for (name, log) in tailnet.go_logs() {
         let mark = marks.get(name).copied().unwrap_or_default();

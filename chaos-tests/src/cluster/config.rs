@@ -8,6 +8,9 @@ use crate::{balancer::Balancer, certificate, homes::STUN_PORT, links, netns::rep
 /// MagicDNS suffix of the tailnet under test.
 pub(super) const BASE_DOMAIN: &str = "tail.test";
 
+/// How long commands wait for a machine that stalls.
+const COMMAND_TIMEOUT: &str = "20s";
+
 /// The key of replicas that form a cluster by themselves, in the scenario's folder.
 pub(super) const BOOTSTRAP_KEY: &str = "bootstrap.key";
 /// The name that has the addresses of all of them.
@@ -147,6 +150,8 @@ dns:
 derp:
   server:
     stun_listen_addr: {address}:{STUN_PORT}
+cli:
+  timeout: {COMMAND_TIMEOUT}
 log:
   level: {log_level}
 cluster:

@@ -185,7 +185,7 @@ impl Cluster {
     /// When it is refused, which says why.
     pub async fn finalize_upgrade(&self, asked: usize) -> Result<u64> {
         let words = ["cluster", "upgrade", "finalize"];
-        let raised = self.replica(asked)?.command(&words).await?;
+        let raised = self.insist(asked, &words).await?;
         let level = raised["featureLevel"].as_u64();
         level.with_context(|| format!("no level in {raised}"))
     }

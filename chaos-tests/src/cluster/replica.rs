@@ -24,7 +24,7 @@ use crate::{
 /// A replica drains its streams and hands over leadership within this.
 const DRAIN_LIMIT: Duration = Duration::from_secs(30);
 /// One command of the command line, with the start of its process.
-const COMMAND_LIMIT: Duration = Duration::from_secs(30);
+const COMMAND_LIMIT: Duration = Duration::from_secs(60);
 /// One request of a probe.
 const PROBE_LIMIT: Duration = Duration::from_secs(2);
 

@@ -121,23 +121,29 @@ impl Api {
 
     /// Sends one request.
     pub(super) async fn send(&self, call: &Call) -> Result<Reply, Seen> {
+        self.send_within(ANSWER_LIMIT, call).await
+    }
+
+    /// The same, with `limit` for the answer.
+    pub(super) async fn send_within(&self, limit: Duration, call: &Call) -> Result<Reply, Seen> {
         match &self.way {
-            Way::Local(socket) => ask(UnixStream::connect(socket), call.text(None)).await,
+            Way::Local(socket) => ask(limit, UnixStream::connect(socket), call.text(None)).await,
             Way::Remote(address, key) => {
-                ask(TcpStream::connect(address), call.text(Some(key))).await
+                ask(limit, TcpStream::connect(address), call.text(Some(key))).await
             }
         }
     }
 }
 
 async fn ask<W: AsyncRead + AsyncWrite + Unpin>(
+    limit: Duration,
     connect: impl Future<Output = io::Result<W>>,
     request: String,
 ) -> Result<Reply, Seen> {
     let Ok(Ok(wire)) = timeout(ANSWER_LIMIT, connect).await else {
         return Err(Seen::NotSent);
     };
-    let answered = timeout(ANSWER_LIMIT, exchange(wire, &request)).await;
+    let answered = timeout(limit, exchange(wire, &request)).await;
     answered.ok().flatten().ok_or(Seen::NoAnswer)
 }
 
