@@ -181,7 +181,7 @@ async fn one_clock_against_one_does_not_make_the_replicated_time_leap() {
     let mut cluster = TestCluster::three().await;
     let leader = cluster.leader().await;
     let id = cluster.replicas[leader].id();
-    // It will be refused, and soon.
+    // What it proposes below will be refused; it gives up soon.
     let other = (leader + 1) % 3;
     cluster.replicas[other].stop().await;
     cluster.replicas[other].config.request_timeout = Duration::from_secs(5);

@@ -152,6 +152,21 @@ impl TestReplica {
         Ok(begun)
     }
 
+    /// Joins, again while nobody answers in time, which is the same join; it does not start yet.
+    pub(super) async fn join(&self, token: &JoinToken) -> ReplicaId {
+        let joining = async {
+            loop {
+                match Replica::join_cluster(&self.config, token).await {
+                    Err(JoinError::Unavailable { reason }) => println!("join again: {reason}"),
+                    joined => return joined.unwrap(),
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        let joined = timeout(PATIENCE, joining).await;
+        joined.expect("an answer to the join in time")
+    }
+
     /// Stops as a crash would.
     pub(super) async fn kill(&mut self) {
         let running = self.running.take().unwrap();
@@ -269,16 +284,7 @@ impl TestCluster {
     /// Lets a replica in and waits until it votes.
     pub(super) async fn join(&mut self, mut joiner: TestReplica) -> &TestReplica {
         let token = self.token().await;
-        let joining = async {
-            loop {
-                match Replica::join_cluster(&joiner.config, &token).await {
-                    // Worth another try, which is the same join.
-                    Err(JoinError::Unavailable { reason }) => println!("again: {reason}"),
-                    joined => return joined.unwrap(),
-                }
-            }
-        };
-        let id = timeout(PATIENCE, joining).await.unwrap();
+        let id = joiner.join(&token).await;
         joiner.start().await;
         joiner
             .until("a vote", |now| {

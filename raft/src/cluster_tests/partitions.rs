@@ -12,6 +12,9 @@ use tokio::task::JoinHandle;
 use super::harness::{TestCluster, add};
 use crate::{DialOverrides, ProposeError, ReadError};
 
+/// The replica that soon gives up what it is asked.
+const HASTY: usize = 0;
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_cut_off_from_everybody_acknowledges_nothing_and_the_others_go_on() {
     let (cluster, links) = three_with_links().await;
@@ -102,9 +105,6 @@ async fn a_follower_that_was_cut_off_does_not_disturb_the_leader_when_it_is_back
         before
     );
 }
-
-/// The replica that soon gives up what it is asked.
-const HASTY: usize = 0;
 
 /// Three replicas, each reaching each other one through a link of its own.
 async fn three_with_links() -> (TestCluster, Links) {

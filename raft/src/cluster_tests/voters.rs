@@ -137,7 +137,7 @@ async fn a_learner_takes_the_place_of_the_leader() {
     let mut joiner = cluster.joiner("d");
     joiner.config.non_voting = true;
     let token = cluster.token().await;
-    let with = Replica::join_cluster(&joiner.config, &token).await.unwrap();
+    let with = joiner.join(&token).await;
     joiner.start().await;
     joiner.until("a place", |now| is_learner(now, with)).await;
     cluster.replicas.push(joiner);
