@@ -31,7 +31,9 @@ mod progress;
 mod queue;
 mod server;
 #[cfg(test)]
-pub(crate) mod tests;
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 mod tls;
 mod websocket;
 

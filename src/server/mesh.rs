@@ -23,11 +23,7 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Streams to the relay of every other replica, and takes what theirs stream.
 pub(super) fn spawn(replica: &Replica, relay: RelayHandle, tasks: &mut JoinSet<()>) {
-    let knocks = Arc::<Knocks>::default();
-    let door = Door {
-        relay: relay.clone(),
-        knocks: knocks.clone(),
-    };
+    let (door, knocks) = Door::new(relay.clone());
     // One relay per process.
     let _ = replica.set_hold(Arc::new(door));
     tasks.spawn(keep_links(replica.clone(), relay, knocks));
@@ -100,7 +96,8 @@ async fn rest(knock: &Notify) {
 }
 
 /// Tells who waits to stream to a replica that it streams here, so it is there: a replica that comes
-/// back has packets to pass on at once, and knows nobody before the others have streamed to it.
+/// back has packets to pass on at once, and knows nobody before the others have streamed to it. A
+/// knock is kept until somebody waits: it costs one attempt too many at most.
 #[derive(Default)]
 struct Knocks(Mutex<BTreeMap<ReplicaId, Arc<Notify>>>);
 
@@ -115,6 +112,18 @@ impl Knocks {
 struct Door {
     relay: RelayHandle,
     knocks: Arc<Knocks>,
+}
+
+impl Door {
+    /// With the knocks at it.
+    fn new(relay: RelayHandle) -> (Self, Arc<Knocks>) {
+        let knocks = Arc::<Knocks>::default();
+        let door = Self {
+            relay,
+            knocks: knocks.clone(),
+        };
+        (door, knocks)
+    }
 }
 
 impl Hold for Door {
@@ -139,16 +148,12 @@ mod tests {
 
     use super::*;
     use crate::derp::Verdict;
-    use crate::derp::tests::TestRelay;
+    use crate::derp::testing::TestRelay;
 
     #[tokio::test(start_paused = true)]
     async fn a_relay_that_is_back_does_not_wait_a_second_to_hear_of_clients() {
         let relay = TestRelay::start(|_| Verdict::Allow);
-        let knocks = Arc::<Knocks>::default();
-        let door = Door {
-            relay: relay.handle.clone(),
-            knocks: knocks.clone(),
-        };
+        let (door, knocks) = Door::new(relay.handle.clone());
         let streams_here = |from: ReplicaId| drop(door.open(hydrascale_raft::ReplicaId(from.0)));
         let [early, late, other] = [2, 3, 4].map(ReplicaId);
 
