@@ -8,17 +8,13 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use tokio::{
-    io::{
-        AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _,
-        BufReader,
-    },
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{TcpStream, UnixStream},
     time::timeout,
 };
 
 /// Answers in these tests are a few words.
-const ANSWER_BYTES_MAX: u64 = 4 * 1024 * 1024;
-const HEAD_BYTES_MAX: usize = 64 * 1024;
+pub(crate) const ANSWER_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 /// A status and a body.
 #[derive(Clone, Debug)]
@@ -117,12 +113,12 @@ pub(crate) fn parse(answer: &[u8]) -> Result<Answer> {
     })
 }
 
-fn status_of(head: &str) -> Result<u16> {
+pub(crate) fn status_of(head: &str) -> Result<u16> {
     let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
     status.with_context(|| format!("not HTTP: {head:?}"))
 }
 
-fn announced_length(head: &str) -> Option<u64> {
+pub(crate) fn announced_length(head: &str) -> Option<u64> {
     head.lines().find_map(|line| {
         let (name, value) = line.split_once(':')?;
         let wanted = name.eq_ignore_ascii_case("content-length");
@@ -132,38 +128,6 @@ fn announced_length(head: &str) -> Option<u64> {
             None
         }
     })
-}
-
-/// Sends one GET on the open connection, or on a new one; gives the status of a whole answer.
-pub(crate) async fn get_on(
-    wire: &mut Option<BufReader<TcpStream>>,
-    server: SocketAddr,
-    path: &str,
-) -> Result<u16> {
-    if wire.is_none() {
-        *wire = Some(BufReader::new(TcpStream::connect(server).await?));
-    }
-    let wire = wire.as_mut().context("just connected")?;
-    wire.write_all(format!("GET {path} HTTP/1.1\r\nHost: {server}\r\n\r\n").as_bytes())
-        .await?;
-    let mut head = String::new();
-    while !head.ends_with("\r\n\r\n") {
-        ensure!(
-            wire.read_line(&mut head).await? > 0,
-            "the connection was closed"
-        );
-        ensure!(head.len() < HEAD_BYTES_MAX, "endless head");
-    }
-    let status = status_of(&head)?;
-    let len = announced_length(&head).context("an answer without a length")?;
-    ensure!(len <= ANSWER_BYTES_MAX, "an answer of {len} bytes");
-    let mut body = Vec::new();
-    let read = wire.take(len).read_to_end(&mut body).await?;
-    ensure!(
-        u64::try_from(read)? == len,
-        "cut off after {read} of {len} bytes"
-    );
-    Ok(status)
 }
 
 #[cfg(test)]

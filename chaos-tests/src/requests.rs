@@ -10,20 +10,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use tokio::{
-    io::BufReader,
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::TcpStream,
     task::JoinSet,
     time::{MissedTickBehavior, interval, timeout},
 };
 
-use crate::http::get_on;
+use crate::http::{ANSWER_BYTES_MAX, announced_length, status_of};
 
+const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// A connection that was idle for longer is not used again: servers close them after minutes.
 const IDLE_MAX: Duration = Duration::from_secs(30);
-/// A request that took longer has lost a packet: the first of a connection is sent again after 1 s
-/// (RFC 6298 section 2.1).
+/// A request that took longer has lost the first packet of its connection, which is sent again after
+/// 1 s (RFC 6298 section 2.1). Later ones are sent again after some 200 ms, and are not counted.
 const SLOW: Duration = Duration::from_millis(900);
 
 /// One request of a [`Loop`].
@@ -163,9 +164,41 @@ impl Asker {
     }
 }
 
+/// Sends one GET on the open connection, or on a new one; gives the status of a whole answer.
+async fn get_on(
+    wire: &mut Option<BufReader<TcpStream>>,
+    server: SocketAddr,
+    path: &str,
+) -> Result<u16> {
+    if wire.is_none() {
+        *wire = Some(BufReader::new(TcpStream::connect(server).await?));
+    }
+    let wire = wire.as_mut().context("just connected")?;
+    wire.write_all(format!("GET {path} HTTP/1.1\r\nHost: {server}\r\n\r\n").as_bytes())
+        .await?;
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        ensure!(
+            wire.read_line(&mut head).await? > 0,
+            "the connection was closed"
+        );
+        ensure!(head.len() < HEAD_BYTES_MAX, "endless head");
+    }
+    let status = status_of(&head)?;
+    let len = announced_length(&head).context("an answer without a length")?;
+    ensure!(len <= ANSWER_BYTES_MAX, "an answer of {len} bytes");
+    let mut body = Vec::new();
+    let read = wire.take(len).read_to_end(&mut body).await?;
+    ensure!(
+        u64::try_from(read)? == len,
+        "cut off after {read} of {len} bytes"
+    );
+    Ok(status)
+}
+
 /// What a [`Loop`] saw, in the order in which requests were sent.
 #[derive(Clone, Debug)]
-pub struct Samples(pub Vec<Sample>);
+pub struct Samples(Vec<Sample>);
 
 impl Samples {
     /// How many requests were sent.
@@ -190,8 +223,9 @@ impl Samples {
         fine.map(|sample| sample.took).max().unwrap_or_default()
     }
 
-    /// The times in which answers were awaited and none came, which do not overlap: each to the next
-    /// answer, from the answer before or the first request since. The last one may end without.
+    /// The times in which requests were under way and none was answered; they do not overlap. Each
+    /// begins with a request, or with an answer while others are still awaited, and ends with the next
+    /// answer, the last one maybe with a failure.
     pub fn waits(&self) -> Vec<Wait> {
         let fine = self.0.iter().filter(|sample| sample.failure.is_none());
         let mut answers: Vec<Instant> = fine.map(Sample::end).collect();
@@ -221,16 +255,21 @@ impl Samples {
         waits.map(|wait| wait.took).max().unwrap_or_default()
     }
 
-    /// For how long the path held up its users in some time: the longest wait for any answer, or
-    /// `every` for each slow request, with requests sent so often, whichever is more. Not counted is
-    /// what another path waited meanwhile, in which nobody has a part who could hold up this one: the
-    /// machine did that.
+    /// For how long the path was of no use to somebody who sent a request `every` so often `during`
+    /// some time: its longest wait, or `every` for each slow request, whichever is more. While a path
+    /// that shares nothing but the machine, whose waits are `beside`, missed a request as well, it was
+    /// the machine that stood still; that does not count.
     pub fn held_up(&self, during: &Range<Instant>, every: Duration, beside: &[Wait]) -> Duration {
+        let stalls: Vec<Wait> = beside
+            .iter()
+            .filter(|wait| wait.took >= every)
+            .copied()
+            .collect();
         let waits = self.waits().into_iter();
         let waits = waits.filter(|wait| during.contains(&wait.since));
-        let longest = waits.map(|wait| wait.beyond(beside)).max();
+        let longest = waits.map(|wait| wait.beyond(&stalls)).max();
         let requests = self.0.iter().filter(|sample| during.contains(&sample.at));
-        let slow = requests.filter(|sample| sample.wait().beyond(beside) >= SLOW);
+        let slow = requests.filter(|sample| sample.wait().beyond(&stalls) >= SLOW);
         let slow = u32::try_from(slow.count()).unwrap_or(u32::MAX);
         every.saturating_mul(slow).max(longest.unwrap_or_default())
     }
@@ -247,7 +286,7 @@ pub struct Wait {
 
 impl Wait {
     /// What is left of it without the parts in which `others`, which do not overlap, waited too.
-    pub fn beyond(&self, others: &[Self]) -> Duration {
+    fn beyond(&self, others: &[Self]) -> Duration {
         let end = self.since + self.took;
         let shared = others.iter().map(|other| {
             let until = end.min(other.since + other.took);
@@ -324,6 +363,10 @@ mod tests {
         let took = 30 * SECOND;
         let beside = [Wait { since, took }];
         assert_eq!(path.held_up(&during, EVERY, &beside).as_millis(), 900);
+        // Ordinary answers of the other path excuse nothing.
+        let lossy = samples_from(begin, &[10, 1010].repeat(20));
+        let fine = samples_from(begin, &[50; 60]).waits();
+        assert_eq!(lossy.held_up(&during, EVERY, &fine).as_millis(), 2000);
         let early = begin..begin + EVERY;
         assert_eq!(path.held_up(&early, EVERY, &[]).as_millis(), 10);
     }

@@ -309,8 +309,8 @@ impl Client {
     }
 
     /// Asks without recording until it is done: for what happens before faults are installed, or
-    /// is no part of the history. A machine that stalls is waited for: what is made although its
-    /// answer came late cannot be made again.
+    /// is no part of the history. It waits for a machine that stalls: the second request for what
+    /// the first one has made would be refused.
     async fn insist(&mut self, call: api::Call) -> Result<Reply> {
         loop {
             let last = match self.api()?.send_within(INSIST_LIMIT, &call).await {

@@ -31,6 +31,8 @@ const EVERYTHING: &[Program] = &[
 const REACH_LIMIT: Duration = Duration::from_secs(40);
 /// Go clients stream from another replica within this.
 const MOVE_LIMIT: Duration = Duration::from_secs(5);
+/// Whoever is between two streams has one again within this.
+const LOOK_LIMIT: Duration = Duration::from_secs(5);
 /// A relayed path is usable again within this: clients find a new home when their relay is gone.
 const RELAY_LIMIT: Duration = Duration::from_secs(60);
 /// Longer than any grace after which a node is called offline (25 s after a dead replica).
@@ -321,8 +323,7 @@ struct Window {
 async fn kill_one(tailnet: &mut Tailnet, what: &str, index: usize) -> Result<Window> {
     let context = tailnet.context.clone();
     tailnet.cluster.note_term(false).await?;
-    let whole = async || (streams(&tailnet.cluster).await.ok()? >= STREAMS).then_some(());
-    wait::until("everybody streams", WHOLE_LIMIT, whole).await?;
+    wait_whole(tailnet, WHOLE_LIMIT).await?;
     let held = tailnet.cluster.replica(index)?.metric(MAP_STREAMS).await?;
     let marks: BTreeMap<String, Mark> = tailnet
         .go_logs()
@@ -332,11 +333,12 @@ async fn kill_one(tailnet: &mut Tailnet, what: &str, index: usize) -> Result<Win
     let what = format!("{what} ({})", tailnet.cluster.replica(index)?.name());
     let begin = Instant::now();
     tailnet.cluster.kill(index).await?;
-    // The clients learn of it when the process is gone, and may be between two streams at any moment.
+    // Clients learn of it when the process is gone.
+    let gone = Instant::now();
     tokio::time::sleep(MOVE_LIMIT).await;
-    let all = format!("all {STREAMS} map streams after a kill of {what}, which held {held}");
-    let whole = async || (streams(&tailnet.cluster).await.ok()? >= STREAMS).then_some(());
-    wait::until(&all, MOVE_LIMIT, whole).await?;
+    // Each may be between two streams when it is looked at.
+    let whole = wait_whole(tailnet, LOOK_LIMIT).await;
+    whole.with_context(|| format!("after a kill of {what}, which held {held}"))?;
     let mut moved = Vec::new();
     for (name, log) in tailnet.go_logs() {
         let mark = marks.get(name).copied().unwrap_or_default();
@@ -352,9 +354,10 @@ async fn kill_one(tailnet: &mut Tailnet, what: &str, index: usize) -> Result<Win
         };
         let netmaps = log.lines_since(mark, clients::netmap_received);
         let served = netmaps.iter().find(|line| line.at > opened);
-        let served =
-            served.with_context(|| format!("{name} has no stream after {MOVE_LIMIT:?}"))?;
-        moved.push(served.at - begin);
+        let served = served.with_context(|| format!("{name} has no stream"))?;
+        let took = served.at.saturating_duration_since(gone);
+        ensure!(took < MOVE_LIMIT, "{name} has a stream after {took:?} only");
+        moved.push(took);
     }
     context.measured(
         &format!("clients with a new stream after a kill of {what}"),
@@ -378,6 +381,13 @@ async fn kill_one(tailnet: &mut Tailnet, what: &str, index: usize) -> Result<Win
         begin,
         end: Instant::now(),
     })
+}
+
+/// Everybody streams from some replica.
+async fn wait_whole(tailnet: &Tailnet, limit: Duration) -> Result<()> {
+    let whole = async || (streams(&tailnet.cluster).await.ok()? >= STREAMS).then_some(());
+    let whole = wait::until("everybody streams", limit, whole);
+    whole.await.map(drop)
 }
 
 /// Relayed paths work again, so that the next kill starts from a whole tailnet.

@@ -19,10 +19,11 @@ const LIMIT: Duration = Duration::from_secs(180);
 const NEEDS: &[Program] = &[Program::Server, Program::Haproxy, Program::Caddy];
 /// The first exchange between two nodes, their path found on the way.
 const REACH_LIMIT: Duration = Duration::from_secs(40);
-/// A policy takes effect in well under a second. But when nodes that were hidden meet again, both may
-/// begin a WireGuard handshake at once and void each other's; they try again after 5 s,
-/// which may meet the same.
-const EFFECT_LIMIT: Duration = Duration::from_secs(40);
+/// A policy takes effect in well under a second.
+const EFFECT_LIMIT: Duration = Duration::from_secs(15);
+/// When nodes that were hidden meet again, both may begin a WireGuard handshake at once and void each
+/// other's; they try again after 5 s, when the same may happen.
+const MEET_LIMIT: Duration = Duration::from_secs(40);
 /// An answer over an open path takes milliseconds, even on a busy machine this much at most.
 const ANSWER_LIMIT: Duration = Duration::from_millis(250);
 /// Asks again after this long while a path is shut: what is dropped there is not sent again for long.
@@ -136,9 +137,10 @@ impl Pair {
             }
         };
         let both = async { tokio::join!(self.set(text), watch) };
-        let (set, effect) = timeout(EFFECT_LIMIT, both)
+        let limit = if opens { MEET_LIMIT } else { EFFECT_LIMIT };
+        let (set, effect) = timeout(limit, both)
             .await
-            .with_context(|| format!("no effect within {EFFECT_LIMIT:?} of {text}"))?;
+            .with_context(|| format!("no effect within {limit:?} of {text}"))?;
         set.map(|()| effect)
     }
 

@@ -20,6 +20,8 @@ const LIMIT: Duration = Duration::from_secs(240);
 const NEEDED: &[Program] = &[Program::Server, Program::Haproxy, Program::Caddy];
 const REACH_LIMIT: Duration = Duration::from_secs(40);
 const EVERY: Duration = Duration::from_millis(100);
+/// Longer without any answer is no path that works all the time.
+const WAIT_MAX: Duration = Duration::from_secs(3);
 /// Two packets lost one after another at the start of a connection cost 3 s.
 const REQUEST_LIMIT: Duration = Duration::from_secs(8);
 /// Idle clients measure relays about every 25 s.
@@ -165,5 +167,7 @@ fn check_relayed(context: &Context, samples: &Samples) -> Result<()> {
     context.measured("relayed path without a quorum", figure);
     let failures = samples.failures();
     ensure!(failures.is_empty(), "the relayed path failed: {failures:?}");
+    let longest = samples.longest_wait();
+    ensure!(longest < WAIT_MAX, "nothing was relayed for {longest:?}");
     Ok(())
 }

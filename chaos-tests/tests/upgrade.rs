@@ -58,7 +58,7 @@ async fn drill(context: Context) -> Result<()> {
     context.step("all replicas run the new version at the level before");
 
     restart(&mut cluster, 1, OLD).await?;
-    let refused = cluster.insist(2, &["cluster", "upgrade", "finalize"]).await;
+    let refused = cluster.finalize_upgrade(2).await;
     let reason = refused.err().context("raised past an old replica")?;
     let reason = format!("{reason:#}");
     ensure!(

@@ -57,7 +57,7 @@ pub enum Event {
         /// The ids of the nodes that it shows no more.
         left: Vec<String>,
     },
-    /// A fault was installed, or healed.
+    /// A fault is about to be installed, or was healed.
     Fault {
         /// When.
         at: u64,

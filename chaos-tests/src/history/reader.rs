@@ -85,7 +85,7 @@ pub struct Spell {
     pub nemesis: String,
     /// What it did, to whom.
     pub what: String,
-    /// When it was installed.
+    /// Just before it was installed.
     pub from: u64,
     /// When it was healed; `None` when the run was interrupted before.
     pub until: Option<u64>,

@@ -85,7 +85,7 @@ impl Recorder {
         self.record(|at, _| Event::Peers { at, id, came, left });
     }
 
-    /// Notes that a fault was installed or healed.
+    /// Notes that a fault is about to be installed, or was healed.
     pub fn fault(&self, nemesis: &str, what: String, heals: bool) {
         self.record(|at, _| Event::Fault {
             at,
